@@ -1,0 +1,78 @@
+"""Compare the context modules on embedded data, over several seeds; ends with a table and two figures."""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from isaseg import config
+from isaseg.ablation.jobs import DRY_STEPS, ROWS, STEPS
+from isaseg.errors import IsasegError
+
+_EXAMPLES = """examples:
+  python src/ablation.py                    all rows on Lamps, 3 seeds, 1000 steps (about 40 minutes on 2 cores)
+  python src/ablation.py --data cards       none, ISA 4, ISA 8 and dense on Cards
+  python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
+  python src/ablation.py --dry              the same path in a minute; its numbers mean nothing
+  python src/ablation.py --report-only      table and figures again, from the runs on disk
+The same command again trains only what is missing. What a run said is in <output>/<row>/seed<n>/log.txt.
+rows: """
+
+
+def main() -> int:
+    """Return 0 if all is done, 1 if a run failed, 2 for bad input, 130 if interrupted."""
+    args = _arguments()
+    from isaseg.ablation.study import Study, conduct  # imports torch: seconds that --help need not wait for
+
+    study = Study(
+        data=args.data,
+        rows=tuple(args.rows),
+        seeds=tuple(args.seeds or ([0] if args.dry else [0, 1, 2])),
+        steps=(DRY_STEPS if args.dry else STEPS[args.data]) if args.steps is None else args.steps,
+        parallel=args.jobs,
+        output=args.output or Path("outputs", "ablation", args.data + ("-dry" if args.dry else "")),
+        dry=args.dry,
+        report_only=args.report_only,
+        overrides=tuple(args.set),
+    )
+    console = Console(stderr=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the runs end with this process
+    try:
+        text, failed = conduct(study, Path(__file__).with_name("train.py"), console)
+        sys.stdout.write(text)
+        return 1 if failed else 0
+    except (IsasegError, HydraException, OmegaConfBaseException) as error:
+        message = error if isinstance(error, IsasegError) else config.explain(error)
+        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command continues")
+        return 130
+
+
+def _arguments() -> argparse.Namespace:
+    rows = ", ".join(row.name for row in ROWS)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES + rows, formatter_class=formatter)
+    add = parser.add_argument
+    add("--data", choices=sorted(STEPS), default="lamps", help="data set (default: lamps)")
+    add("--rows", nargs="+", default=[], metavar="ROW", help="rows (default: all on lamps, four on cards)")
+    add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0 1 2)")
+    add("--steps", type=int, help="optimizer steps of a run (default: 1000 on lamps, 3000 on cards)")
+    add("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: all cores)")
+    add("--output", type=Path, help="folder (default: outputs/ablation/<data>; --dry appends -dry)")
+    add("--dry", action="store_true", help="two rows, one seed, few steps and scenes: does it run at all?")
+    add("--report-only", action="store_true", help="no training; table and figures of the runs on disk")
+    add(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for all runs, e.g. optim.lr=2e-3"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""The ablation over context modules: which rows, which runs, and the processes that train them.
+
+One run is one fresh process of `train.py`, not one job of an in-process Hydra multirun: no random state, cache,
+thread pool or half-finished logger of one run can then reach the next, and a run that dies takes nobody with it.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from isaseg import config
+from isaseg.errors import ConfigError
+
+
+class Row(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        name: Folder and command-line name.
+        label: Name for people.
+        panel: Title of the panel of the figure in which it is drawn.
+        milliseconds: About how long a step takes on one core: orders the runs and steers the progress bar.
+        overrides: What it changes in the experiment.
+    """
+
+    name: str
+    label: str
+    panel: str
+    milliseconds: int
+    overrides: tuple[str, ...]
+
+
+def _isa(group_size: int, order: str = "long_short") -> tuple[str, ...]:
+    return ("attention=isa", f"attention.group_size=[{group_size},{group_size}]", f"attention.order={order}")
+
+
+PANELS = _WHOLE, _STAGE, _CROSS, _OTHER = (
+    "dense and ISA",
+    "one stage of ISA alone",
+    "criss-cross",
+    "no attention",
+)
+ROWS = (
+    Row("none", "none", _OTHER, 52, ("attention=none",)),
+    Row("pyramid", "pyramid pooling", _OTHER, 61, ("attention=pyramid_pooling",)),
+    Row("short-8", "short-range alone, 8", _STAGE, 74, _isa(8, "short")),
+    Row("long-8", "long-range alone, 8", _STAGE, 70, _isa(8, "long")),
+    Row("short-16", "short-range alone, 16", _STAGE, 95, _isa(16, "short")),
+    Row("long-16", "long-range alone, 16", _STAGE, 68, _isa(16, "long")),
+    Row(
+        "criss-cross-1",
+        "criss-cross, 1 pass",
+        _CROSS,
+        75,
+        ("attention=criss_cross_plain", "attention.passes=1"),
+    ),
+    Row(
+        "criss-cross-2",
+        "criss-cross, 2 passes",
+        _CROSS,
+        103,
+        ("attention=criss_cross_plain", "attention.passes=2"),
+    ),
+    Row("ccnet-1", "CCNet's module, R = 1", _CROSS, 66, ("attention=criss_cross", "attention.recurrence=1")),
+    Row("ccnet-2", "CCNet's module, R = 2", _CROSS, 83, ("attention=criss_cross", "attention.recurrence=2")),
+    Row("isa-4", "ISA 4", _WHOLE, 107, _isa(4)),
+    Row("isa-8", "ISA 8", _WHOLE, 103, _isa(8)),
+    Row("isa-16", "ISA 16", _WHOLE, 120, _isa(16)),
+    Row("dense", "dense", _WHOLE, 211, ("attention=dense",)),
+)
+STEPS = {"lamps": 1000, "cards": 3000}
+DEFAULT_ROWS = {"lamps": tuple(row.name for row in ROWS), "cards": ("none", "isa-4", "isa-8", "dense")}
+DRY_ROWS = ("none", "isa-8")
+DRY_STEPS = 10
+DRY_OVERRIDES = ("data.val_length=8", "data.batch_size=2")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a row with a seed.
+
+    Attributes:
+        row: Row of the table.
+        seed: Seed.
+        steps: Optimizer steps.
+        folder: Run folder.
+        overrides: All that it changes in the configuration.
+    """
+
+    row: Row
+    seed: int
+    steps: int
+    folder: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        return f"{self.row.name} seed {self.seed}"
+
+    @property
+    def expected_seconds(self) -> float:
+        """How long it may take on one core."""
+        return self.row.milliseconds / 1000 * self.steps + 10  # 10: start-up, validation, pictures
+
+
+def default_rows(data: str, dry: bool) -> tuple[str, ...]:
+    """Return the names of the rows that are trained if nobody says which."""
+    return DRY_ROWS if dry else DEFAULT_ROWS[data]
+
+
+def select_rows(names: Sequence[str]) -> list[Row]:
+    """Return the rows of these names, in the order of the table.
+
+    Raises:
+        ConfigError: If there is no such row.
+    """
+    known = [row.name for row in ROWS]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"expected --rows to be some of {', '.join(known)}, got {unknown[0]}")
+    return [row for row in ROWS if row.name in names]
+
+
+def make_jobs(
+    data: str, rows: Sequence[Row], seeds: Sequence[int], steps: int, output: Path, extra: Sequence[str] = ()
+) -> list[Job]:
+    """Return all the runs, `output`/<row>/seed<seed> their folders; ten validations in each."""
+    jobs = []
+    for row in rows:
+        for seed in seeds:
+            folder = output / row.name / f"seed{seed}"
+            overrides = (
+                f"experiment={data}_isa",
+                *row.overrides,
+                "logger=csv",
+                f"trainer.val_check_interval={max(steps // 10, 1)}",
+                *extra,  # of two overrides of one key the later holds
+                f"seed={seed}",
+                f"trainer.max_steps={steps}",
+                f"run_dir={_quoted(folder)}",
+                f"output_dir={_quoted(output)}",  # Hydra makes this folder
+            )
+            jobs.append(Job(row, seed, steps, folder, overrides))
+    return jobs
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def compose_job(job: Job) -> DictConfig:
+    """Return the configuration that `train.py` will compose for this run.
+
+    Raises:
+        HydraException: If an override does not fit; `isaseg.config.explain` puts it into words.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose("train", overrides=list(job.overrides))
+
+
+def is_finished(job: Job) -> bool:
+    """Tell whether the folder holds the metrics of exactly this run; steps, learning rate, everything counts."""
+    saved = job.folder / "config.yaml"
+    if not (job.folder / "metrics.json").is_file() or not saved.is_file():
+        return False
+    return _same_run(job)
+
+
+def _same_run(job: Job) -> bool:
+    try:
+        held = OmegaConf.load(job.folder / "config.yaml")
+        assert isinstance(held, DictConfig)
+        return config.run_name(held) == config.run_name(compose_job(job))
+    except (OmegaConfBaseException, KeyError, OSError):
+        return False  # of another version of the project, or cut short
+
+
+def run_jobs(jobs: Sequence[Job], train: Path, parallel: int, console: Console) -> list[Job]:
+    """Train what is not finished yet, `parallel` processes at a time, the longest first.
+
+    Args:
+        jobs: All the runs.
+        train: The script `train.py`.
+        parallel: Processes at a time, one thread each.
+        console: Where progress and failures are told.
+
+    Returns:
+        The runs that failed.
+    """
+    finished = [job for job in jobs if is_finished(job)]
+    waiting = sorted((job for job in jobs if job not in finished), key=lambda job: -job.expected_seconds)
+    if finished:
+        console.print(f"{len(finished)} of {len(jobs)} runs are there already", highlight=False)
+    running: dict[Job, subprocess.Popen[bytes]] = {}
+    failed: list[Job] = []
+    total = sum(job.expected_seconds for job in waiting)
+    with _progress(console) as bar:
+        task = bar.add_task("training", total=total, runs=f"0/{len(waiting)} runs")
+        try:
+            while waiting or running:
+                while waiting and len(running) < parallel:
+                    job = waiting.pop(0)
+                    running[job] = _start(job, train)
+                time.sleep(0.2)
+                for job in [job for job, process in running.items() if process.poll() is not None]:
+                    if not _tell(job, running.pop(job).returncode, bar.console):
+                        failed.append(job)
+                _advance(bar, task, total, waiting, list(running))
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    return failed
+
+
+def _start(job: Job, train: Path) -> subprocess.Popen[bytes]:
+    """Start one run. What another configuration left in the folder is not resumed, nor taken for its result."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "metrics.json").unlink(missing_ok=True)
+    fresh = [] if _same_run(job) else ["resume=never"]
+    command = [sys.executable, str(train), *job.overrides, *fresh]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with (job.folder / "log.txt").open("wb") as log:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _tell(job: Job, code: int, console: Console) -> bool:
+    if code == 0 and (job.folder / "metrics.json").is_file():
+        console.print(f"done    {job.name}", highlight=False)
+        return True
+    log = job.folder / "log.txt"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    console.print(
+        f"FAILED  {job.name}, exit code {code}, see {log}", style="bold red", markup=False, soft_wrap=True
+    )
+    console.print(f"        {lines[-1] if lines else '(empty)'}", markup=False, soft_wrap=True)
+    return False
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(None),
+        TextColumn("{task.fields[runs]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=300,
+    )
+
+
+def _advance(
+    bar: Progress, task: TaskID, total: float, waiting: Sequence[Job], running: Sequence[Job]
+) -> None:
+    left = sum(job.expected_seconds for job in waiting)
+    left += sum(job.expected_seconds * (1 - _last_step(job.folder) / job.steps) for job in running)
+    runs = bar.tasks[task].fields["runs"].split("/")[1]
+    done = int(runs.split()[0]) - len(waiting) - len(running)
+    bar.update(task, completed=max(total - left, 0), runs=f"{done}/{runs}")
+
+
+def _last_step(folder: Path) -> int:
+    """Return how far a run has come, 0 if it is not known."""
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        return 0
+    with path.open(newline="") as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row.get("step")]
+    return int(steps[-1]) if steps and steps[-1].isdigit() else 0

@@ -1,0 +1,148 @@
+"""Any timm model as a list of feature maps, with its input normalisation and its layout handled here."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from isaseg.errors import ConfigError
+
+
+class Backbone(nn.Module):
+    """A timm `features_only` model: uint8 RGB in, a list of (B, C_i, H_i, W_i) feature maps out.
+
+    The image is normalised with the mean and std that the model's own weights were trained with.
+
+    Args:
+        name: timm model name, e.g. `resnet101c`.
+        output_stride: Dilate the last stages down to this stride (8 in ISANet); None leaves the model alone.
+        out_indices: Which of timm's feature maps, in order; negative counts from the end. The last one feeds
+            the context head, the one before it the auxiliary head.
+        pretrained: Fetch timm's weights from the hub.
+        weights: A local file with timm weights instead; may be combined with no network.
+        fuse: Resize all the maps to the first one's size and concatenate them: HRNet's way, one map out.
+        input_multiple: Pad the normalised image at the right and bottom to a multiple of this (32 for HRNet).
+        model_args: Further arguments of the timm model, e.g. `feature_location`.
+
+    Raises:
+        ConfigError: If timm knows no such model, or the weights cannot be had.
+
+    Attributes:
+        channels: C_i of each map that `forward` returns.
+        strides: Reduction of each.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        output_stride: int | None = None,
+        out_indices: Sequence[int] = (-2, -1),
+        pretrained: bool = False,
+        weights: str | None = None,
+        fuse: bool = False,
+        input_multiple: int = 1,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        args = dict(model_args or {})
+        if output_stride is not None:
+            args["output_stride"] = output_stride
+        self.model = _create(name, tuple(out_indices), pretrained, weights, args)
+        info: Any = self.model.feature_info
+        channels, strides = list(info.channels()), list(info.reduction())
+        self.channels = [sum(channels)] if fuse else channels
+        self.strides = strides[:1] if fuse else strides
+        self.fuse = fuse
+        self.input_multiple = input_multiple
+        self._timm_channels, self._timm_strides = channels, strides
+        self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        source: Any = self.model.pretrained_cfg
+        for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
+            values = torch.tensor(source.get(key, fallback), dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(key, values * 255, persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps of `image`, RGB (B, 3, H, W): uint8, or float normalised already."""
+        x = image if image.is_floating_point() else (image.to(self.mean.dtype) - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)  # x1.5 faster on CPUs, and what GPUs want in bf16
+        height, width = x.shape[-2:]
+        pad_h, pad_w = -height % self.input_multiple, -width % self.input_multiple
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        maps: list[Tensor] = self.model(x)
+        if self._channels_last:
+            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        if pad_h or pad_w:
+            maps = [
+                m[..., : -(-height // s), : -(-width // s)]
+                for m, s in zip(maps, self._timm_strides, strict=True)
+            ]
+        return [_fuse(maps)] if self.fuse else maps
+
+
+def _fuse(maps: list[Tensor]) -> Tensor:
+    size = maps[0].shape[-2:]
+    rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
+    return torch.cat([maps[0], *rest], dim=1)
+
+
+def _create(
+    name: str, out_indices: tuple[int, ...], pretrained: bool, weights: str | None, args: dict[str, Any]
+) -> nn.Module:
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise ConfigError(
+                f"expected a file of timm weights, got backbone.weights='{weights}', which does not exist"
+            )
+        pretrained, args["pretrained_cfg_overlay"] = True, {"file": weights}
+    if not timm.is_model(name.split(".")[0]):
+        near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        raise ConfigError(
+            f"expected the name of a timm model, got backbone.name='{name}'; "
+            f"similar: {', '.join(near) or 'none'}"
+        )
+    try:
+        model: nn.Module = timm.create_model(
+            name, features_only=True, out_indices=out_indices, pretrained=pretrained, **args
+        )
+    except Exception as error:
+        if not pretrained:
+            raise ConfigError(
+                f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
+            ) from error
+        raise ConfigError(
+            f"could not load the weights of backbone.name='{name}': {type(error).__name__}: {str(error)[:300]}. "
+            "Without network, fetch them elsewhere and set backbone.weights=FILE (safetensors or pth, as timm "
+            "has them), or train from scratch with backbone.pretrained=false"
+        ) from error
+    if weights is not None:
+        _check_loaded(model, name, weights)
+    return model
+
+
+def _check_loaded(model: nn.Module, name: str, weights: str) -> None:
+    """Raise unless the file's tensors arrived: timm loads a feature extractor loosely and forgives any file.
+
+    Tensors are recognised by size and sum, since timm may rename and reshape them on the way.
+    """
+
+    def mark(tensor: Tensor) -> tuple[int, float]:
+        return tensor.numel(), round(float(tensor.double().abs().sum()), 4)
+
+    found = {mark(tensor) for tensor in load_state_dict(weights).values()}
+    parameters = list(model.parameters())
+    arrived = sum(mark(p.detach()) in found for p in parameters)
+    if arrived < 0.9 * len(parameters):
+        raise ConfigError(
+            f"expected the weights of {name}, got backbone.weights='{weights}', which has {arrived} of the "
+            f"model's {len(parameters)} parameters; set backbone.name to the model that the file belongs to"
+        )

@@ -1,0 +1,223 @@
+"""From a composed configuration to objects, with every mistake told in one sentence before work begins.
+
+The only caller of `hydra.utils.instantiate`.
+"""
+
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from isaseg.errors import ConfigError
+
+# A configuration is code: these are the packages it may name. (The obvious doors, not a sandbox.)
+ALLOWED_TARGETS = ("isaseg.", "lightning.pytorch.Trainer", "torch.optim.")
+
+# A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
+OmegaConf.register_new_resolver("count", len, replace=True)
+
+# Keys that say where and how a run is executed, not what it computes: they do not change its name.
+_NOT_IDENTITY = (
+    "resume",
+    "check_data",
+    "checkpoint_every_n_steps",
+    "output_dir",
+    "run_dir",
+    "logger",
+    "callbacks",
+    "data.root",
+    "data.source.root",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+)
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: beside `src` in a checkout, inside the package in a wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1] / "conf"
+    return checkout if checkout.is_dir() else package / "conf"
+
+
+def check(cfg: DictConfig) -> None:
+    """Check what a single constructor cannot see: missing values, unknown keys, ranges, keys that must agree.
+
+    Raises:
+        ConfigError: Naming the dotted key, its value and what was expected.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    for path, node in _nodes(plain):
+        if "_target_" in node:
+            _check_node(path, node)
+    for key, least in (
+        ("trainer.max_steps", 1),
+        ("trainer.val_check_interval", 1),
+        ("data.batch_size", 1),
+        ("data.num_workers", 0),
+        ("checkpoint_every_n_steps", 1),
+        ("head.channels", 1),
+    ):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
+    lr = cfg.optim.lr
+    if not isinstance(lr, (int, float)) or lr <= 0:
+        raise ConfigError(f"expected optim.lr to be a number above 0, got optim.lr={lr}")
+    if 0 <= cfg.data.ignore_index < cfg.data.num_classes:
+        raise ConfigError(
+            f"expected data.ignore_index outside the classes 0 to {cfg.data.num_classes - 1}, "
+            f"got data.ignore_index={cfg.data.ignore_index}"
+        )
+    if len(cfg.data.crop_size) != 2 or min(cfg.data.crop_size) < 1:
+        raise ConfigError(f"expected data.crop_size as [height, width], got data.crop_size={cfg.data.crop_size}")
+    weights = cfg.loss.class_weights
+    if weights is not None and len(weights) != cfg.data.num_classes:
+        raise ConfigError(
+            f"expected one weight for each of the {cfg.data.num_classes} classes, "
+            f"got {len(weights)} in loss.class_weights; set loss.class_weights=null or give all of them"
+        )
+
+
+def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
+    """Instantiate the configuration node `key`.
+
+    Raises:
+        ConfigError: If the constructor refuses its arguments.
+    """
+    try:
+        return instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        raise ConfigError(f"{key} cannot be built: {cause or error}") from error
+
+
+def run_dir(cfg: DictConfig) -> Path:
+    """Return the run's folder, the same for the same configuration and seed."""
+    if cfg.run_dir is not None:
+        return Path(cfg.run_dir)
+    return Path(cfg.output_dir) / _safe(cfg.name) / run_name(cfg)
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Return a readable name: context module, backbone, seed and a digest of all that defines the run."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    for key in _NOT_IDENTITY:
+        node: Any = plain
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(leaf, None)
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    return _safe(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest}")
+
+
+def attention_label(cfg: DictConfig) -> str:
+    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `dense`."""
+    node = cfg.attention
+    name = {
+        "InterlacedSparseAttention": "isa",
+        "ParallelInterlacedSparseAttention": "isa-parallel",
+        "SelfAttention2d": "dense",
+        "CrissCrossAttention": "criss-cross",
+        "PlainCrissCross": "criss-cross-plain",
+        "PyramidPooling": "pyramid-pooling",
+        "NoContext": "none",
+    }.get(node["_target_"].rsplit(".", 1)[-1], node["_target_"].rsplit(".", 1)[-1])
+    if OmegaConf.is_list(node.get("group_size")):
+        name += "-" + "x".join(str(p) for p in node.group_size)
+    if node.get("order", "long_short") != "long_short":
+        name += f"-{node.order}"
+    for key in ("recurrence", "passes"):
+        if key in node:
+            name += f"-r{node[key]}"
+    return name
+
+
+def explain(error: Exception, config_name: str = "train") -> str:
+    """Return one clear message for an error of Hydra or OmegaConf while composing, with the nearest valid name."""
+    text = str(error)
+    group = re.search(r"Could not find '([^']+)'", text)
+    if group and "Available options" in text:
+        folder, _, option = group.group(1).rpartition("/")
+        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        return f"no option '{option}' in the group {folder}; {_suggest(option, options)}options: {', '.join(options)}"
+    wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+    if wrong:
+        key = wrong.group(1)
+        return f"no configuration key '{key}'; {_suggest(key, _all_keys(config_name))}see `python src/train.py --help`"
+    return text.strip().replace("\n", " ")
+
+
+def _suggest(name: str, candidates: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
+    return f"did you mean '{near[0]}'? " if near else ""
+
+
+def _all_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(config_name)
+    keys = [p.name for p in conf_dir().iterdir() if p.is_dir()]
+    for path, node in _nodes(OmegaConf.to_container(cfg)):
+        keys += [f"{path}.{k}" if path else str(k) for k in node]
+    return keys
+
+
+def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f"{path}[{index}]")
+
+
+def _check_node(path: str, node: dict[str, Any]) -> None:
+    target = str(node["_target_"])
+    if not target.startswith(ALLOWED_TARGETS):
+        raise ConfigError(
+            f"expected {path}._target_ to begin with one of {', '.join(ALLOWED_TARGETS)}, got '{target}'; "
+            "a configuration is code, run only those you trust"
+        )
+    module, _, name = target.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"expected {path}._target_ to name a class or function, got '{target}': {error}") from error
+    if not str(getattr(function, "__module__", "")).startswith(("isaseg", "lightning", "torch.optim")):
+        raise ConfigError(f"expected {path}._target_ to be defined in isaseg, lightning or torch.optim, got '{target}'")
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    for key in node:
+        if not key.startswith("_") and key not in parameters:
+            raise ConfigError(f"no configuration key '{path}.{key}'; {_suggest(key, list(parameters))}({target})")
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.=,-]+", "-", name).lstrip(".")

@@ -1,0 +1,72 @@
+"""Which samples make up batch k: a pure function of the seed, k and the rank, so that a run can be resumed exactly.
+
+There is no epoch in the outer sense: the plan holds all batches of a run, and permutation follows permutation.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (index of the sample, number of the batch that draws it)
+
+
+class BatchPlan(Sampler[list[Key]]):
+    """All training batches of a run, from batch `start` on.
+
+    The samples are a chain of reshuffled permutations of the data set; batch k takes the k-th `batch_size` of them.
+    A batch may span two permutations only where the data set is smaller than a batch; otherwise the rest of each
+    permutation is dropped. Every process takes its share of the same batch.
+
+    Args:
+        length: Number of samples.
+        batch_size: Samples in a batch, all processes together; a multiple of `world`.
+        total: Number of batches.
+        seed: Seed of the permutations.
+        rank: This process.
+        world: Number of processes.
+
+    Raises:
+        ValueError: If the data set is empty or `batch_size` is not a multiple of `world`.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, total: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"expected at least one sample, got {length=}")
+        if batch_size < 1 or batch_size % world:
+            raise ValueError(
+                f"expected batch_size to be a multiple of the processes, got {batch_size=}, {world=}"
+            )
+        self.length, self.batch_size, self.total, self.seed = length, batch_size, total, seed
+        self.rank, self.world = rank, world
+        self.start = 0
+
+    def __len__(self) -> int:
+        """Return the number of batches of the whole run, whatever `start` is."""
+        return self.total
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield batch `start`, `start` + 1, ...; the next iteration begins at 0 again."""
+        start, self.start = self.start, 0
+        cached, permutation = -1, np.empty(0, np.int64)
+        for k in range(start, self.total):
+            if self.length < self.batch_size:
+                indices = self._wrapped(k)
+            else:
+                epoch, j = divmod(k, self.length // self.batch_size)
+                if epoch != cached:
+                    cached, permutation = epoch, self._permutation(epoch)
+                indices = permutation[j * self.batch_size : (j + 1) * self.batch_size]
+            yield [(int(i), k) for i in indices[self.rank :: self.world]]
+
+    def _wrapped(self, k: int) -> np.ndarray:
+        first = k * self.batch_size
+        epochs = range(first // self.length, (first + self.batch_size - 1) // self.length + 1)
+        chain = np.concatenate([self._permutation(epoch) for epoch in epochs])
+        offset = first - epochs[0] * self.length
+        return chain[offset : offset + self.batch_size]
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.length)

@@ -1,0 +1,167 @@
+"""Drawing shared by the procedural data sets: background, shapes, placement, sensor noise, outlines.
+
+A `Canvas` is a picture with two maps of the same size: train ids and instances. All randomness comes from the
+generator that is passed in.
+"""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+SIZE = 128
+IGNORE = 255
+# Shape: radius of its circumscribed circle, in units of the object's radius; so the areas are more alike.
+SHAPES = {"disc": 1.0, "triangle": 1.3, "square": 1.2}
+STRIPE_PERIOD = 6
+FAR = 40  # pixels; more than what the stride-4 features see without context
+SPLITS = {"train": 0, "val": 1, "test": 2}
+
+# Six hues around the circle, as RGB.
+HUES = np.array(
+    [(215, 55, 50), (215, 190, 45), (65, 185, 60), (50, 185, 195), (60, 85, 215), (190, 65, 195)],
+    dtype=np.float32,
+)
+
+
+@dataclass
+class Canvas:
+    """A scene being drawn: RGB uint8 (S, S, 3), train ids and instance numbers uint8 (S, S)."""
+
+    image: np.ndarray
+    mask: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE), np.uint8))
+    instance: np.ndarray = field(default_factory=lambda: np.zeros((SIZE, SIZE), np.uint8))
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object: shape, radius of its circumscribed circle, hue, whether it is striped; centre (x, y) once placed."""
+
+    shape: str
+    radius: int
+    hue: int
+    striped: bool
+    x: int = 0
+    y: int = 0
+
+
+def generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """Return the generator of one scene; the splits draw from different streams."""
+    return np.random.default_rng((seed, SPLITS[split], index))
+
+
+def background(rng: np.random.Generator) -> Canvas:
+    """Return a smooth greyish ground with two to five grey strokes."""
+    grey = rng.uniform(60, 190, (6, 6, 1)) + rng.uniform(-14, 14, (6, 6, 3))
+    image = cv2.resize(grey.astype(np.float32), (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+    image = np.clip(image, 20, 235).astype(np.uint8)
+    for ends in rng.integers(0, SIZE, (int(rng.integers(2, 6)), 4)).tolist():
+        level = int(rng.integers(40, 216))
+        cv2.line(image, ends[:2], ends[2:], (level, level, level), int(rng.integers(1, 4)), cv2.LINE_AA)
+    return Canvas(image)
+
+
+def place(
+    rng: np.random.Generator, radii: list[int], margin: int = 3, tries: int = 60
+) -> list[tuple[int, int] | None]:
+    """Return a centre for each radius so that no two circles touch; None where no room was found."""
+    taken: list[tuple[float, float, int]] = []
+    centres: list[tuple[int, int] | None] = []
+    for radius in radii:
+        low, high = radius + 2, SIZE - radius - 2
+        centre = None
+        for x, y in rng.integers(low, high, (tries, 2)).tolist():
+            if all((x - u) ** 2 + (y - v) ** 2 > (radius + r + margin) ** 2 for u, v, r in taken):
+                centre = (x, y)
+                taken.append((x, y, radius))
+                break
+        centres.append(centre)
+    return centres
+
+
+def things(rng: np.random.Generator) -> list[Thing]:
+    """Return four to seven objects of random shape, size, hue and texture, the largest first, not yet placed."""
+    draws = rng.integers((0, 9, 0, 0), (len(SHAPES), 17, len(HUES), 2), (int(rng.integers(4, 8)), 4)).tolist()
+    shapes = list(SHAPES)
+    found = [
+        Thing(shapes[shape], round(radius * SHAPES[shapes[shape]]), hue, bool(striped))
+        for shape, radius, hue, striped in draws
+    ]
+    return sorted(found, key=lambda thing: -thing.radius)
+
+
+def draw_thing(canvas: Canvas, thing: Thing, label: int, rng: np.random.Generator) -> None:
+    """Draw an object, plain or with stripes of any direction, and label its pixels."""
+    radius, angle, phase = thing.radius, rng.uniform(0, 2 * np.pi), rng.uniform(0, STRIPE_PERIOD)
+    inside = _shape(thing.shape, radius, angle)
+    brightness, direction = rng.uniform(0.8, 1.1), rng.uniform(0, np.pi)
+    colour = HUES[thing.hue] * brightness
+    patch = np.full((*inside.shape, 3), colour, np.uint8)
+    if thing.striped:
+        span = np.arange(-radius, radius + 1)
+        dark = (
+            span * np.cos(direction) + span[:, None] * np.sin(direction) + phase
+        ) % STRIPE_PERIOD < STRIPE_PERIOD / 2
+        patch[dark] = colour * 0.4
+    _stamp(canvas, thing.x, thing.y, inside, patch, label)
+
+
+def draw_disc(
+    canvas: Canvas, x: int, y: int, radius: int, rim: int, colour: tuple[int, int, int], label: int
+) -> None:
+    """Draw a disc with a white rim; label 0 leaves it part of the background."""
+    patch = np.zeros((2 * radius + 1, 2 * radius + 1, 3), np.uint8)
+    inside = np.zeros(patch.shape[:2], np.uint8)
+    cv2.circle(inside, (radius, radius), radius, 1, -1)
+    patch[:] = 250
+    cv2.circle(patch, (radius, radius), radius - rim, colour, -1)
+    _stamp(canvas, x, y, inside.astype(bool), patch, label)
+
+
+def draw_card(canvas: Canvas, x: int, y: int, half: int, hue: int, frame: np.ndarray, label: int) -> None:
+    """Draw an upright square card of a hue; `frame` (2 half + 1, 2 half + 1) holds grey levels, -1 inside."""
+    patch = np.where(frame[..., None] < 0, HUES[hue], frame[..., None].astype(np.float32))
+    _stamp(canvas, x, y, np.ones(frame.shape, bool), patch, label)
+
+
+def finish(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return image with sensor noise of sigma 3 to 9, and train ids with outlines ignored.
+
+    An outline is one pixel to each side of the border of an instance.
+    """
+    noise = rng.standard_normal(canvas.image.shape, dtype=np.float32)
+    noise *= rng.uniform(3, 9)
+    image = cv2.add(canvas.image, noise, dtype=cv2.CV_8U)
+    outline = cv2.morphologyEx(canvas.instance, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    canvas.mask[outline] = IGNORE
+    return image, canvas.mask
+
+
+def beyond(x: int, y: int) -> np.ndarray:
+    """Return which pixels, bool (S, S), are more than `FAR` pixels from (x, y)."""
+    v, u = np.ogrid[:SIZE, :SIZE]
+    far: np.ndarray = (u - x) ** 2 + (v - y) ** 2 > FAR**2
+    return far
+
+
+def _shape(shape: str, radius: int, angle: float) -> np.ndarray:
+    inside = np.zeros((2 * radius + 1, 2 * radius + 1), np.uint8)
+    if shape == "disc":
+        cv2.circle(inside, (radius, radius), radius, 1, -1)
+    else:
+        corners = 3 if shape == "triangle" else 4
+        turns = angle + np.arange(corners) * (2 * np.pi / corners)
+        points = radius + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        cv2.fillConvexPoly(inside, points.round().astype(np.int32), 1)
+    return inside.astype(bool)
+
+
+def _stamp(canvas: Canvas, x: int, y: int, inside: np.ndarray, patch: np.ndarray, label: int) -> None:
+    half = inside.shape[0] // 2
+    window = np.s_[y - half : y + half + 1, x - half : x + half + 1]
+    canvas.image[window][inside] = patch[inside]
+    canvas.mask[window][inside] = label
+    if label:
+        canvas.count += 1
+        canvas.instance[window][inside] = canvas.count

@@ -1,0 +1,78 @@
+"""Cross-entropy that survives a batch without a label, and its online hard example mining variant."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy over the pixels that have a label; 0 with a gradient of 0 where none has.
+
+    Args:
+        ignore_index: The label that is left out.
+        class_weights: One weight a class; the mean is then weighted, as in `torch.nn.CrossEntropyLoss`.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
+        total = F.cross_entropy(
+            logits.float(), target, weight=self.weight, ignore_index=self.ignore_index, reduction="sum"
+        )
+        valid = target != self.ignore_index
+        if self.weight is None:
+            return total / valid.sum().clamp(min=1)
+        return total / (self.weight[target.where(valid, 0)] * valid).sum().clamp(min=1e-6)
+
+
+class OhemCrossEntropy(nn.Module):
+    """Cross-entropy over the hard pixels alone, as openseg defines it.
+
+    Kept are the pixels whose probability of the true class is below max(`thresh`, p), p being the smallest
+    one but `min_kept` of the batch (so that, ties aside, `min_kept` stay); the loss is their plain mean.
+
+    Args:
+        ignore_index: The label that is left out.
+        thresh: 0.7 or 0.9 in openseg.
+        min_kept: 100 000 in openseg, for the batch of one device.
+        class_weights: One weight a class.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        thresh: float = 0.7,
+        min_kept: int = 100_000,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.ignore_index, self.thresh, self.min_kept = ignore_index, thresh, min_kept
+        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
+        losses = F.cross_entropy(
+            logits.float(), target, weight=self.weight, ignore_index=self.ignore_index, reduction="none"
+        )
+        valid = target != self.ignore_index
+        losses = losses[valid]
+        if losses.numel() == 0:
+            return losses.sum()  # of nothing: 0 with a gradient of 0, even where logits.sum() would overflow
+        with torch.no_grad():
+            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]
+            # sorted, since kthvalue does not repeat exactly on GPUs
+            limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
+            hard = probability < limit.clamp(min=self.thresh)
+        return losses[hard].sum() / hard.sum().clamp(min=1)

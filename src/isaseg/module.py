@@ -1,0 +1,115 @@
+"""The LightningModule: which loss, which metric, which log key. No mathematics of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from isaseg.losses import CrossEntropy
+from isaseg.metrics import ConfusionMatrix
+from isaseg.optim import Schedule
+from isaseg.segmenter import Segmenter
+
+Batch = dict[str, Any]
+
+
+class SegmentationModule(lightning.LightningModule):
+    """Train and validate a `Segmenter`.
+
+    Logs train/loss, train/loss_aux, train/lr every step; val/loss, val/mIoU, val/mAcc, val/aAcc every validation
+    (fractions), and val/group_acc, val/group_acc_far where the data set has groups; test/... alike.
+
+    Args:
+        segmenter: The network.
+        loss: Of logits (B, K, H, W) and target (B, H, W).
+        make_optimizer: Gives optimizer and schedule for the network.
+        num_classes: K.
+        ignore_index: Label that is left out.
+        aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
+        groups: Groups of classes of which the group accuracy is reported.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: nn.Module,
+        make_optimizer: Callable[[nn.Module], Schedule],
+        num_classes: int,
+        ignore_index: int = 255,
+        aux_weight: float = 0.4,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.loss = loss
+        self.aux_loss = CrossEntropy(ignore_index)
+        self.aux_weight = aux_weight
+        self.make_optimizer = make_optimizer
+        self.groups = groups
+        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, H, W) for uint8 RGB (B, 3, H, W)."""
+        logits: Tensor = self.segmenter(image)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch, auxiliary loss included."""
+        logits, aux_logits = self.segmenter.forward_with_aux(batch["image"])
+        loss: Tensor = self.loss(logits, batch["mask"])
+        if aux_logits is not None:
+            aux = self.aux_loss(aux_logits, batch["mask"])
+            self.log("train/loss_aux", aux.detach())
+            loss = loss + self.aux_weight * aux
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch."""
+        self._count(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one batch."""
+        self._count(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._score("test")
+
+    def _count(self, batch: Batch, split: str) -> None:
+        logits, mask = self.segmenter(batch["image"]), batch["mask"]
+        loss = self.loss(logits, mask)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        prediction = logits.argmax(1)
+        self.confusion.update(prediction, mask)
+        if self.groups and "far" in batch:
+            self.confusion_far.update(prediction, mask.where(batch["far"], self.confusion.ignore_index))
+
+    def _score(self, split: str) -> None:
+        self.last_scores = self.confusion.compute()
+        for name in ("mIoU", "mAcc", "aAcc"):
+            self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
+        if self.groups:
+            self.log(f"{split}/group_acc", self.confusion.group_accuracy(self.groups).float())
+            if self.confusion_far.matrix.sum() > 0:
+                self.log(f"{split}/group_acc_far", self.confusion_far.group_accuracy(self.groups).float())
+        self.confusion.reset()
+        self.confusion_far.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return optimizer and schedule, stepped every optimizer step."""
+        optimizer, scheduler = self.make_optimizer(self.segmenter)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Move the tensors of a batch; the names stay."""
+        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -1,0 +1,99 @@
+"""Optimizers and their schedules; a schedule's length comes from the configuration, in optimizer steps.
+
+(Lightning's `estimated_stepping_batches` is not used: touching it loses the loader's position on resume,
+lightning#20550.)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = tuple[Optimizer, LambdaLR]
+
+
+def sgd_poly(
+    model: nn.Module,
+    lr: float,
+    total_steps: int,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    decay_norm_and_bias: bool = True,
+    head_lr_mult: float = 1.0,
+    power: float = 0.9,
+    min_lr: float = 0.0,
+    warmup_steps: int = 0,
+) -> Schedule:
+    """Return SGD, its rate falling as (1 - step / total_steps) ** power from `lr` to `min_lr`."""
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
+    optimizer = SGD(groups, lr=lr, momentum=momentum)
+    return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
+
+
+def adamw_poly(
+    model: nn.Module,
+    lr: float,
+    total_steps: int,
+    weight_decay: float = 1e-2,
+    decay_norm_and_bias: bool = False,
+    head_lr_mult: float = 1.0,
+    power: float = 1.0,
+    min_lr: float = 0.0,
+    warmup_steps: int = 0,
+) -> Schedule:
+    """Return AdamW with the schedule of `sgd_poly`."""
+    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
+    return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
+
+
+def adamw_one_cycle(
+    model: nn.Module,
+    lr: float,
+    total_steps: int,
+    weight_decay: float = 1e-2,
+    decay_norm_and_bias: bool = False,
+    head_lr_mult: float = 1.0,
+    warmup: float = 0.15,
+) -> Schedule:
+    """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine fall to 0."""
+    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
+    return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup))
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, head_lr_mult: float
+) -> list[dict[str, Any]]:
+    """Split the parameters by learning rate (backbone, the rest) and by decay (weights, norms and biases)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = lr if name.startswith("backbone.") else lr * head_lr_mult
+        decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+
+
+def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int = 0) -> Callable[[int], float]:
+    """Return the factor of step k: floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
+
+    def factor(step: int) -> float:
+        value = floor + (1 - floor) * float((1 - min(step, total_steps) / total_steps) ** power)
+        return value * min(1.0, (step + 1) / warmup_steps) if warmup_steps else value
+
+    return factor
+
+
+def one_cycle(total_steps: int, warmup: float) -> Callable[[int], float]:
+    """Return the factor of step k: cosine from 1/25 to 1 over the warm-up, then cosine down to 0."""
+    rise = max(round(total_steps * warmup), 1)
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return 0.04 + 0.96 * (1 - math.cos(math.pi * step / rise)) / 2
+        return (1 + math.cos(math.pi * min((step - rise) / max(total_steps - rise, 1), 1.0))) / 2
+
+    return factor

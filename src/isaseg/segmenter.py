@@ -1,0 +1,74 @@
+"""The whole network: uint8 RGB image in, logits at image size out."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.backbone import Backbone
+from isaseg.head import AuxHead, ContextHead
+
+
+class Segmenter(nn.Module):
+    """Backbone, context head and optional auxiliary head.
+
+    Args:
+        backbone: Gives a list of feature maps; the last feeds `head`, the one before it `aux_head`.
+        head: Context head.
+        aux_head: Used in training only.
+        align_corners: How logits are resized; False in mmsegmentation's default, True in openseg.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: ContextHead,
+        aux_head: AuxHead | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.aux_head = aux_head
+        self.align_corners = align_corners
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W)."""
+        return self._resize(self.head(self.backbone(image)[-1]), image)
+
+    def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits and the auxiliary logits, both (B, K, H, W), or None without auxiliary head."""
+        features = self.backbone(image)
+        logits = self._resize(self.head(features[-1]), image)
+        if self.aux_head is None:
+            return logits, None
+        return logits, self._resize(self.aux_head(features[-2]), image)
+
+    def _resize(self, logits: Tensor, image: Tensor) -> Tensor:
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+
+def build_segmenter(
+    backbone: Backbone,
+    num_classes: int,
+    attention: Callable[[int], nn.Module],
+    channels: int = 512,
+    dropout: float = 0.1,
+    aux_channels: int | None = 256,
+    align_corners: bool = False,
+) -> Segmenter:
+    """Put a `Segmenter` together, widths from the backbone; `aux_channels` None means no auxiliary head.
+
+    Raises:
+        ValueError: If an auxiliary head is wanted and the backbone gives a single map.
+    """
+    head = ContextHead(backbone.channels[-1], channels, num_classes, attention, dropout)
+    aux_head = None
+    if aux_channels is not None:
+        if len(backbone.channels) < 2:
+            raise ValueError(
+                f"expected a backbone of at least two maps for the auxiliary head, got {backbone.channels=}; "
+                "add a stage to backbone.out_indices or set head.aux_channels=null"
+            )
+        aux_head = AuxHead(backbone.channels[-2], num_classes, aux_channels, dropout)
+    return Segmenter(backbone, head, aux_head, align_corners)

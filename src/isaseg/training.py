@@ -1,0 +1,198 @@
+"""One training run, from a configuration to a folder with checkpoints, metrics and pictures."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichModelSummary
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from isaseg import callbacks, config, report
+from isaseg import logging as loggers
+from isaseg.backbone import Backbone
+from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights
+from isaseg.data.module import SegmentationDataModule
+from isaseg.errors import ConfigError
+from isaseg.module import SegmentationModule
+from isaseg.segmenter import build_segmenter
+
+log = logging.getLogger(__name__)
+console = Console(stderr=True)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train, validate the best checkpoint, and leave everything in the run folder.
+
+    A run that is complete already returns its metrics at once; one that was interrupted goes on.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        IsasegError: For whatever the user can mend, before the first step.
+    """
+    config.check(cfg)
+    folder = config.run_dir(cfg)
+    finished = _finished(cfg, folder)
+    if finished is not None:
+        console.print(
+            f"[bold]{folder}[/] is complete (mIoU {finished['val/mIoU']} at step {finished['step']}); "
+            "resume=never trains it again"
+        )
+        return finished
+    lightning.seed_everything(cfg.seed, workers=True, verbose=False)
+    datamodule: SegmentationDataModule = config.build(cfg.data, "data")
+    if cfg.check_data:
+        datamodule.check()
+    module = build_module(cfg, datamodule)
+    resume = find_resume(folder, cfg.resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if cfg.resume == "never":
+        (folder / "metrics.csv").unlink(missing_ok=True)
+    run_loggers = config.build(cfg.logger, "logger")(
+        run_dir=folder,
+        group=cfg.name,
+        name=config.run_name(cfg),
+        tags=[cfg.data.name, config.attention_label(cfg), cfg.backbone.name],
+        config={**_plain(cfg), **_derived(cfg, module)},
+    )
+    try:
+        trainer = _build_trainer(cfg, folder, run_loggers)
+        with warnings.catch_warnings():
+            _quiet()
+            trainer.fit(module, datamodule, ckpt_path=resume)
+            return _finish(cfg, folder, trainer, module, datamodule)
+    finally:
+        loggers.finish_loggers(run_loggers)
+
+
+def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> SegmentationModule:
+    """Return the LightningModule for a configuration.
+
+    Raises:
+        ConfigError: If a part refuses its arguments.
+    """
+    backbone: Backbone = config.build(cfg.backbone, "backbone")
+    try:
+        segmenter = build_segmenter(
+            backbone, cfg.data.num_classes, config.build(cfg.attention, "attention"), **_plain(cfg.head)
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"attention or head cannot be built: {error}") from error
+    return SegmentationModule(
+        segmenter,
+        config.build(cfg.loss, "loss"),
+        config.build(cfg.optim, "optim"),
+        cfg.data.num_classes,
+        cfg.data.ignore_index,
+        cfg.aux_weight,
+        datamodule.groups,
+    )
+
+
+def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
+    checkpoints = folder / "checkpoints"
+    interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
+    run_callbacks: list[Callback] = [
+        ModelCheckpoint(
+            checkpoints, "best", monitor="val/mIoU", mode="max", save_on_exception=False, enable_version_counter=False
+        ),
+        ModelCheckpoint(
+            checkpoints,
+            "last",
+            every_n_train_steps=min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps),
+            save_on_exception=False,
+            enable_version_counter=False,
+        ),
+        callbacks.RngState(),
+        callbacks.DivergenceGuard(),
+        callbacks.StepTimer(),
+        callbacks.progress(),
+        RichModelSummary(max_depth=2),
+        callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
+    ]
+    trainer: lightning.Trainer = config.build(
+        cfg.trainer,
+        "trainer",
+        val_check_interval=interval * cfg.trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+        logger=run_loggers,
+        callbacks=run_callbacks,
+        plugins=[DurableCheckpointIO()],
+    )
+    return trainer
+
+
+def _finish(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: lightning.Trainer,
+    module: SegmentationModule,
+    datamodule: SegmentationDataModule,
+) -> dict[str, Any]:
+    """Score the best checkpoint and write metrics.json, the pictures and the table."""
+    best = folder / "checkpoints" / "best.ckpt"
+    step = load_weights(module, best)["global_step"]
+    timer = next(c for c in trainer.callbacks if isinstance(c, callbacks.StepTimer))  # type: ignore[attr-defined]
+    (values,) = trainer.validate(module, datamodule, verbose=False)
+    scores = module.last_scores
+    if datamodule.has_test:
+        values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
+    metrics: dict[str, Any] = {**values, "step": step, "seconds_per_step": timer.seconds_per_step}
+    table = report.class_table(datamodule.classes, scores)
+    report.save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.callbacks.pictures)
+    report.plot_curves(folder / "metrics.csv", folder / "curves.png")
+    report.log_class_table(trainer.loggers, datamodule.classes, scores)
+    report.write_metrics(folder / "metrics.json", metrics, datamodule.classes, scores)
+    console.print(table)
+    console.print(
+        f"mIoU [bold]{values['val/mIoU']:.4f}[/] on validation"
+        + (f", {values['test/mIoU']:.4f} on test" if "test/mIoU" in values else "")
+        + f" (best checkpoint, step {step}). Everything is in [bold]{folder}[/]"
+    )
+    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def _finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    path = folder / "metrics.json"
+    if cfg.resume not in ("auto", "must") or not path.is_file():
+        return None
+    saved = folder / "config.yaml"
+    if not saved.is_file() or OmegaConf.load(saved).trainer.max_steps != cfg.trainer.max_steps:
+        return None
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _derived(cfg: DictConfig, module: SegmentationModule) -> dict[str, Any]:
+    """Return flat numbers by which W&B can sort and plot runs."""
+    stride = module.segmenter.backbone.strides[-1]
+    height, width = (-(-side // stride) for side in cfg.data.crop_size)
+    cost = module.segmenter.head.attention.cost(height, width)  # type: ignore[operator]
+    return {
+        "attention_label": config.attention_label(cfg),
+        "parameters": sum(p.numel() for p in module.segmenter.parameters()),
+        "attention_parameters": sum(p.numel() for p in module.segmenter.head.attention.parameters()),
+        "context_mult_adds": cost.mult_adds,
+        "attention_mult_adds": cost.attention_mult_adds,
+        "attention_score_mib": cost.score_entries * 4 / 2**20,
+    }
+
+
+def _quiet() -> None:
+    # lightning/_pytree.py uses a check that torch deprecates; nothing a user can do
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+    # these say that data.num_workers is small, which on a small machine it should be
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,47 @@
+"""Train a segmentation network: `python src/train.py experiment=lamps_isa attention=dense seed=1`."""
+
+import logging
+import os
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from isaseg import config
+from isaseg.errors import IsasegError
+
+
+def main() -> int:
+    """Run one job, or with `-m` several; return the exit code: 0 done, 2 bad input, 3 divergence, 130 interrupted."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; each is told in one line below
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    codes = [0]
+
+    @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
+    def job(cfg: DictConfig) -> float | None:
+        from isaseg.training import train  # imports torch: seconds that a typo need not wait for
+
+        try:
+            return float(train(cfg)["val/mIoU"])
+        except IsasegError as error:
+            codes.append(_tell(error, error.exit_code))
+            return None
+
+    try:
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _tell(config.explain(error), 2)
+    except KeyboardInterrupt:
+        return _tell("interrupted; the same command continues from the last checkpoint", 130)
+    return max(codes)
+
+
+def _tell(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Tests; a package, so that files of one name may lie in different folders."""

@@ -1,0 +1,187 @@
+"""The file source refuses whatever would train on wrong labels, and says which file, what and why."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from isaseg.data.dataset import FileSource, Pair, SegmentationDataset, list_files, pair_files
+from isaseg.data.lamps import Lamps
+from isaseg.errors import DataError
+
+SIZE = (12, 16)
+IDS = {0: 255, 7: 0, 8: 1}
+
+
+def source(
+    tmp_path: Path, mask: np.ndarray, modes: tuple[str, ...] = ("L",), palette: bool = False
+) -> FileSource:
+    Image.fromarray(np.full((*SIZE, 3), 9, np.uint8)).save(tmp_path / "image.png")
+    picture = Image.fromarray(mask)
+    if palette:
+        picture.putpalette([255 - c % 256 for c in range(768)])
+    picture.save(tmp_path / "mask.png")
+    pair = Pair("it", tmp_path / "image.png", tmp_path / "mask.png")
+    return FileSource("toy", "train", [pair], ("road", "car"), np.zeros((2, 3), np.uint8), IDS, modes)
+
+
+def labels(dtype: type = np.uint8) -> np.ndarray:
+    return np.resize(np.array([0, 7, 8], dtype), SIZE)
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "palette"), [("L", np.uint8, False), ("P", np.uint8, True), ("I;16", np.uint16, False)]
+)
+def test_raw_ids_become_train_ids_in_every_declared_mode(
+    tmp_path: Path, mode: str, dtype: type, palette: bool
+) -> None:
+    loaded = source(tmp_path, labels(dtype), (mode,), palette)
+    assert Image.open(tmp_path / "mask.png").mode == mode
+    image, mask, far = loaded.load(0)
+    assert mask.tolist() == np.resize(np.array([255, 0, 1]), SIZE).tolist()
+    assert image.shape == (*SIZE, 3)
+    assert mask.dtype == image.dtype == np.uint8
+    assert far is None
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "mode"), [(34, np.uint8, "L"), (254, np.uint8, "L"), (300, np.uint16, "I;16")]
+)
+def test_an_unknown_id_names_file_id_count_and_allowed_ids(
+    tmp_path: Path, value: int, dtype: type, mode: str
+) -> None:
+    mask = labels(dtype)
+    mask[3, 4:9] = value
+    with pytest.raises(
+        DataError, match=rf"labels 0, 7 to 8 in toy, got the id {value} in 5 pixels .*mask\.png.*train"
+    ):
+        source(tmp_path, mask, (mode,)).load(0)
+
+
+def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"indices of mode L or P, got mode='RGB' in '.*mask\.png' \(toy, train\)"
+    ):
+        source(tmp_path, np.zeros((*SIZE, 3), np.uint8), ("L", "P")).load(0)
+    with pytest.raises(DataError, match="mode='P'"):
+        source(tmp_path, labels(), ("L",), palette=True).load(0)
+
+
+def test_sizes_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"16x12 in image='.*image\.png' and 15x12 in mask='.*mask\.png'"):
+        source(tmp_path, labels()[:, :15]).load(0)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _zeros(path: Path) -> None:
+    path.write_bytes(b"\0" * 200)
+
+
+@pytest.mark.parametrize("spoil", [_truncate, _empty, _zeros])
+@pytest.mark.parametrize("name", ["image.png", "mask.png"])
+def test_a_damaged_file_is_named(tmp_path: Path, spoil: Callable[[Path], None], name: str) -> None:
+    loaded = source(tmp_path, labels())
+    spoil(tmp_path / name)
+    with pytest.raises(DataError, match=rf"readable image, got '.*{name}' \(toy, train\)"):
+        loaded.check()
+
+
+def test_half_a_jpeg_and_a_bomb_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = source(tmp_path, labels())
+    path = tmp_path / "image.png"
+    noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    Image.fromarray(noise).save(path, format="JPEG")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match="readable image"):
+        loaded.load(0)
+    loaded = source(tmp_path, labels())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match="readable image"):
+        loaded.load(0)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
+def test_images_become_rgb(tmp_path: Path, mode: str) -> None:
+    loaded = source(tmp_path, labels())
+    red = Image.new("RGB", (SIZE[1], SIZE[0]), (200, 10, 30)).convert(mode)
+    red.save(tmp_path / "image.png", format="TIFF")
+    image = loaded.load(0)[0]
+    assert image.shape == (*SIZE, 3)
+    assert np.ptp(image[0, 0].astype(int)) < 3 if mode == "L" else image[0, 0, 0] > 150
+
+
+def test_a_16_bit_image_is_refused(tmp_path: Path) -> None:
+    loaded = source(tmp_path, labels())
+    Image.fromarray(np.zeros(SIZE, np.uint16)).save(tmp_path / "image.png")
+    with pytest.raises(DataError, match="8 bits a channel"):
+        loaded.load(0)
+
+
+def test_check_decodes_all_of_a_small_split_and_some_of_a_large_one(tmp_path: Path) -> None:
+    small = source(tmp_path, labels())
+    decoded: list[int] = []
+
+    class Counting(FileSource):
+        def load(self, index: int) -> tuple[np.ndarray, np.ndarray, None]:
+            decoded.append(index)
+            return np.zeros(0), np.zeros(0), None
+
+    for count, expected in ((5000, 5000), (5001, 455), (20210, 493)):
+        decoded.clear()
+        Counting("toy", "train", small.pairs * count, ("road", "car"), np.zeros((2, 3)), IDS).check()
+        assert len(decoded) == expected
+        assert max(decoded) > count - 50
+
+
+def test_an_id_table_must_lead_to_classes() -> None:
+    with pytest.raises(DataError, match=r"train ids 0 to 1 .*got \[2\]"):
+        FileSource("toy", "train", [], ("road", "car"), np.zeros((2, 3)), {0: 2})
+
+
+def test_files_are_paired_by_name(tmp_path: Path) -> None:
+    for name in ("a b.png", "sub/c.jpg", ".hidden.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    files = list_files(tmp_path)
+    assert list(files) == ["a b", "sub/c"]
+    pairs = pair_files(files, dict(files), None, "toy", "train", "layout")
+    assert [p.name for p in pairs] == ["a b", "sub/c"]
+    (tmp_path / "a b.jpg").touch()
+    with pytest.raises(DataError, match="one file for each name"):
+        list_files(tmp_path)
+
+
+def test_a_missing_partner_is_named() -> None:
+    images = {f"{i}": Path(f"i{i}.jpg") for i in range(9)}
+    masks = {"0": Path("m0.png"), "1": Path("m1.png")}
+    with pytest.raises(DataError) as error:
+        pair_files(images, masks, "here", "toy", "val", "LAYOUT")
+    for part in ("2 of 9 pairs", "data.root='here'", "'val'", "i2.jpg", "i6.jpg", "LAYOUT"):
+        assert part in str(error.value)
+    assert "i7.jpg" not in str(error.value)
+    with pytest.raises(DataError, match=r"missing: image of 'm1\.png'"):
+        pair_files({"0": Path("i0.jpg")}, masks, "here", "toy", "val", "LAYOUT")
+    with pytest.raises(DataError, match="0 of 0 pairs"):
+        pair_files({}, {}, "here", "toy", "val", "LAYOUT")
+
+
+def test_samples_are_tensors() -> None:
+    sample = SegmentationDataset(Lamps("val"), length=2)[1]
+    image, mask, far = Lamps("val").load(1)
+    assert sample["image"].dtype == torch.uint8
+    assert sample["mask"].dtype == torch.int64
+    assert sample["far"].dtype == torch.bool
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), image)
+    assert np.array_equal(sample["mask"].numpy(), mask)
+    assert sample["id"] == "val_00001"
+    assert far is not None

@@ -1,0 +1,56 @@
+"""Batch k is a pure function of seed, k and rank."""
+
+import pytest
+
+from isaseg.data.sampler import BatchPlan, Key
+
+
+def batches(plan: BatchPlan, start: int = 0) -> list[list[Key]]:
+    plan.start = start
+    return list(plan)
+
+
+@pytest.mark.parametrize(("length", "batch_size"), [(10, 4), (8, 4), (3, 8), (1, 2)])
+def test_a_plan_from_batch_k_is_the_tail_of_the_whole_plan(length: int, batch_size: int) -> None:
+    whole = batches(BatchPlan(length, batch_size, 20, seed=3))
+    assert len(whole) == 20
+    for start in (1, 2, 7, 19, 20):
+        assert batches(BatchPlan(length, batch_size, 20, seed=3), start) == whole[start:]
+
+
+def test_start_holds_for_one_iteration_only() -> None:
+    plan = BatchPlan(10, 4, 5, seed=0)
+    assert len(batches(plan, 3)) == 2
+    assert len(list(plan)) == len(plan) == 5
+
+
+def test_each_pass_draws_no_sample_twice_and_reshuffles() -> None:
+    plan = batches(BatchPlan(12, 4, 6, seed=0))
+    first, second = ([i for b in plan[a : a + 3] for i, _ in b] for a in (0, 3))
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert [k for b in plan for _, k in b] == [k for k in range(6) for _ in range(4)]
+
+
+def test_a_small_data_set_wraps_around_whole_permutations() -> None:
+    drawn = [i for batch in batches(BatchPlan(3, 8, 3, seed=0)) for i, _ in batch]
+    assert all(sorted(drawn[a : a + 3]) == [0, 1, 2] for a in range(0, 24, 3))
+
+
+def test_the_processes_share_the_same_batches() -> None:
+    alone = batches(BatchPlan(10, 4, 5, seed=1))
+    ranks = [batches(BatchPlan(10, 4, 5, seed=1, rank=rank, world=2)) for rank in range(2)]
+    for k in range(5):
+        assert sorted(ranks[0][k] + ranks[1][k]) == sorted(alone[k])
+        assert len(ranks[0][k]) == 2
+
+
+def test_seeds_differ() -> None:
+    assert batches(BatchPlan(50, 4, 5, seed=1)) != batches(BatchPlan(50, 4, 5, seed=2))
+
+
+def test_impossible_plans_are_refused() -> None:
+    with pytest.raises(ValueError, match="length=0"):
+        BatchPlan(0, 4, 5, seed=0)
+    with pytest.raises(ValueError, match="batch_size=3, world=2"):
+        BatchPlan(10, 3, 5, seed=0, world=2)

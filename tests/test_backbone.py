@@ -1,0 +1,176 @@
+"""timm models as lists of feature maps: values, shapes, normalisation, weights, errors. No network."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isaseg.backbone import Backbone
+from isaseg.errors import ConfigError
+
+IMAGENET = (torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375]))
+
+
+def random_image(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+def make(name: str = "test_resnet", **kwargs: Any) -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(name, **kwargs).eval()
+
+
+def normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (image.float() - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, stats",
+    [("test_resnet", (torch.full((3,), 127.5), torch.full((3,), 127.5))), ("resnet18", IMAGENET)],
+)
+def test_uint8_is_normalised_as_the_weights_want(name: str, stats: tuple[Tensor, Tensor]) -> None:
+    backbone, image = make(name, output_stride=8), random_image(40, 33)
+    for got, want in zip(backbone(image), backbone.model(normalise(image, *stats)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_float_is_taken_as_it_is() -> None:
+    backbone, x = make(), torch.randn(1, 3, 32, 40)
+    seen: list[Tensor] = []
+    backbone.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    backbone(x)
+    assert torch.equal(seen[0], x)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, kwargs, channels, strides",
+    [
+        ("resnet18", {"output_stride": 8}, [256, 512], [8, 8]),
+        ("resnet50c", {"output_stride": 8}, [1024, 2048], [8, 8]),
+        ("resnet18", {"out_indices": [1, 2, 3]}, [64, 128, 256], [4, 8, 16]),
+        ("convnext_atto", {"output_stride": 8}, [160, 320], [8, 8]),
+        ("test_resnet", {"out_indices": [1]}, [32], [4]),
+        ("test_resnet", {"output_stride": 8}, [192, 96], [8, 8]),
+        ("test_vit", {}, [64, 64], [16, 16]),
+    ],
+)
+def test_channels_and_strides_are_those_of_the_maps(
+    name: str, kwargs: dict[str, Any], channels: list[int], strides: list[int]
+) -> None:
+    backbone = make(name, **kwargs)
+    size = 160 if name == "test_vit" else 64
+    assert (backbone.channels, backbone.strides) == (channels, strides)
+    assert [m.shape[1] for m in backbone(random_image(size, size))] == channels
+    assert [size // m.shape[2] for m in backbone(random_image(size, size))] == strides
+
+
+@torch.no_grad()
+def test_hrnet_takes_any_size_and_gives_its_branches_in_one_map() -> None:
+    branches = {"out_indices": [-4, -3, -2, -1], "model_args": {"feature_location": ""}}
+    backbone = make("hrnet_w18", fuse=True, input_multiple=32, **branches)
+    image = random_image(45, 70)
+    (fused,) = backbone(image)
+    assert (backbone.channels, backbone.strides) == ([18 + 36 + 72 + 144], [4])
+    assert fused.shape == (1, 270, 12, 18)  # ceil(45 / 4), ceil(70 / 4)
+    maps = backbone.model(F.pad(normalise(image, *IMAGENET), (0, 26, 0, 19)))
+    cut = [m[..., : -(-45 // s), : -(-70 // s)] for m, s in zip(maps, (4, 8, 16, 32), strict=True)]
+    want = torch.cat([F.interpolate(m, size=(12, 18), mode="bilinear") for m in cut], 1)
+    torch.testing.assert_close(fused, want, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_with_channels_last_gives_channels_first() -> None:
+    backbone = make("swin_tiny_patch4_window7_224", model_args={"img_size": 64})
+    image = random_image(64, 64)
+    maps = backbone(image)
+    assert [tuple(m.shape) for m in maps] == [(1, 384, 4, 4), (1, 768, 2, 2)]
+    for got, want in zip(maps, backbone.model(normalise(image, *IMAGENET)), strict=True):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want.permute(0, 3, 1, 2), rtol=1e-3, atol=1e-4)
+
+
+def test_normalisation_is_no_part_of_a_checkpoint() -> None:
+    assert all(key.startswith("model.") for key in make().state_dict())
+
+
+# ---------------------------------------------------------------- weights
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> tuple[dict[str, Tensor], Path]:
+    """Save a whole timm model, classifier included, as the hub has it."""
+    state = timm.create_model("test_resnet").state_dict()
+    state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in state.items()}
+    return state, tmp_path / "weights"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_local_weights_arrive(weights: tuple[dict[str, Tensor], Path], suffix: str) -> None:
+    state, path = weights
+    path = path.with_suffix(suffix)
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    loaded = make(weights=str(path), output_stride=8).model.state_dict()
+    assert "conv1.0.weight" in loaded
+    for key, value in loaded.items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "convnext.pth"
+    torch.save(timm.create_model("test_convnext").state_dict(), path)
+    with pytest.raises(
+        ConfigError, match=r"expected the weights of test_resnet, got backbone.weights=.*convnext.pth"
+    ):
+        make(weights=str(path))
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match=r"could not load the weights of backbone.name='test_resnet'"):
+        make(weights=str(path))
+
+
+def test_missing_weights_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"got backbone.weights='nowhere.pth', which does not exist"):
+        make(weights="nowhere.pth")
+
+
+def test_without_network_the_advice_is_a_local_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise OSError("name resolution failed")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(
+        ConfigError, match=r"OSError: name resolution failed.*set backbone.weights=FILE.*pretrained=false"
+    ):
+        make(pretrained=True)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name, near", [("resnet18x", "resnet18"), ("resent50c", "resnet50c"), ("HRNet_w48", "hrnet_w48")]
+)
+def test_an_unknown_model_is_answered_with_near_names(name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=rf"got backbone.name='{name}'; similar: .*\b{near}\b"):
+        make(name)
+
+
+def test_what_timm_cannot_build_is_a_config_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"timm could not build backbone.name='test_resnet' with out_indices=\(9,\)"
+    ):
+        make(out_indices=[9])

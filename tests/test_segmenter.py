@@ -1,0 +1,114 @@
+"""The whole network: sizes, which map feeds which head, resizing, keys."""
+
+from functools import partial
+from typing import cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.attention import InterlacedSparseAttention
+from isaseg.backbone import Backbone
+from isaseg.head import AuxHead, ContextHead
+from isaseg.segmenter import Segmenter, build_segmenter
+
+ISA = partial(InterlacedSparseAttention, group_size=(2, 2))
+
+
+def make(aux_channels: int | None = 4, align_corners: bool = False) -> Segmenter:
+    torch.manual_seed(0)
+    return build_segmenter(
+        Backbone("test_resnet", output_stride=8), 5, ISA, 8, 0.1, aux_channels, align_corners=align_corners
+    )
+
+
+def image(height: int = 41, width: int = 50) -> Tensor:
+    return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+
+
+class Constant(nn.Module):
+    """A head or a backbone that gives what it was told to, whatever it sees."""
+
+    def __init__(self, *values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.values)
+
+
+@pytest.mark.parametrize("size", [(41, 50), (32, 64), (17, 9)])
+def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
+    segmenter = make()
+    logits, aux_logits = segmenter.forward_with_aux(image(*size))
+    assert logits.shape == (2, 5, *size)
+    assert aux_logits is not None
+    assert aux_logits.shape == (2, 5, *size)
+
+
+@torch.no_grad()
+def test_the_auxiliary_head_changes_no_prediction() -> None:
+    x = image()
+    both, alone = make().eval(), make(aux_channels=None).eval()
+    assert torch.equal(both(x), both.forward_with_aux(x)[0])
+    alone.load_state_dict({k: v for k, v in both.state_dict().items() if not k.startswith("aux_head.")})
+    assert torch.equal(both(x), alone(x))
+    assert alone.forward_with_aux(x)[1] is None
+
+
+def test_the_last_map_feeds_the_head_and_the_one_before_it_the_auxiliary_head() -> None:
+    maps = [torch.full((1, 1, 2, 2), float(i)) for i in range(3)]
+    parts = (Constant(*maps), nn.Identity(), nn.Identity())
+    segmenter = Segmenter(cast(Backbone, parts[0]), cast(ContextHead, parts[1]), cast(AuxHead, parts[2]))
+    logits, aux_logits = segmenter.forward_with_aux(image(4, 6))
+    assert (logits == 2).all()
+    assert aux_logits is not None
+    assert (aux_logits == 1).all()
+    assert (segmenter(image(4, 6)) == 2).all()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resizing_is_bilinear(align_corners: bool) -> None:
+    grid = torch.randn(1, 2, 3, 4)
+    parts = (Constant(grid), nn.Identity())
+    backbone, head = cast(Backbone, parts[0]), cast(ContextHead, parts[1])
+    logits = Segmenter(backbone, head, align_corners=align_corners)(image(9, 10))
+    want = F.interpolate(grid, size=(9, 10), mode="bilinear", align_corners=align_corners)
+    assert torch.equal(logits, want)
+
+
+def test_corners_are_not_aligned_unless_asked() -> None:
+    assert not make().align_corners
+    assert make(align_corners=True).align_corners
+
+
+def test_both_losses_reach_their_parameters() -> None:
+    segmenter = make().train()
+    logits, aux_logits = segmenter.forward_with_aux(image())
+    assert aux_logits is not None
+    (logits.square().sum() + aux_logits.square().sum()).backward()
+    grads = {name: p.grad for name, p in segmenter.named_parameters()}
+    assert [name for name, grad in grads.items() if grad is None] == []
+    # timm starts residual branches at zero, so that of the backbone only the trunk is sure to hear at first
+    sure = [name for name in grads if not name.startswith("backbone.model.layer")]
+    assert "backbone.model.conv1.0.weight" in sure
+    assert [name for name in sure if not cast(Tensor, grads[name]).any()] == []
+
+
+def test_keys_begin_with_the_names_of_the_parts() -> None:
+    assert {key.split(".")[0] for key in make().state_dict()} == {"backbone", "head", "aux_head"}
+
+
+def test_widths_follow_from_the_backbone() -> None:
+    segmenter = make()
+    assert segmenter.aux_head is not None
+    assert cast(Tensor, segmenter.head.reduce[0].weight).shape == (8, 96, 3, 3)
+    assert cast(Tensor, segmenter.aux_head.reduce[0].weight).shape == (4, 192, 3, 3)
+
+
+def test_an_auxiliary_head_needs_a_second_map() -> None:
+    backbone = Backbone("test_resnet", out_indices=[1])
+    assert build_segmenter(backbone, 3, ISA, 8, aux_channels=None).aux_head is None
+    with pytest.raises(ValueError, match=r"two maps.*got backbone.channels=\[32\].*head.aux_channels=null"):
+        build_segmenter(backbone, 3, ISA, 8)

@@ -1,0 +1,183 @@
+"""The entry point as a user calls it: real processes, real folders, exit codes."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
+
+
+def run(*args: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *args]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", **env}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    work = tmp_path_factory.mktemp("run")
+    result = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (work / "out" / "lamps_isa").iterdir()
+    return work, folder, result
+
+
+def test_a_run_leaves_what_the_readme_says(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
+    work, folder, result = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"val/mIoU", "val/mAcc", "val/aAcc", "step", "val/group_acc", "seconds_per_step"} <= metrics.keys()
+    assert 0 <= metrics["val/mIoU"] <= 1
+    assert metrics["step"] in (2, 4)
+    for name in ("config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (folder / name).stat().st_size > 0, name
+    pictures = list((folder / "pictures").glob("*.png"))
+    assert len(pictures) >= 4
+    assert Image.open(pictures[0]).size[0] > 3 * 100
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert [float(r["val/mIoU"]) for r in rows if r.get("val/mIoU")]
+    assert list((folder / "wandb").glob("**/*.wandb")), "an offline W&B run"
+    assert "lamp" in result.stderr, "the per-class table"
+    assert [p.name for p in work.iterdir()] == ["out"], "nothing outside the output folder"
+
+
+def test_the_best_checkpoint_scores_what_metrics_json_says(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, folder, _ = finished
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert checkpoint["global_step"] == metrics["step"]
+    rows = [r for r in csv.DictReader((folder / "metrics.csv").open()) if r.get("val/mIoU")]
+    best = max(float(r["val/mIoU"]) for r in rows)
+    assert metrics["val/mIoU"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_finished_run_returns_at_once(finished: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+    work, folder, _ = finished
+    before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    again = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
+    assert again.returncode == 0
+    assert "is complete" in re.sub(r"\s+", " ", again.stderr)
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
+    """Stopped after step 2 (by shortening it) and resumed equals the run that was never stopped."""
+    common = ["logger=csv", "data.batch_size=2", "data.val_length=4", "trainer.val_check_interval=2"]
+    common += ["optim.total_steps=4", "trainer.max_steps=4", "check_data=false"]
+    whole = run(*common, f"run_dir={tmp_path / 'whole'}")
+    assert whole.returncode == 0, whole.stderr
+    first = run(*common, "trainer.max_steps=2", f"run_dir={tmp_path / 'cut'}")
+    assert first.returncode == 0, first.stderr
+    second = run(*common, f"run_dir={tmp_path / 'cut'}")
+    assert second.returncode == 0, second.stderr
+    a, b = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    )
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention=isaa"], "did you mean 'isa'"),
+        (["trainer.max_stpes=1"], "did you mean 'trainer.max_steps'"),
+        (["attention.group_size=0"], "two positive integers"),
+        (["backbone.name=resnet5O"], "name of a timm model"),
+        (["experiment=ade20k_isa", "backbone.pretrained=false"], "data set not found"),
+        (["experiment=cityscapes_isa", "data.root=/nowhere"], "data set not found"),
+        (["resume=must"], "resume"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run(*arguments, f"output_dir={tmp_path / 'out'}")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert not list(tmp_path.glob("out/*/*/checkpoints"))
+
+
+def make_folder(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(root / "images" / split / f"a {i}.jpg")
+            Image.fromarray(rng.integers(0, 2, (40, 56), np.uint8)).save(root / "masks" / split / f"a {i}.png")
+    return root
+
+
+def spoil_missing(root: Path) -> None:
+    (root / "masks/train/a 1.png").unlink()
+
+
+def spoil_size(root: Path) -> None:
+    Image.fromarray(np.zeros((40, 55), np.uint8)).save(root / "masks/val/a 1.png")
+
+
+def spoil_label(root: Path) -> None:
+    Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")
+
+
+def spoil_png(root: Path) -> None:
+    path = root / "masks/train/a 2.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_size, spoil_label, spoil_png])
+def test_a_fault_in_the_users_folder_stops_before_the_first_step(spoil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = make_folder(tmp_path / "data")
+    spoil(root)
+    result = run(*folder_arguments(root), f"run_dir={tmp_path / 'run'}")
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"a [12]", result.stderr), "names the file"
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def folder_arguments(root: Path) -> list[str]:
+    return [
+        "data=folder",
+        f"data.root={root}",
+        "data.classes=[left,right]",
+        "data.crop_size=[32,32]",
+        "data.batch_size=2",
+        "loss.class_weights=null",
+        "trainer.max_steps=2",
+        "logger=csv",
+    ]
+
+
+def test_a_users_own_folder_trains(tmp_path: Path) -> None:
+    result = run(*folder_arguments(make_folder(tmp_path / "data")), f"run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val/IoU"].keys() == {"left", "right"}
+
+
+def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
+    result = run("-m", "attention=none,pyramid_pooling", *TINY, "logger=csv", f"output_dir={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
+
+
+def test_help_helps() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("experiment", "lamps_isa", "attention", "criss_cross", "trainer.max_steps", "resume"):
+        assert word in result.stdout
