@@ -15,7 +15,7 @@ from isaseg.ablation.jobs import DRY_STEPS, ROWS, STEPS
 from isaseg.errors import IsasegError
 
 _EXAMPLES = """examples:
-  python src/ablation.py                    all rows on Lamps, 3 seeds, 1000 steps (about 40 minutes on 2 cores)
+  python src/ablation.py                    all 14 rows on Lamps, 3 seeds, 1000 steps
   python src/ablation.py --data cards       none, ISA 4, ISA 8 and dense on Cards
   python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
   python src/ablation.py --dry              the same path in a minute; its numbers mean nothing

@@ -47,7 +47,7 @@ def save_config(job: Job) -> None:
 
 
 def write_run(folder: Path, values: Mapping[int, float], steps: int = 1000, data: str = "lamps") -> None:
-    """A run folder as train.py leaves it: training rows between, and the best checkpoint scored at the end."""
+    """A run folder as train.py leaves it: training rows between, the best checkpoint scored at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save({"trainer": {"max_steps": steps}, "data": {"name": data}}, folder / "config.yaml")
     (folder / "metrics.json").write_text(

@@ -207,7 +207,7 @@ def test_a_failed_job_is_marked_failed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(run, "finish", lambda exit_code: (codes.append(exit_code), real(exit_code=exit_code)))
     with pytest.raises(ZeroDivisionError):
         try:
-            1 / 0  # noqa: B018
+            1 / 0
         finally:
             finish_loggers([logger])
     assert codes == [1]

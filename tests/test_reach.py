@@ -1,4 +1,4 @@
-"""Reach is measured on the code: known fields of view and supports, and a bound that can be counted by hand."""
+"""Reach is measured on the code: known fields of view and supports, and a bound counted by hand."""
 
 import functools
 

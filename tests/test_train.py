@@ -40,7 +40,13 @@ def test_a_run_leaves_what_the_readme_says(
     assert {"val/mIoU", "val/mAcc", "val/aAcc", "step", "val/group_acc", "seconds_per_step"} <= metrics.keys()
     assert 0 <= metrics["val/mIoU"] <= 1
     assert metrics["step"] in (2, 4)
-    for name in ("config.yaml", "metrics.csv", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "curves.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    ):
         assert (folder / name).stat().st_size > 0, name
     pictures = list((folder / "pictures").glob("*.png"))
     assert len(pictures) >= 4
@@ -64,7 +70,9 @@ def test_the_best_checkpoint_scores_what_metrics_json_says(
     assert metrics["val/mIoU"] == pytest.approx(best, abs=1e-6)
 
 
-def test_a_finished_run_returns_at_once(finished: tuple[Path, Path, subprocess.CompletedProcess[str]]) -> None:
+def test_a_finished_run_returns_at_once(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
     work, folder, _ = finished
     before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     again = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
@@ -103,7 +111,9 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
         (["resume=must"], "resume"),
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     result = run(*arguments, f"output_dir={tmp_path / 'out'}")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
@@ -118,8 +128,12 @@ def make_folder(root: Path) -> Path:
         for kind in ("images", "masks"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
         for i in range(3):
-            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(root / "images" / split / f"a {i}.jpg")
-            Image.fromarray(rng.integers(0, 2, (40, 56), np.uint8)).save(root / "masks" / split / f"a {i}.png")
+            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(
+                root / "images" / split / f"a {i}.jpg"
+            )
+            Image.fromarray(rng.integers(0, 2, (40, 56), np.uint8)).save(
+                root / "masks" / split / f"a {i}.png"
+            )
     return root
 
 
@@ -171,7 +185,9 @@ def test_a_users_own_folder_trains(tmp_path: Path) -> None:
 
 
 def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
-    result = run("-m", "attention=none,pyramid_pooling", *TINY, "logger=csv", f"output_dir={tmp_path / 'out'}")
+    result = run(
+        "-m", "attention=none,pyramid_pooling", *TINY, "logger=csv", f"output_dir={tmp_path / 'out'}"
+    )
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
 

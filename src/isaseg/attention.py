@@ -265,9 +265,9 @@ class InterlacedSparseAttention(nn.Module):
     """Interlaced sparse self-attention: a long-range stage, then a short-range one (arXiv 1907.12273).
 
     The long-range stage attends among positions `group_size` apart, the short-range stage inside windows of
-    `group_size`; after both, every position has heard from every other (but for `mask_padding`, where a window
-    cut by the border lacks some of the lattices). The stages share no weights. With `group_size` (1, 1) the
-    long-range stage is dense attention, with (H, W) the short-range stage is.
+    `group_size`; after both, every position has heard from every other (but for `mask_padding`, where a
+    window cut by the border lacks some of the lattices). The stages share no weights. With `group_size`
+    (1, 1) the long-range stage is dense attention, with (H, W) the short-range stage is.
 
     Args:
         channels: C of input and output.

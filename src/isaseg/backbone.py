@@ -120,9 +120,9 @@ def _create(
                 f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
             ) from error
         raise ConfigError(
-            f"could not load the weights of backbone.name='{name}': {type(error).__name__}: {str(error)[:300]}. "
-            "Without network, fetch them elsewhere and set backbone.weights=FILE (safetensors or pth, as timm "
-            "has them), or train from scratch with backbone.pretrained=false"
+            f"could not load the weights of backbone.name='{name}': {type(error).__name__}: "
+            f"{str(error)[:300]}. Without network, fetch them elsewhere and set backbone.weights=FILE "
+            "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
         ) from error
     if weights is not None:
         _check_loaded(model, name, weights)

@@ -119,6 +119,7 @@ class StepTimer(Callback):
 
     @property
     def seconds_per_step(self) -> float:
+        """Median seconds of the last steps, NaN before the first."""
         return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:

@@ -59,13 +59,13 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
     try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        plain = None if missing else OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+    if missing:
+        raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
     assert isinstance(plain, dict)
     for path, node in _nodes(plain):
         if "_target_" in node:
@@ -90,7 +90,9 @@ def check(cfg: DictConfig) -> None:
             f"got data.ignore_index={cfg.data.ignore_index}"
         )
     if len(cfg.data.crop_size) != 2 or min(cfg.data.crop_size) < 1:
-        raise ConfigError(f"expected data.crop_size as [height, width], got data.crop_size={cfg.data.crop_size}")
+        raise ConfigError(
+            f"expected data.crop_size as [height, width], got data.crop_size={cfg.data.crop_size}"
+        )
     weights = cfg.loss.class_weights
     if weights is not None and len(weights) != cfg.data.num_classes:
         raise ConfigError(
@@ -138,6 +140,7 @@ def run_name(cfg: DictConfig) -> str:
 def attention_label(cfg: DictConfig) -> str:
     """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `dense`."""
     node = cfg.attention
+    kind = str(node["_target_"]).rsplit(".", 1)[-1]
     name = {
         "InterlacedSparseAttention": "isa",
         "ParallelInterlacedSparseAttention": "isa-parallel",
@@ -146,7 +149,7 @@ def attention_label(cfg: DictConfig) -> str:
         "PlainCrissCross": "criss-cross-plain",
         "PyramidPooling": "pyramid-pooling",
         "NoContext": "none",
-    }.get(node["_target_"].rsplit(".", 1)[-1], node["_target_"].rsplit(".", 1)[-1])
+    }.get(kind, kind)
     if OmegaConf.is_list(node.get("group_size")):
         name += "-" + "x".join(str(p) for p in node.group_size)
     if node.get("order", "long_short") != "long_short":
@@ -208,15 +211,21 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"expected {path}._target_ to name a class or function, got '{target}': {error}") from error
+        raise ConfigError(
+            f"expected {path}._target_ to name a class or function, got '{target}': {error}"
+        ) from error
     if not str(getattr(function, "__module__", "")).startswith(("isaseg", "lightning", "torch.optim")):
-        raise ConfigError(f"expected {path}._target_ to be defined in isaseg, lightning or torch.optim, got '{target}'")
+        raise ConfigError(
+            f"expected {path}._target_ to be defined in isaseg, lightning or torch.optim, got '{target}'"
+        )
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
     for key in node:
         if not key.startswith("_") and key not in parameters:
-            raise ConfigError(f"no configuration key '{path}.{key}'; {_suggest(key, list(parameters))}({target})")
+            raise ConfigError(
+                f"no configuration key '{path}.{key}'; {_suggest(key, list(parameters))}({target})"
+            )
 
 
 def _safe(name: str) -> str:

@@ -102,14 +102,17 @@ class AppendingCsvLogger(Logger):
 
     @property
     def name(self) -> str | None:
+        """None."""
         return None  # Lightning makes folders of name and version; the run folder is the folder
 
     @property
     def version(self) -> str | None:
+        """None."""
         return None
 
     @property
     def save_dir(self) -> str | None:
+        """The run folder."""
         return str(self.path.parent)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -214,7 +217,7 @@ class NeverFatalWandbLogger(WandbLogger):
             return
         try:
             run.finish(exit_code=exit_code)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log.warning("W&B could not finish its run (%s: %s)", type(error).__name__, error)
 
     def _begin(self) -> None:
@@ -224,7 +227,7 @@ class NeverFatalWandbLogger(WandbLogger):
                 self._begin_online()
             else:
                 self._init()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self._give_up(error)
             return
         run = self._experiment
@@ -240,7 +243,7 @@ class NeverFatalWandbLogger(WandbLogger):
             if not wandb.login(prompt=False):
                 raise RuntimeError("no API key; run `wandb login` once")
             self._init()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log.warning("W&B cannot go online (%s: %s); goes on offline", type(error).__name__, error)
             self._wandb_init["mode"] = "offline"
             self._init()
@@ -261,7 +264,7 @@ class NeverFatalWandbLogger(WandbLogger):
             return
         try:
             action()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:

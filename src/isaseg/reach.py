@@ -1,7 +1,7 @@
 """What a pixel can hear of: field of view, attention support, and the accuracy that they allow on Lamps.
 
-All of it is measured on the code that trains, by the support of gradients, before anything is trained: nothing
-here is a formula that could drift from the modules. The bound assumes a perfect decision wherever the cue is
+All of it is measured on the code that trains, by the support of gradients, before anything is trained:
+nothing here is a formula that could drift from the modules. The bound assumes a perfect decision wherever the cue is
 in reach, and a guess among three lamp colours wherever it is not.
 """
 
@@ -31,7 +31,7 @@ class Source(Protocol):
 
 
 class FieldOfView(NamedTuple):
-    """Which pixels one feature sees: rows i * stride + offset to i * stride + offset + size - 1 for cell row i.
+    """Which pixels one feature sees: for cell row i, `size` rows from row i * stride + offset on.
 
     Attributes:
         size: Pixels (rows, columns).
@@ -57,7 +57,7 @@ class Bound(NamedTuple):
 
 
 def field_of_view(stages: Sequence[nn.Module]) -> FieldOfView:
-    """Measure the pixels that one feature sees after `stages`, e.g. `[segmenter.backbone, segmenter.head.reduce]`.
+    """Measure the pixels that one feature sees after `stages`, e.g. `[backbone, head.reduce]`.
 
     A stage may return a list of maps, of which the last goes on.
 
@@ -75,8 +75,8 @@ def field_of_view(stages: Sequence[nn.Module]) -> FieldOfView:
             return FieldOfView(size, (rows[0] - cell * stride, cols[0] - cell * stride), stride)
         side *= 2
     raise ValueError(
-        f"expected a field of view of at most {_LARGEST} pixels, got more; a backbone that sees the whole picture "
-        "sets no bound"
+        f"expected a field of view of at most {_LARGEST} pixels, got more; a backbone that sees the whole "
+        "picture sets no bound"
     )
 
 
@@ -114,8 +114,8 @@ def group_accuracy_bound(
 ) -> Bound:
     """Return the group accuracy on Lamps that no model of this reach can exceed, up to luck.
 
-    An object pixel is decidable if a lamp pixel lies in the field of view of a cell which is heard by one of the
-    cells that bilinear up-sampling makes this pixel from. It then counts 1, otherwise 1/3.
+    An object pixel is decidable if a lamp pixel lies in the field of view of a cell which is heard by one of
+    the cells that bilinear up-sampling makes this pixel from. It then counts 1, otherwise 1/3.
 
     Args:
         support: bool (N, N) as `attention_support` gives it; each cell hears itself as well, because the head
@@ -145,7 +145,7 @@ def group_accuracy_bound(
 
 
 def cells_that_see(cue: Tensor, fov: FieldOfView) -> Tensor:
-    """Return which cells have a pixel of `cue`, bool (H, W), in their field of view: bool (H / stride, W / stride)."""
+    """Return which cells, bool (H / stride, W / stride), see a pixel of `cue`, bool (H, W)."""
     height, width = cue.shape
     rows = _windows(height, fov.size[0], fov.offset[0], fov.stride)
     cols = _windows(width, fov.size[1], fov.offset[1], fov.stride)

@@ -100,7 +100,12 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
     interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
         ModelCheckpoint(
-            checkpoints, "best", monitor="val/mIoU", mode="max", save_on_exception=False, enable_version_counter=False
+            checkpoints,
+            "best",
+            monitor="val/mIoU",
+            mode="max",
+            save_on_exception=False,
+            enable_version_counter=False,
         ),
         ModelCheckpoint(
             checkpoints,

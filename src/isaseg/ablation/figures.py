@@ -1,4 +1,4 @@
-"""The two figures of the ablation: mIoU against steps, mIoU against cost. Labels stand beside what they name."""
+"""The two figures of the ablation: mIoU against steps, and against cost. Labels stand beside what they name."""
 
 import math
 import statistics
@@ -21,7 +21,7 @@ _SINGLE = 5  # so few rows fit into one panel
 
 
 def plot_curves(results: Sequence[Result], path: Path) -> None:
-    """Draw mIoU against steps: the mean over the seeds, a band from the lowest to the highest, one panel a family."""
+    """Draw mIoU against steps: mean over the seeds, band from lowest to highest, one panel a family."""
     panels = _panels(results)
     columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)

@@ -1,7 +1,8 @@
 """The ablation over context modules: which rows, which runs, and the processes that train them.
 
-One run is one fresh process of `train.py`, not one job of an in-process Hydra multirun: no random state, cache,
-thread pool or half-finished logger of one run can then reach the next, and a run that dies takes nobody with it.
+One run is one fresh process of `train.py`, not one job of an in-process Hydra multirun: no random state,
+cache, thread pool or half-finished logger of one run can then reach the next, and a run that dies takes nobody
+with it.
 """
 
 import csv
@@ -54,32 +55,32 @@ PANELS = _WHOLE, _STAGE, _CROSS, _OTHER = (
     "no attention",
 )
 ROWS = (
-    Row("none", "none", _OTHER, 52, ("attention=none",)),
-    Row("pyramid", "pyramid pooling", _OTHER, 61, ("attention=pyramid_pooling",)),
-    Row("short-8", "short-range alone, 8", _STAGE, 74, _isa(8, "short")),
-    Row("long-8", "long-range alone, 8", _STAGE, 70, _isa(8, "long")),
-    Row("short-16", "short-range alone, 16", _STAGE, 95, _isa(16, "short")),
-    Row("long-16", "long-range alone, 16", _STAGE, 68, _isa(16, "long")),
+    Row("none", "none", _OTHER, 80, ("attention=none",)),
+    Row("pyramid", "pyramid pooling", _OTHER, 90, ("attention=pyramid_pooling",)),
+    Row("short-8", "short-range alone, 8", _STAGE, 120, _isa(8, "short")),
+    Row("long-8", "long-range alone, 8", _STAGE, 122, _isa(8, "long")),
+    Row("short-16", "short-range alone, 16", _STAGE, 136, _isa(16, "short")),
+    Row("long-16", "long-range alone, 16", _STAGE, 120, _isa(16, "long")),
     Row(
         "criss-cross-1",
         "criss-cross, 1 pass",
         _CROSS,
-        75,
+        125,
         ("attention=criss_cross_plain", "attention.passes=1"),
     ),
     Row(
         "criss-cross-2",
         "criss-cross, 2 passes",
         _CROSS,
-        103,
+        163,
         ("attention=criss_cross_plain", "attention.passes=2"),
     ),
-    Row("ccnet-1", "CCNet's module, R = 1", _CROSS, 66, ("attention=criss_cross", "attention.recurrence=1")),
-    Row("ccnet-2", "CCNet's module, R = 2", _CROSS, 83, ("attention=criss_cross", "attention.recurrence=2")),
-    Row("isa-4", "ISA 4", _WHOLE, 107, _isa(4)),
-    Row("isa-8", "ISA 8", _WHOLE, 103, _isa(8)),
-    Row("isa-16", "ISA 16", _WHOLE, 120, _isa(16)),
-    Row("dense", "dense", _WHOLE, 211, ("attention=dense",)),
+    Row("ccnet-1", "CCNet's module, R = 1", _CROSS, 107, ("attention=criss_cross", "attention.recurrence=1")),
+    Row("ccnet-2", "CCNet's module, R = 2", _CROSS, 143, ("attention=criss_cross", "attention.recurrence=2")),
+    Row("isa-4", "ISA 4", _WHOLE, 155, _isa(4)),
+    Row("isa-8", "ISA 8", _WHOLE, 157, _isa(8)),
+    Row("isa-16", "ISA 16", _WHOLE, 164, _isa(16)),
+    Row("dense", "dense", _WHOLE, 190, ("attention=dense",)),
 )
 STEPS = {"lamps": 1000, "cards": 3000}
 DEFAULT_ROWS = {"lamps": tuple(row.name for row in ROWS), "cards": ("none", "isa-4", "isa-8", "dense")}
@@ -114,7 +115,7 @@ class Job:
     @property
     def expected_seconds(self) -> float:
         """How long it may take on one core."""
-        return self.row.milliseconds / 1000 * self.steps + 10  # 10: start-up, validation, pictures
+        return self.row.milliseconds / 1000 * self.steps + 30  # 30: start-up, validations, pictures
 
 
 def default_rows(data: str, dry: bool) -> tuple[str, ...]:
@@ -174,7 +175,7 @@ def compose_job(job: Job) -> DictConfig:
 
 
 def is_finished(job: Job) -> bool:
-    """Tell whether the folder holds the metrics of exactly this run; steps, learning rate, everything counts."""
+    """Tell whether the folder holds the metrics of exactly this run: steps, learning rate, everything."""
     saved = job.folder / "config.yaml"
     if not (job.folder / "metrics.json").is_file() or not saved.is_file():
         return False
@@ -230,7 +231,7 @@ def run_jobs(jobs: Sequence[Job], train: Path, parallel: int, console: Console) 
 
 
 def _start(job: Job, train: Path) -> subprocess.Popen[bytes]:
-    """Start one run. What another configuration left in the folder is not resumed, nor taken for its result."""
+    """Start one run; what another configuration left in its folder is neither resumed nor its result."""
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "metrics.json").unlink(missing_ok=True)
     fresh = [] if _same_run(job) else ["resume=never"]

@@ -1,10 +1,10 @@
 """What is known of each row before training, and what its runs gave.
 
-Scores are those of the last step: no checkpoint is picked by the scenes on which it is scored. A run counts as
-converged if val/mIoU moves by less than one point (largest minus smallest) over the validations of the last fifth
-of its steps, of which there must be two, and if it has no fewer steps than the data set's default. The schedule
-ends at learning rate 0, so this is necessary and not sufficient: a run that has learned nothing yet may look
-converged, the shorter the easier.
+Scores are those of the last step: no checkpoint is picked by the scenes on which it is scored. A run counts
+as converged if val/mIoU moves by less than one point (largest minus smallest) over the validations of the last
+fifth of its steps, of which there must be two, and if it has no fewer steps than the data set's default. The
+schedule ends at learning rate 0, so this is necessary and not sufficient: a run that has learned nothing yet may
+look converged, the shorter the easier.
 """
 
 import csv
@@ -48,7 +48,7 @@ class Facts(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One finished run: scores of the last step, fractions; its curve of val/mIoU; whether it had converged."""
+    """One finished run: scores of the last step (fractions), curve of val/mIoU, whether it had converged."""
 
     seed: int
     scores: dict[str, float]
@@ -70,7 +70,7 @@ class Result(NamedTuple):
         return all(run.converged for run in self.runs)
 
     def percent(self, key: str) -> tuple[float, float]:
-        """Return mean and standard deviation over the seeds in per cent; NaN where there is nothing to average."""
+        """Return mean and standard deviation over the seeds in per cent; NaN if there is nothing to average."""
         values = [100 * run.scores[key] for run in self.runs if key in run.scores]
         mean = statistics.fmean(values) if values else math.nan
         return mean, statistics.stdev(values) if len(values) > 1 else math.nan
@@ -101,7 +101,7 @@ def _facts(cfg: DictConfig) -> Facts:
 
 
 def write_bounds(facts: Mapping[str, Facts], output: Path) -> str:
-    """Write bounds.json, before the training that it predicts, and return the same as text, or "" if there is none."""
+    """Write bounds.json, before the training that it predicts, and return the same as text, "" if none."""
     bounds = {name: fact.bound._asdict() for name, fact in facts.items() if fact.bound is not None}
     if not bounds:
         return ""

@@ -128,30 +128,31 @@ def _findings(results: Sequence[Result]) -> list[str]:
 
 def _notes(results: Sequence[Result], data: str) -> list[str]:
     notes = [
-        "Mean ± standard deviation over seeds (initialisation and order; the scenes are the same), at the last step.",
+        "Mean ± standard deviation over seeds (initialisation and order; same scenes), at the last step.",
         (
-            f"Converged: at least {STEPS[data]} steps, and mIoU moved by less than 1 point over the validations of the "
-            "last fifth of them. The learning rate ends at 0, so a run that has not begun to learn may look "
+            f"Converged: at least {STEPS[data]} steps, and mIoU moved by less than 1 point over the "
+            "validations of the last fifth of them. The learning rate ends at 0, so a run that has not begun to "
+            "learn may look "
             "converged: only a bound shows that a row cannot do better."
         ),
         (
-            "Cost: one map, one forward pass, multiply and add counted as one; score memory in fp32 if all scores are "
-            "held. The time is that of one core while the other cores train other rows."
+            "Cost: one map, one forward pass, multiply and add counted as one; score memory in fp32 if all "
+            "scores are held. The time is that of one core while the other cores train other rows."
         ),
-        "The table shows what these modules do on this generated task. It ranks no context modules in general.",
+        "The table shows what these modules do on this generated task; it ranks none of them in general.",
     ]
     if any(result.facts.bound is not None for result in results):
         pixels = results[0].facts.field_of_view
         notes.insert(
             2,
-            f"Bound: group accuracy if the lamp's colour is known wherever a pixel of the lamp is in reach, and guessed "
-            f"among three elsewhere; from the field of view ({pixels} pixels) and the support of each module, both "
-            "measured on the code. Far: object pixels more than 40 pixels from the lamp.",
+            "Bound: group accuracy if the lamp's colour is known wherever a pixel of the lamp is in reach, and "
+            f"guessed among three elsewhere; from the field of view ({pixels} pixels) and the support of each "
+            "module, both measured on the code. Far: object pixels more than 40 pixels from the lamp.",
         )
     if data == "lamps":
         notes.append(
-            "Lamps was chosen after Cards, which ISA learned more slowly than dense attention, and its lamp was enlarged "
-            "until ISA learned it: that ISA equals dense here is partly a choice of task."
+            "Lamps was chosen after Cards, which ISA learned more slowly than dense attention, and its lamp was "
+            "enlarged until ISA learned it: that ISA equals dense here is partly a choice of task."
         )
     return notes
 

@@ -28,7 +28,7 @@ _CLASSES = (
 )
 CLASSES = tuple(name for name, _, _ in _CLASSES)
 PALETTE = np.array([colour for _, _, colour in _CLASSES], dtype=np.uint8)
-IDS = {**{i: 255 for i in range(34)}, **{label: train for train, (_, label, _) in enumerate(_CLASSES)}}
+IDS = {**dict.fromkeys(range(34), 255), **{label: train for train, (_, label, _) in enumerate(_CLASSES)}}
 LAYOUT = """\
   leftImg8bit/{train,val}/CITY/CITY_000000_000019_leftImg8bit.png
   gtFine/{train,val}/CITY/CITY_000000_000019_gtFine_labelIds.png     (labels 0 to 33)"""

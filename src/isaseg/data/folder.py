@@ -49,7 +49,7 @@ def folder(
         return None
     images, masks = list_files(path / "images" / split), list_files(path / "masks" / split)
     pairs = pair_files(images, masks, root, "images and masks", split, LAYOUT)
-    ids = {**{i: i for i in range(len(classes))}, **{i: ignore_index for i in ignore}}
+    ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
     colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
     return FileSource(path.resolve().name, split, pairs, classes, colours, ids, MODES, ignore_index)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 # Otherwise the import asks pypi.org for a newer version, in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import albumentations as A  # type: ignore[import-untyped]
+import albumentations as A
 import cv2
 import numpy as np
 

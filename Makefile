@@ -1,0 +1,55 @@
+# `make train` and `make test` set up what they need: a fresh machine wants nothing but Python 3.11 and make.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format sweep ablation lock clean clean-all
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo '  options after ARGS=, e.g.  make train ARGS="attention=dense seed=1"'
+
+install: $(STAMP) ## create .venv and install the locked packages (about two minutes)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; give another as make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+train: $(STAMP) ## train ISA on the embedded Lamps: some two minutes on two cores
+	$(BIN)/python src/train.py $(ARGS)
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP) ## check style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+	$(BIN)/yamllint conf
+
+format: $(STAMP) ## bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+sweep: $(STAMP) ## train every partition size on Lamps, one after the other
+	$(BIN)/python src/train.py -m sweep=group_size $(ARGS)
+
+ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and draw the table and the figures
+	$(BIN)/python src/ablation.py $(ARGS)
+
+lock: ## remake constraints.txt from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt
+
+clean: ## remove caches
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-all: clean ## remove caches, .venv and every result in outputs
+	rm -rf $(VENV) outputs
