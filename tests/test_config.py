@@ -25,7 +25,9 @@ def load(*overrides: str) -> DictConfig:
 def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> None:
     if group == "hydra":
         pytest.skip("part of every other composition")
-    cfg = load(f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else []))
+    cfg = load(
+        f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
+    )
     if group == "data":
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
     config.check(cfg)
