@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,8 +44,11 @@ sweep: $(STAMP) ## train every partition size on Lamps, one after the other
 ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and draw the table and the figures
 	$(BIN)/python src/ablation.py $(ARGS)
 
-lock: ## remake constraints.txt from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt
+figures: $(STAMP) ## draw the ablation's table and figures again from the runs on disk
+	$(BIN)/python src/ablation.py --report-only $(ARGS)
+
+lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
 
 clean: ## remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

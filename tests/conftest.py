@@ -1,8 +1,12 @@
 """What every test gets: no network, one thread, nothing written outside its own folder."""
 
+import atexit
+import ipaddress
 import os
+import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 os.environ.update(
@@ -13,21 +17,51 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")
+os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")  # W&B keeps files there
 
 import pytest
 import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
+from isaseg import config
+
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 torch.set_num_threads(1)
-_connect = socket.socket.connect
 
 
-def _only_loopback(self: socket.socket, address: Any) -> None:
-    if self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1", "localhost")):
-        raise OSError(f"tests reach no network, got {address}")
-    _connect(self, address)
+def _is_here(family: int, address: Any) -> bool:
+    if family == socket.AF_UNIX or address[0] == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address[0]).is_loopback
+    except ValueError:  # a name: it would have to be asked of a server
+        return False
 
 
-@pytest.fixture(autouse=True)
-def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socket.socket, "connect", _only_loopback)
+def _guard(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+    def only_loopback(self: socket.socket, address: Any) -> Any:
+        if not _is_here(self.family, address):
+            raise OSError(f"tests reach no network, got {address}")
+        return connect(self, address)
+
+    return only_loopback
+
+
+# For the whole session, so that fixtures of any scope are guarded too.
+for _name in ("connect", "connect_ex"):
+    setattr(socket.socket, _name, _guard(getattr(socket.socket, _name)))
+
+
+@pytest.fixture
+def compose() -> Callable[..., DictConfig]:
+    """Give `compose(*overrides)`: the configuration that `train.py` would get from this command line."""
+
+    def composed(*overrides: str) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+            return hydra_compose("train", overrides=list(overrides))
+
+    return composed

@@ -65,6 +65,7 @@ class Cost(NamedTuple):
 
 
 # ---------------------------------------------------------------- regrouping
+# Each is one copy, into channels-last memory: attention wants the channels of a token together.
 
 
 def interlace(x: Tensor, group_size: Size) -> Tensor:
@@ -83,13 +84,13 @@ def interlace(x: Tensor, group_size: Size) -> Tensor:
         ValueError: If H or W is not a multiple.
     """
     x = _split_axes(x, group_size)  # (B, C, Q_h, P_h, Q_w, P_w)
-    return x.permute(0, 3, 5, 1, 2, 4).flatten(0, 2)
+    return x.permute(0, 3, 5, 2, 4, 1).flatten(0, 2).permute(0, 3, 1, 2)
 
 
 def deinterlace(x: Tensor, group_size: Size) -> Tensor:
     """Undo `interlace`: (B * P_h * P_w, C, Q_h, Q_w) to (B, C, Q_h * P_h, Q_w * P_w)."""
     x = x.reshape(-1, *group_size, *x.shape[1:])  # (B, P_h, P_w, C, Q_h, Q_w)
-    return x.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+    return x.permute(0, 4, 1, 5, 2, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def split_windows(x: Tensor, group_size: Size) -> Tensor:
@@ -99,14 +100,14 @@ def split_windows(x: Tensor, group_size: Size) -> Tensor:
         ValueError: If H or W is not a multiple of the window.
     """
     x = _split_axes(x, group_size)  # (B, C, Q_h, P_h, Q_w, P_w)
-    return x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    return x.permute(0, 2, 4, 3, 5, 1).flatten(0, 2).permute(0, 3, 1, 2)
 
 
 def merge_windows(x: Tensor, size: Size) -> Tensor:
     """Undo `split_windows`: (B * Q_h * Q_w, C, P_h, P_w) to (B, C, H, W), where `size` = (H, W)."""
     rows, cols = size[0] // x.shape[2], size[1] // x.shape[3]
     x = x.reshape(-1, rows, cols, *x.shape[1:])  # (B, Q_h, Q_w, C, P_h, P_w)
-    return x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    return x.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from isaseg.data import lamps, scene
+from isaseg.data.dataset import Loaded
 
 FRAMES = ("white", "black", "chequered")
 CLASSES = (
@@ -31,7 +32,7 @@ class Cards(lamps.Lamps):
 
     classes = CLASSES
 
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def draw(self, index: int) -> Loaded:
         """Draw scene `index`.
 
         Returns:

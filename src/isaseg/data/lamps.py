@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from isaseg.data import scene
+from isaseg.data.dataset import Loaded
 from isaseg.errors import ConfigError
 
 LIGHTS = {"red": (225, 45, 40), "green": (45, 200, 55), "blue": (50, 80, 225)}
@@ -60,6 +61,7 @@ class Lamps:
             raise ConfigError(f"expected at least one scene, got data.{train_length=}, data.{val_length=}")
         self.split, self.seed = split, seed
         self.length = train_length if split == "train" else val_length
+        self._drawn: dict[int, Loaded] = {}
 
     def __len__(self) -> int:
         """Return the number of scenes."""
@@ -72,7 +74,19 @@ class Lamps:
     def check(self) -> None:
         """Check nothing: there are no files."""
 
-    def load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def load(self, index: int) -> Loaded:
+        """Return scene `index`; those of val and test are drawn once and kept, as every validation wants them.
+
+        Returns:
+            Image uint8 (128, 128, 3), train ids uint8 (128, 128), and what `draw` says is far, bool (128, 128).
+        """
+        if self.split == "train":
+            return self.draw(index)
+        if index not in self._drawn:
+            self._drawn[index] = self.draw(index)
+        return self._drawn[index]
+
+    def draw(self, index: int) -> Loaded:
         """Draw scene `index`.
 
         Returns:

@@ -1,0 +1,208 @@
+"""The project's own promises: versions, the lock, make targets, documents that tell the truth."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import isaseg
+from isaseg import config
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "clean"}
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+
+RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
+DIRECT = [
+    *RUN_TIME,
+    *(Requirement(r) for r in PROJECT["project"]["optional-dependencies"]["dev"]),
+    *(Requirement(r) for r in PROJECT["build-system"]["requires"]),
+]
+
+
+def lock() -> dict[str, tuple[str, list[str]]]:
+    """Return the version and the hashes of each package in the lock."""
+    text = (ROOT / "constraints.txt").read_text().replace("\\\n", " ")
+    pins = {}
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        match = re.fullmatch(r"([\w.-]+)==(\S+)((?: +--hash=sha256:[0-9a-f]{64})*)", line)
+        assert match, f"neither a pin nor a hash: {line[:80]}"
+        pins[canonicalize_name(match[1])] = (match[2], match[3].split())
+    return pins
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run in the root as if from a fresh shell, although `make test` may be what runs us."""
+    ours = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "ARGS", "PYTHON")
+    env = {k: v for k, v in os.environ.items() if k not in ours}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("torch", "2.5.1"),  # CVE-2025-32434
+        ("torch", "2.9.1"),  # CVE-2026-24747
+        ("lightning", "2.6.2"),  # GHSA-w37p-236h-pfx3
+        ("lightning", "2.6.3"),
+        ("hydra-core", "1.3.7"),
+        ("omegaconf", "2.4.0"),
+        ("timm", "1.0.20"),
+    ],
+)
+def test_versions_known_to_be_bad_are_refused(name: str, version: str) -> None:
+    (requirement,) = [r for r in RUN_TIME if r.name == name]
+    assert not requirement.specifier.contains(version, prereleases=True)
+
+
+def test_the_poisoned_lightning_releases_are_named() -> None:
+    """So that they stay out even if somebody lowers the floor."""
+    (lightning,) = [r for r in RUN_TIME if r.name == "lightning"]
+    assert {"!=2.6.2", "!=2.6.3"} <= {str(s) for s in lightning.specifier}
+
+
+@pytest.mark.parametrize("requirement", DIRECT, ids=str)
+def test_the_lock_pins_every_direct_dependency_within_its_bounds(requirement: Requirement) -> None:
+    version, _ = lock()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version)
+
+
+def test_everything_locked_has_hashes() -> None:
+    pins = lock()
+    assert not [name for name, (_, hashes) in pins.items() if not hashes]
+    assert "albumentationsx" not in pins, "AGPL"
+
+
+def test_make_help_lists_every_target_with_its_purpose() -> None:
+    shown = run("make", "--no-print-directory", "help")
+    assert shown.returncode == 0, shown.stderr
+    purposes = dict(re.findall(r"^  make (\S+) +(\S.*)$", shown.stdout, flags=re.MULTILINE))
+    assert purposes.keys() >= TARGETS
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert purposes.keys() == set(phony.split())
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_every_target_can_be_made(target: str) -> None:
+    planned = run("make", "--no-print-directory", "-n", target)
+    assert planned.returncode == 0, planned.stderr
+    scripts = re.findall(r"\bsrc/\w+\.py", planned.stdout)
+    assert all((ROOT / script).is_file() for script in scripts)
+    assert target not in ("train", "sweep", "ablation", "figures") or scripts
+
+
+@pytest.mark.parametrize("target", ["clean", "clean-all"])
+def test_only_clean_all_removes_results(target: str) -> None:
+    removed = run("make", "--no-print-directory", "-n", target).stdout
+    assert ("outputs" in removed) == (".venv" in removed) == (target == "clean-all")
+
+
+@pytest.mark.parametrize("module", ["isaseg", "isaseg.config"])
+def test_the_package_imports_without_torch(module: str) -> None:
+    """A typo on the command line is told at once, not after the seconds that torch takes."""
+    code = f"import sys, {module}; print(*{{'torch', 'lightning', 'timm'}} & set(sys.modules))"
+    done = run(sys.executable, "-c", code)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_the_version_is_stated_once_and_the_same() -> None:
+    version = PROJECT["project"]["version"]
+    assert isaseg.__version__ == version
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\bshell\s*=\s*True\b",
+        r"\bos\.(system|popen)\b",
+        r"(?<![.\w])(eval|exec)\(",
+        r"\bweights_only\s*=\s*False\b",
+        r"\btorch\.hub\b",
+        r"^\s*(import|from) (urllib|requests|httpx|socket|tarfile)\b",
+        r"\bextractall\b",
+    ],
+)
+def test_no_source_opens_a_known_door(pattern: str) -> None:
+    """Nor loads unsafely: that is `test_checkpoint.py`."""
+    door = re.compile(pattern, re.MULTILINE)
+    found = [p.name for p in (ROOT / "src").rglob("*.py") if door.search(p.read_text())]
+    assert found == []
+
+
+def test_nothing_names_a_folder_of_somebodys_machine() -> None:
+    folders = re.compile(r"(?<![\w.:/])(/(home|root|work|Users|opt|mnt|scratch)/|~/|[A-Z]:\\)")
+    files = [p for folder in ("src", "conf", ".ci", ".github") for p in (ROOT / folder).rglob("*")]
+    files += [ROOT / name for name in (*DOCUMENTS, "Makefile", "pyproject.toml", ".pre-commit-config.yaml")]
+    text = [p for p in files if p.is_file() and p.suffix in ("", ".py", ".yaml", ".yml", ".md", ".toml")]
+    assert len(text) > 60
+    assert [str(p) for p in text if folders.search(p.read_text())] == []
+
+
+def commands(start: str) -> list[str]:
+    """Return what the documents tell the reader to type, without the comments."""
+    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    blocks = re.findall(r"^```\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"`([^`\n]+)`", text)]
+    return sorted({line.split(" #")[0].strip() for line in lines if line.startswith(start)})
+
+
+def test_documented_make_targets_exist() -> None:
+    named = {command.split()[1] for command in commands("make ")}
+    assert named >= {"train", "test", "ablation", "lint", "lock"}
+    assert not [target for target in named if run("make", "-n", target).returncode]
+
+
+@pytest.mark.parametrize("command", commands("python src/train.py"))
+def test_documented_training_commands_compose(command: str, compose: Callable[..., DictConfig]) -> None:
+    arguments = [a for a in command.split()[2:] if a not in ("-m", "--help")]
+    config.check(compose(*arguments, *([] if "data.root" in command else ["data.root=somewhere"])))
+
+
+@pytest.mark.parametrize("command", commands("python src/ablation.py"))
+def test_documented_ablation_commands_have_their_options(command: str) -> None:
+    shown = run(sys.executable, "src/ablation.py", "--help").stdout
+    options = [word for word in command.split()[2:] if not word.isdigit()]
+    assert options and all(re.search(rf"(?<![\w-]){re.escape(o)}(?![\w-])", shown) for o in options)
+
+
+def test_documented_attention_choices_are_all_there_are() -> None:
+    (line,) = re.findall(r"^python src/train\.py attention=.* # (.+)$", readme(), flags=re.MULTILINE)
+    assert set(line.split()) == {p.stem for p in (ROOT / "conf" / "attention").glob("*.yaml")}
+
+
+def test_the_readmes_python_runs() -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme(), flags=re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_documents_name_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    paths = re.findall(r"`((?:src|conf|tests|docs|\.ci)/[\w./-]+)`", text)
+    assert [name for name in (*links, *paths) if not (ROOT / name).exists()] == []
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("address", [("192.0.2.1", 80), ("example.org", 443)])
+def test_tests_reach_no_network(address: tuple[str, int]) -> None:
+    for connect in (socket.socket.connect, socket.socket.connect_ex):
+        with socket.socket() as client, pytest.raises(OSError, match="tests reach no network"):
+            connect(client, address)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        socket.create_connection(server.getsockname()).close()
