@@ -34,7 +34,10 @@ def main() -> int:
         job()
     except (HydraException, OmegaConfBaseException) as error:
         return _tell(config.explain(error), 2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning answers Ctrl-C with SystemExit(1) of its own
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         return _tell("interrupted; the same command continues from the last checkpoint", 130)
     return max(codes)
 

@@ -4,14 +4,20 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 from PIL import Image
+
+from isaseg.training import train
+from tests import fakes
 
 ROOT = Path(__file__).parents[1]
 TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
@@ -190,6 +196,47 @@ def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("experiment", "fake"),
+    [
+        ("lamps_isa", None),
+        ("cards_isa", None),
+        ("camvid_isa", fakes.make_fake_camvid),
+        ("ade20k_isa", fakes.make_fake_ade20k),
+        ("cityscapes_isa", fakes.make_fake_cityscapes),
+    ],
+)
+def test_every_experiment_runs_two_steps_in_its_real_layout(
+    experiment: str,
+    fake: Callable[..., Path] | None,
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+) -> None:
+    small = ["backbone=tiny_d8", "backbone.pretrained=false", "data.crop_size=[64,64]", "data.batch_size=2"]
+    small += ["data.num_workers=0", "data.val_batch_size=1", "data.val_length=2"]
+    small += ["trainer.max_steps=2", "trainer.accelerator=cpu", "logger=csv", "head.channels=32"]
+    root = [f"data.root={fake(tmp_path / 'a root')}"] if fake else []
+    metrics = train(compose(f"experiment={experiment}", *small, *root, f"run_dir={tmp_path / 'run'}"))
+    assert metrics["step"] == 2
+    assert 0 <= metrics["val/mIoU"] <= 1
+    assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
+
+
+def test_a_real_ctrl_c_is_130_and_the_same_command_continues(tmp_path: Path) -> None:
+    arguments = [*TINY, "trainer.max_steps=400", "trainer.val_check_interval=5", "logger=csv"]
+    arguments += ["data.val_length=2", f"run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "step 20/400" in line:
+                process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=100) == 130
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert 15 <= saved < 400  # the line of step 20 may come before its checkpoint
 
 
 def test_help_helps() -> None:

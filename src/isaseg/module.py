@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -29,6 +28,7 @@ class SegmentationModule(lightning.LightningModule):
         num_classes: K.
         ignore_index: Label that is left out.
         aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
+        class_weights: Of the auxiliary cross-entropy; openseg weighs both losses alike.
         groups: Groups of classes of which the group accuracy is reported.
     """
 
@@ -40,12 +40,13 @@ class SegmentationModule(lightning.LightningModule):
         num_classes: int,
         ignore_index: int = 255,
         aux_weight: float = 0.4,
+        class_weights: Sequence[float] | None = None,
         groups: Sequence[Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.loss = loss
-        self.aux_loss = CrossEntropy(ignore_index)
+        self.aux_loss = CrossEntropy(ignore_index, class_weights)
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
         self.groups = groups
@@ -109,7 +110,3 @@ class SegmentationModule(lightning.LightningModule):
         """Return optimizer and schedule, stepped every optimizer step."""
         optimizer, scheduler = self.make_optimizer(self.segmenter)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move the tensors of a batch; the names stay."""
-        return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -91,6 +91,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         cfg.data.num_classes,
         cfg.data.ignore_index,
         cfg.aux_weight,
+        _plain(cfg.loss)["class_weights"],
         datamodule.groups,
     )
 
@@ -126,6 +127,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         "trainer",
         val_check_interval=interval * cfg.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=None,
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, cfg.trainer.max_steps),
         use_distributed_sampler=False,
         default_root_dir=str(folder),
         logger=run_loggers,
