@@ -223,7 +223,7 @@ def run_jobs(jobs: Sequence[Job], train: Path, parallel: int, console: Console) 
                 while waiting and len(running) < parallel:
                     job = waiting.pop(0)
                     running[job] = _start(job, train)
-                time.sleep(0.2)
+                time.sleep(1)
                 for job in [job for job, process in running.items() if process.poll() is not None]:
                     if not _tell(job, running.pop(job).returncode, bar.console):
                         failed.append(job)
