@@ -15,7 +15,7 @@ from isaseg.ablation.jobs import DRY_STEPS, ROWS, STEPS
 from isaseg.errors import IsasegError
 
 _EXAMPLES = """examples:
-  python src/ablation.py                    all 14 rows on Lamps, 3 seeds, 700 steps
+  python src/ablation.py                    all 14 rows on Lamps, 3 seeds, 650 steps
   python src/ablation.py --data cards       none, ISA 4, ISA 8 and dense on Cards
   python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
   python src/ablation.py --dry              the same path in a minute; its numbers mean nothing
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     add("--data", choices=sorted(STEPS), default="lamps", help="data set (default: lamps)")
     add("--rows", nargs="+", default=[], metavar="ROW", help="rows (default: all on lamps, four on cards)")
     add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0 1 2)")
-    add("--steps", type=int, help="optimizer steps of a run (default: 700 on lamps, 3000 on cards)")
+    add("--steps", type=int, help="optimizer steps of a run (default: 650 on lamps, 3000 on cards)")
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: all cores)")
     add("--output", type=Path, help="folder (default: outputs/ablation/<data>; --dry appends -dry)")
     add("--dry", action="store_true", help="two rows, one seed, few steps and scenes: does it run at all?")

@@ -178,7 +178,7 @@ def _label_points(
             x,
             level + (1 if upper else -1),
             results[i].row.label,
-            rotation=40 if upper else -28,
+            rotation=40 if upper else -40,
             rotation_mode="anchor",
             ha="left",
             va="center",

@@ -82,7 +82,7 @@ ROWS = (
     Row("isa-16", "ISA 16", _WHOLE, 164, _isa(16)),
     Row("dense", "dense", _WHOLE, 190, ("attention=dense",)),
 )
-STEPS = {"lamps": 700, "cards": 3000}
+STEPS = {"lamps": 650, "cards": 3000}
 DEFAULT_ROWS = {"lamps": tuple(row.name for row in ROWS), "cards": ("none", "isa-4", "isa-8", "dense")}
 # glibc gives every large tensor back to the kernel and faults it in again: a tenth of a step on these small maps
 _MALLOC = {
