@@ -254,7 +254,8 @@ def test_figures_are_drawn_for_any_rows(names: list[str], tmp_path: Path) -> Non
     figures.plot_curves(rows, tmp_path / "curves.png")
     figures.plot_cost(rows, tmp_path / "cost.png")
     for name in ("curves.png", "cost.png"):
-        assert 700 < Image.open(tmp_path / name).width < 1600
+        with Image.open(tmp_path / name) as picture:
+            assert 700 < picture.width < 1600
 
 
 def test_bounds_are_known_before_training_and_rows_add_up(tmp_path: Path) -> None:

@@ -56,8 +56,10 @@ def test_a_run_leaves_what_the_readme_says(
         assert (folder / name).stat().st_size > 0, name
     pictures = list((folder / "pictures").glob("*.png"))
     assert len(pictures) >= 4
-    assert Image.open(pictures[0]).size[0] > 3 * 100
-    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 3 * 100
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [float(r["val/mIoU"]) for r in rows if r.get("val/mIoU")]
     assert list((folder / "wandb").glob("**/*.wandb")), "an offline W&B run"
     assert "lamp" in result.stderr, "the per-class table"
@@ -71,7 +73,8 @@ def test_the_best_checkpoint_scores_what_metrics_json_says(
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert checkpoint["global_step"] == metrics["step"]
-    rows = [r for r in csv.DictReader((folder / "metrics.csv").open()) if r.get("val/mIoU")]
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r.get("val/mIoU")]
     best = max(float(r["val/mIoU"]) for r in rows)
     assert metrics["val/mIoU"] == pytest.approx(best, abs=1e-6)
 

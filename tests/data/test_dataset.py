@@ -39,7 +39,8 @@ def test_raw_ids_become_train_ids_in_every_declared_mode(
     tmp_path: Path, mode: str, dtype: type, palette: bool
 ) -> None:
     loaded = source(tmp_path, labels(dtype), (mode,), palette)
-    assert Image.open(tmp_path / "mask.png").mode == mode
+    with Image.open(tmp_path / "mask.png") as saved:
+        assert saved.mode == mode
     image, mask, far = loaded.load(0)
     assert mask.tolist() == np.resize(np.array([255, 0, 1]), SIZE).tolist()
     assert image.shape == (*SIZE, 3)
