@@ -142,6 +142,22 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
         make(weights=str(path))
 
 
+class _Runs:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_would_run_code_is_refused_without_a_recipe(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": _Runs(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match="no file of tensors alone") as caught:
+        make(weights=str(tmp_path / "weights.pth"))
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_missing_weights_are_named() -> None:
     with pytest.raises(ConfigError, match=r"got backbone.weights='nowhere.pth', which does not exist"):
         make(weights="nowhere.pth")

@@ -119,9 +119,12 @@ def _create(
             raise ConfigError(
                 f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
             ) from error
+        reason = f"{type(error).__name__}: {str(error)[:300]}"
+        if "weights_only" in reason:  # timm's text would tell how to run what the file holds
+            reason = "it is no file of tensors alone, and the rest of it might be run"
         raise ConfigError(
-            f"could not load the weights of backbone.name='{name}': {type(error).__name__}: "
-            f"{str(error)[:300]}. Without network, fetch them elsewhere and set backbone.weights=FILE "
+            f"could not load the weights of backbone.name='{name}': {reason}. "
+            "Without network, fetch them elsewhere and set backbone.weights=FILE "
             "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
         ) from error
     if weights is not None:
