@@ -11,12 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from isaseg import config
-from isaseg.ablation.jobs import DRY_STEPS, ROWS, STEPS
+from isaseg.ablation.jobs import DEFAULT_ROWS, DRY_STEPS, ROWS, STEPS
 from isaseg.errors import IsasegError
 
 _EXAMPLES = """examples:
-  python src/ablation.py                    all 14 rows on Lamps, 3 seeds, 650 steps
-  python src/ablation.py --data cards       none, ISA 4, ISA 8 and dense on Cards
+  python src/ablation.py                    the rows of Lamps over 3 seeds
+  python src/ablation.py --data cards       ISA 8 and dense on Cards
   python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
   python src/ablation.py --dry              the same path in a minute; its numbers mean nothing
   python src/ablation.py --report-only      table and figures again, from the runs on disk
@@ -61,9 +61,11 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES + rows, formatter_class=formatter)
     add = parser.add_argument
     add("--data", choices=sorted(STEPS), default="lamps", help="data set (default: lamps)")
-    add("--rows", nargs="+", default=[], metavar="ROW", help="rows (default: all on lamps, four on cards)")
+    lengths = ", ".join(f"{steps} on {data}" for data, steps in STEPS.items())
+    usual = "; ".join(f"{data}: {' '.join(names)}" for data, names in DEFAULT_ROWS.items())
+    add("--rows", nargs="+", default=[], metavar="ROW", help=f"rows (default: {usual})")
     add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0 1 2)")
-    add("--steps", type=int, help="optimizer steps of a run (default: 650 on lamps, 3000 on cards)")
+    add("--steps", type=int, help=f"optimizer steps of a run (default: {lengths})")
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: all cores)")
     add("--output", type=Path, help="folder (default: outputs/ablation/<data>; --dry appends -dry)")
     add("--dry", action="store_true", help="two rows, one seed, few steps and scenes: does it run at all?")
