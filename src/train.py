@@ -17,7 +17,6 @@ def main() -> int:
     """Run one job, or with `-m` several; return the exit code: 0 done, 2 bad input, 3 divergence, 130 interrupted."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; each is told in one line below
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and advertisements
     codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")

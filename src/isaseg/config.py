@@ -32,6 +32,7 @@ OmegaConf.register_new_resolver("count", len, replace=True)
 _NOT_IDENTITY = (
     "resume",
     "check_data",
+    "score_test",
     "checkpoint_every_n_steps",
     "output_dir",
     "run_dir",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichModelSummary
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -65,9 +66,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         config={**_plain(cfg), **_derived(cfg, module)},
     )
     try:
-        trainer = _build_trainer(cfg, folder, run_loggers)
         with warnings.catch_warnings():
             _quiet()
+            trainer = _build_trainer(cfg, folder, run_loggers)
             trainer.fit(module, datamodule, ckpt_path=resume)
             return _finish(cfg, folder, trainer, module, datamodule)
     finally:
@@ -87,7 +88,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         )
     except (ValueError, TypeError) as error:
         raise ConfigError(f"attention or head cannot be built: {error}") from error
-    return SegmentationModule(
+    module = SegmentationModule(
         segmenter,
         config.build(cfg.loss, "loss"),
         config.build(cfg.optim, "optim"),
@@ -97,6 +98,9 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         _plain(cfg.loss)["class_weights"],
         datamodule.groups,
     )
+    # with it the model summary counts FLOPs
+    module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
+    return module
 
 
 def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
@@ -153,7 +157,7 @@ def _finish(
     timer = next(c for c in trainer.callbacks if isinstance(c, callbacks.StepTimer))  # type: ignore[attr-defined]
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
-    if datamodule.has_test:
+    if cfg.score_test and datamodule.has_test:
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
     metrics: dict[str, Any] = {**values, "step": step, "seconds_per_step": timer.seconds_per_step}
     table = report.class_table(datamodule.classes, scores)
@@ -210,6 +214,7 @@ def _keep_freed_memory() -> None:
 
 
 def _quiet() -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and advertisements
     # lightning/_pytree.py uses a check that torch deprecates; nothing a user can do
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
     # these say that data.num_workers is small, which on a small machine it should be

@@ -82,12 +82,12 @@ ROWS = (
     Row("isa-16", "ISA 16", _WHOLE, 164, _isa(16)),
     Row("dense", "dense", _WHOLE, 190, ("attention=dense",)),
 )
-STEPS = {"lamps": 550, "cards": 2000}
+STEPS = {"lamps": 420, "cards": 2000}
 DEFAULT_ROWS = {
     "lamps": tuple(row.name for row in ROWS if row.name != "isa-4"),
     "cards": ("isa-8", "dense"),
 }
-_VALIDATIONS = 10  # of a run, if its steps divide so
+_VALIDATIONS = {"lamps": 6, "cards": 10}  # of a run, if its steps divide so
 DRY_ROWS = ("none", "isa-8")
 DRY_STEPS = 10
 DRY_OVERRIDES = ("data.val_length=8", "data.batch_size=2")
@@ -144,7 +144,7 @@ def make_jobs(
     data: str, rows: Sequence[Row], seeds: Sequence[int], steps: int, output: Path, extra: Sequence[str] = ()
 ) -> list[Job]:
     """Return all the runs, `output`/<row>/seed<seed> their folders."""
-    shortest = max(steps // _VALIDATIONS, 1)
+    shortest = max(steps // _VALIDATIONS[data], 1)
     interval = next(i for i in range(shortest, steps + 1) if steps % i == 0)  # the last step is validated
     jobs = []
     for row in rows:
@@ -154,6 +154,7 @@ def make_jobs(
                 f"experiment={data}_isa",
                 *row.overrides,
                 "logger=csv",
+                "score_test=false",  # the table is made of validation alone
                 f"trainer.val_check_interval={interval}",
                 *extra,  # of two overrides of one key the later holds
                 f"seed={seed}",
