@@ -47,6 +47,7 @@ def test_a_run_leaves_what_the_readme_says(
     assert {"val/mIoU", "val/mAcc", "val/aAcc", "step", "val/group_acc", "seconds_per_step"} <= metrics.keys()
     assert 0 <= metrics["val/mIoU"] <= 1
     assert metrics["step"] in (2, 4)
+    assert 0 <= metrics["test/mIoU"] <= 1
     for name in (
         "config.yaml",
         "metrics.csv",
@@ -221,8 +222,10 @@ def test_every_experiment_runs_two_steps_in_its_real_layout(
     small = ["backbone=tiny_d8", "backbone.pretrained=false", "data.crop_size=[64,64]", "data.batch_size=2"]
     small += ["data.num_workers=0", "data.val_batch_size=1", "data.val_length=2"]
     small += ["trainer.max_steps=2", "trainer.accelerator=cpu", "logger=csv", "head.channels=32"]
+    small += ["score_test=false"]
     root = [f"data.root={fake(tmp_path / 'a root')}"] if fake else []
     metrics = train(compose(f"experiment={experiment}", *small, *root, f"run_dir={tmp_path / 'run'}"))
+    assert "test/mIoU" not in metrics
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
     assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
