@@ -65,11 +65,19 @@ def _arguments() -> argparse.Namespace:
     usual = "; ".join(f"{data}: {' '.join(names)}" for data, names in DEFAULT_ROWS.items())
     add("--rows", nargs="+", default=[], metavar="ROW", help=f"rows (default: {usual})")
     add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: 0 1 2)")
-    add("--steps", type=int, help=f"optimizer steps of a run (default: {lengths})")
+    add(
+        "--steps",
+        type=int,
+        help=f"optimizer steps of a run (default: {lengths}); twice as many for rows that do not solve Lamps",
+    )
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: all cores)")
     add("--output", type=Path, help="folder (default: outputs/ablation/<data>; --dry appends -dry)")
     add("--dry", action="store_true", help="two rows, one seed, few steps and scenes: does it run at all?")
-    add("--report-only", action="store_true", help="no training; table and figures of the runs on disk")
+    add(
+        "--report-only",
+        action="store_true",
+        help="no training; table and figures of those runs that are on disk",
+    )
     add(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for all runs, e.g. optim.lr=2e-3"
     )

@@ -26,7 +26,10 @@ def main() -> int:
         try:
             return float(train(cfg)["val/mIoU"])
         except IsasegError as error:
-            codes.append(_tell(error, error.exit_code))
+            text = str(error)
+            if text.startswith("Caught "):  # by a loader's worker; its traceback comes first
+                text = text.rpartition(f"{type(error).__name__}: ")[2].strip()
+            codes.append(_tell(text, error.exit_code))
             return None
 
     try:
@@ -35,6 +38,8 @@ def main() -> int:
         return _tell(config.explain(error), 2)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning answers Ctrl-C with SystemExit(1) of its own
+        if type(error).__name__ == "SIGTERMException":  # Lightning's, after the batch; without an exit code
+            return _tell("terminated; the same command continues from the last checkpoint", 143)
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         return _tell("interrupted; the same command continues from the last checkpoint", 130)

@@ -80,7 +80,9 @@ def test_every_row_is_another_configuration_of_the_same_experiment(tmp_path: Pat
     for cfg in cfgs:
         config.check(cfg)
     assert len({config.attention_label(cfg) for cfg in cfgs}) == len(jobs.ROWS)
-    for cfg in cfgs:
+    for cfg, row in zip(cfgs, jobs.ROWS, strict=True):
+        assert cfg.trainer.max_steps == 100 * row.times
+        cfg.trainer.max_steps = cfg.trainer.val_check_interval = 1
         del cfg.attention, cfg.run_dir
     assert all(cfg == cfgs[0] for cfg in cfgs), "rows differ in the context module alone"
 
@@ -106,10 +108,10 @@ def test_the_longest_runs_begin_first_and_every_run_has_its_log(tmp_path: Path, 
     assert [line.split()[0] for line in started(train)] == [
         "dense",
         "dense",
+        "none",  # the quicker step, but twice as many
+        "none",
         "isa-8",
         "isa-8",
-        "none",
-        "none",
     ]
     assert all((job.folder / "log.txt").exists() and (job.folder / "metrics.json").exists() for job in todo)
 
@@ -167,7 +169,7 @@ def test_converged_means_flat_over_the_last_fifth(curve: dict[int, float], expec
 
 def test_scores_are_those_of_the_last_step_and_not_of_the_best_checkpoint(tmp_path: Path) -> None:
     write_run(tmp_path / "seed7", {500: 0.9, 900: 0.6, 1000: 0.605})
-    run = results.read_run(tmp_path / "seed7")
+    run = results.read_run(tmp_path / "seed7", row("isa-8"))
     assert (run.seed, run.steps, run.converged) == (7, 1000, True)
     assert run.scores == {"val/mIoU": 0.605, "val/group_acc": 0.3025, "seconds_per_step": 0.05}
     assert run.curve == {500: 0.9, 900: 0.6, 1000: 0.605}
@@ -176,17 +178,37 @@ def test_scores_are_those_of_the_last_step_and_not_of_the_best_checkpoint(tmp_pa
 def test_a_run_shorter_than_the_default_is_never_converged(tmp_path: Path) -> None:
     write_run(tmp_path / "seed0", {800: 0.5, 1000: 0.5}, data="cards")
     write_run(tmp_path / "seed1", {250: 0.3, 300: 0.3}, steps=300)
-    assert not results.read_run(tmp_path / "seed0").converged
-    assert not results.read_run(tmp_path / "seed1").converged
+    write_run(tmp_path / "seed2", {500: 0.3, 600: 0.3}, steps=600)
+    assert not results.read_run(tmp_path / "seed0", row("isa-8")).converged
+    assert not results.read_run(tmp_path / "seed1", row("isa-8")).converged
+    assert results.read_run(tmp_path / "seed2", row("isa-8")).converged
+    assert not results.read_run(tmp_path / "seed2", row("none")).converged, "which is trained longer"
 
 
 def test_nothing_to_report_and_a_run_without_validation_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected finished runs"):
-        results.read_results(tmp_path, {"none": facts(0)})
+        results.read_results(make(tmp_path, "none"), {"none": facts(0)})
     write_run(tmp_path / "seed0", {1000: 0.5})
     (tmp_path / "seed0" / "metrics.csv").write_text("step,train/loss\n1,0.5\n")
     with pytest.raises(DataError, match=r"val/mIoU in .*metrics.csv"):
-        results.read_run(tmp_path / "seed0")
+        results.read_run(tmp_path / "seed0", row("none"))
+
+
+def test_only_the_runs_that_were_asked_for_are_averaged(tmp_path: Path) -> None:
+    """Neither another seed nor another learning rate, left in the same folders by an earlier command."""
+    asked, other = make(tmp_path, "isa-8", seeds=[0, 1, 2]), make(tmp_path, "isa-8", seeds=[0, 1, 2], steps=90)
+    for job, held in zip(asked, (asked[0], other[1], asked[2]), strict=True):
+        write_run(job.folder, {90: 0.5, 100: 0.1 * (1 + job.seed)}, steps=100)
+        save_config(held)
+    (one,) = results.read_results(asked[:2], {"isa-8": facts(1)})
+    assert [run.seed for run in one.runs] == [0]
+    (both,) = results.read_results(asked, {"isa-8": facts(1)})
+    assert [run.scores["val/mIoU"] for run in both.runs] == pytest.approx([0.1, 0.3])
+
+
+def row(name: str) -> jobs.Row:
+    (found,) = jobs.select_rows([name])
+    return found
 
 
 def facts(scores: int, bound: Bound | None = None) -> Facts:
@@ -196,9 +218,8 @@ def facts(scores: int, bound: Bound | None = None) -> Facts:
 def result(name: str, values: Sequence[float], converged: bool = True, bound: float | None = None) -> Result:
     scores = [{"val/mIoU": v, "val/group_acc": v, "seconds_per_step": 0.1} for v in values]
     runs = [Run(i, s, {500: 0.3, 1000: s["val/mIoU"]}, converged, 1000) for i, s in enumerate(scores)]
-    (row,) = jobs.select_rows([name])
     known = None if bound is None else Bound(bound, 1 / 3)
-    return Result(row, facts(0 if name == "none" else 2**18, known), runs)
+    return Result(row(name), facts(0 if name == "none" else 2**18, known), runs)
 
 
 def test_the_table_says_mean_sd_cost_and_convergence(tmp_path: Path) -> None:
@@ -206,7 +227,7 @@ def test_the_table_says_mean_sd_cost_and_convergence(tmp_path: Path) -> None:
     text = table.write_table(rows, "lamps", tmp_path)
     accuracy, learning = text.split("## Speed of learning, not accuracy")
     assert "| ISA 8 | 99.0 ± 1.0 |" in accuracy
-    assert "| 25.2 M / 1.61 G | 1 MiB / 64 MiB | 100 | 3/3 |" in accuracy
+    assert "| 25.2 M / 1.61 G | 1 MiB / 64 MiB | 100 | 1000 | 3/3 |" in accuracy
     assert "CCNet" not in accuracy
     assert "| CCNet's module, R = 2 | 60.0 ± 14.1 |" in learning
     assert "| 0/2 |" in learning

@@ -202,8 +202,30 @@ def test_gradcheck(group: Size) -> None:
     assert gradcheck(criss_cross, maps)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@given(batch=st.integers(1, 3), height=st.integers(1, 7), width=st.integers(1, 7), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_both_ways_of_dense_agree(masked: bool, batch: int, height: int, width: int, seed: int) -> None:
+    """The two products for small maps against the fused kernel: outputs and gradients."""
+    q, k, v = (
+        random_map(batch, c, height, width, seed=seed + n).requires_grad_() for n, c in enumerate((2, 2, 5))
+    )
+    mask = random_map(batch, 1, height, width, seed=seed) > 0 if masked else None
+    if mask is not None:
+        mask[..., 0, 0] = True
+    answers = []
+    for small in (0, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("isaseg.attention._SMALL", small)
+            out = dense(q, k, v, mask)
+        answers.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for a, b in zip(*answers, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
-def test_no_score_matrix_is_held(size: Size) -> None:
+def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isaseg.attention._SMALL", 0)  # which hold theirs, being small
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
         (long_range(q, k, v, (4, 4)) + short_range(q, k, v, (4, 4))).sum().backward()
@@ -363,6 +385,7 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr("isaseg.attention._SMALL", 0)
     make_isa(group_size=(8, 8), mask_padding=True)(random_map(1, 6, 3, 2))  # most lattices are padding alone
     assert len(masks) == 2
     assert all(
@@ -545,8 +568,10 @@ def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message:
 
 
 @every_module
+@pytest.mark.parametrize("small", [0, 64])
 @pytest.mark.parametrize("size", [(8, 12), (7, 5), (2, 9), (3, 2)])
-def test_cost_is_what_is_done(name: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_is_what_is_done(name: str, size: Size, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isaseg.attention._SMALL", small)
     module = make(name)
     scores: list[int] = []
     widths: list[int] = []
@@ -573,8 +598,9 @@ def test_cost_is_what_is_done(name: str, size: Size, monkeypatch: pytest.MonkeyP
     assert cost.score_entries == sum(scores)
     if widths:
         assert cost.attention_mult_adds == sum(s * w for s, w in zip(scores, widths, strict=True))
-    convs = sum(f for op, f in counter.get_flop_counts()["Global"].items() if "conv" in str(op)) / 2
-    assert cost.attention_mult_adds == cost.mult_adds - convs
+    counts = {str(op).split(".")[-1]: f for op, f in counter.get_flop_counts()["Global"].items()}
+    projections = sum(f for op, f in counts.items() if op in ("mm", "addmm", "convolution")) / 2
+    assert cost.attention_mult_adds == cost.mult_adds - projections
 
 
 def test_isa_makes_n_times_p_plus_q_scores() -> None:

@@ -72,10 +72,13 @@ def check(cfg: DictConfig) -> None:
         if "_target_" in node:
             _check_node(path, node)
     for key, least in (
+        ("seed", 0),
         ("trainer.max_steps", 1),
         ("trainer.val_check_interval", 1),
         ("data.batch_size", 1),
+        ("data.val_batch_size", 1),
         ("data.num_workers", 0),
+        ("data.ignore_index", 0),
         ("checkpoint_every_n_steps", 1),
         ("head.channels", 1),
     ):
@@ -90,15 +93,20 @@ def check(cfg: DictConfig) -> None:
             f"expected data.ignore_index outside the classes 0 to {cfg.data.num_classes - 1}, "
             f"got data.ignore_index={cfg.data.ignore_index}"
         )
-    if len(cfg.data.crop_size) != 2 or min(cfg.data.crop_size) < 1:
+    crop = plain["data"]["crop_size"]
+    if not isinstance(crop, list) or len(crop) != 2 or not all(isinstance(n, int) and n > 0 for n in crop):
         raise ConfigError(
             f"expected data.crop_size as [height, width], got data.crop_size={cfg.data.crop_size}"
         )
-    weights = cfg.loss.class_weights
-    if weights is not None and len(weights) != cfg.data.num_classes:
+    weights = plain["loss"]["class_weights"]
+    if weights is not None and (not isinstance(weights, list) or len(weights) != cfg.data.num_classes):
         raise ConfigError(
-            f"expected one weight for each of the {cfg.data.num_classes} classes, "
-            f"got {len(weights)} in loss.class_weights; set loss.class_weights=null or give all of them"
+            f"expected one weight for each of the {cfg.data.num_classes} classes, got "
+            f"loss.class_weights={weights}; set loss.class_weights=null or give all of them"
+        )
+    if not isinstance(cfg.resume, str):
+        raise ConfigError(
+            f"expected resume to be auto, must, never or the path of a checkpoint, got resume={cfg.resume}"
         )
 
 
@@ -129,6 +137,8 @@ def run_name(cfg: DictConfig) -> str:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     for key in _NOT_IDENTITY:
+        if key.endswith("root") and plain["data"]["name"] == "folder":
+            continue  # any other data set is the same wherever it lies
         node: Any = plain
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -136,6 +146,26 @@ def run_name(cfg: DictConfig) -> str:
         node.pop(leaf, None)
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
     return _safe(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest}")
+
+
+def same_run(cfg: DictConfig, folder: Path) -> bool:
+    """Tell whether the run in `folder` computes what `cfg` says: steps, learning rate, everything."""
+    try:
+        held = OmegaConf.load(folder / "config.yaml")
+        return isinstance(held, DictConfig) and run_name(held) == run_name(cfg)
+    except (OmegaConfBaseException, KeyError, TypeError, AttributeError, OSError):
+        return False  # none there, of another version of the project, or cut short
+
+
+def validation_interval(cfg: DictConfig) -> int:
+    """Return after how many steps to validate: near trainer.val_check_interval, and a divisor of max_steps.
+
+    So that the last step, which is what a run is for, is validated and saved too.
+    """
+    steps, wanted = cfg.trainer.max_steps, min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
+    divisors = [i for i in range(1, steps + 1) if steps % i == 0]
+    below, above = max(i for i in divisors if i <= wanted), min(i for i in divisors if i >= wanted)
+    return below if 2 * below >= wanted else above
 
 
 def attention_label(cfg: DictConfig) -> str:

@@ -10,10 +10,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from isaseg.attention import Pointwise
+
 
 def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Return convolution without bias, batch norm, ReLU; the map keeps its size."""
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    conv = (
+        Pointwise(inputs, outputs, bias=False)
+        if kernel == 1
+        else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    )
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
@@ -43,10 +49,10 @@ class ContextHead(nn.Module):
         self.attention = attention(channels)
         width = int(self.attention.out_channels)  # type: ignore[arg-type]
         # openseg lifts x to the width of several parallel contexts before it concatenates
-        self.lift = nn.Conv2d(channels, width, 1) if width != channels else nn.Identity()
+        self.lift = Pointwise(channels, width) if width != channels else nn.Identity()
         self.fuse = conv_norm_act(2 * width, channels, 1)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = Pointwise(channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, K, h, w) for `features` (B, in_channels, h, w)."""
@@ -70,7 +76,7 @@ class AuxHead(nn.Module):
         super().__init__()
         self.reduce = conv_norm_act(in_channels, channels, 3)
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = Pointwise(channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits (B, K, h, w) for `features` (B, in_channels, h, w)."""

@@ -44,12 +44,12 @@ class ConfusionMatrix(Metric):
         self.matrix += pairs.view(self.num_classes, self.num_classes)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return mIoU, mAcc, aAcc (scalars), iou and acc (K,), float64; NaN where a class is absent.
+        """Return mIoU, mAcc, aAcc (scalars), iou and acc (K,), float64; NaN where a class is absent; matrix (K, K).
 
         A class that occurs neither in the targets nor in the predictions has no IoU and is left out of the
         mean; so it is in mmsegmentation's IoUMetric.
         """
-        matrix = self.matrix.double()
+        matrix = self.matrix.cpu().double()  # not every device has float64
         correct, in_target = matrix.diag(), matrix.sum(1)
         iou = correct / (in_target + matrix.sum(0) - correct)  # 0 / 0 is NaN: absent
         acc = correct / in_target
@@ -59,10 +59,17 @@ class ConfusionMatrix(Metric):
             "aAcc": correct.sum() / in_target.sum(),
             "iou": iou,
             "acc": acc,
+            "matrix": matrix,
         }
 
-    def group_accuracy(self, groups: Sequence[Sequence[int]]) -> Tensor:
-        """Return which share of the pixels of all `groups` of classes is predicted in its own group."""
-        rows = torch.tensor([c for group in groups for c in group], device=self.matrix.device)
-        right = sum(self.matrix[list(g)][:, list(g)].sum() for g in groups)
-        return torch.as_tensor(right).double() / self.matrix[rows].sum().double()
+
+def group_accuracy(matrix: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Return which share of the pixels of all `groups` of classes is predicted in its own group; NaN of none.
+
+    Args:
+        matrix: Counts (K, K), rows are targets; what `ConfusionMatrix.compute` calls matrix, of all processes.
+        groups: Classes of each group.
+    """
+    rows = [c for group in groups for c in group]
+    right = sum(matrix[list(g)][:, list(g)].sum() for g in groups)
+    return torch.as_tensor(right).double() / matrix[rows].sum().double()

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from isaseg.losses import CrossEntropy
-from isaseg.metrics import ConfusionMatrix
+from isaseg.metrics import ConfusionMatrix, group_accuracy
 from isaseg.optim import Schedule
 from isaseg.segmenter import Segmenter
 
@@ -100,9 +100,10 @@ class SegmentationModule(lightning.LightningModule):
         for name in ("mIoU", "mAcc", "aAcc"):
             self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
         if self.groups:
-            self.log(f"{split}/group_acc", self.confusion.group_accuracy(self.groups).float())
-            if self.confusion_far.matrix.sum() > 0:
-                self.log(f"{split}/group_acc_far", self.confusion_far.group_accuracy(self.groups).float())
+            self.log(f"{split}/group_acc", group_accuracy(self.last_scores["matrix"], self.groups).float())
+            far = group_accuracy(self.confusion_far.compute()["matrix"], self.groups)
+            if not far.isnan():
+                self.log(f"{split}/group_acc_far", far.float())
         self.confusion.reset()
         self.confusion_far.reset()
 

@@ -45,7 +45,9 @@ def adamw_poly(
     warmup_steps: int = 0,
 ) -> Schedule:
     """Return AdamW with the schedule of `sgd_poly`."""
-    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
+    optimizer = AdamW(
+        parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr, fused=True
+    )
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -57,10 +59,13 @@ def adamw_one_cycle(
     decay_norm_and_bias: bool = False,
     head_lr_mult: float = 1.0,
     warmup: float = 0.15,
+    power: float = 1.0,
 ) -> Schedule:
-    """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine fall to 0."""
-    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
-    return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup))
+    """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine ** `power` fall to 0."""
+    optimizer = AdamW(
+        parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr, fused=True
+    )
+    return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
 
 
 def parameter_groups(
@@ -87,13 +92,14 @@ def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int =
     return factor
 
 
-def one_cycle(total_steps: int, warmup: float) -> Callable[[int], float]:
-    """Return the factor of step k: cosine from 1/25 to 1 over the warm-up, then cosine down to 0."""
+def one_cycle(total_steps: int, warmup: float, power: float = 1.0) -> Callable[[int], float]:
+    """Return the factor of step k: cosine from 1/25 to 1 over the warm-up, then cosine ** `power` down to 0."""
     rise = max(round(total_steps * warmup), 1)
 
     def factor(step: int) -> float:
         if step < rise:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * step / rise)) / 2
-        return (1 + math.cos(math.pi * min((step - rise) / max(total_steps - rise, 1), 1.0))) / 2
+        fall = min((step - rise) / max(total_steps - rise, 1), 1.0)
+        return float(((1 + math.cos(math.pi * fall)) / 2) ** power)
 
     return factor

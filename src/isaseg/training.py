@@ -54,10 +54,15 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         datamodule.check()
     module = build_module(cfg, datamodule)
     resume = find_resume(folder, cfg.resume)
+    if resume is not None:
+        load_weights(module, resume)  # of another network: told here in one sentence
+        if not config.same_run(cfg, resume.parent.parent):
+            log.warning("the configuration is not the one with which %s was made", resume)
+    if cfg.resume == "never":
+        _forget(folder)
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    if cfg.resume == "never":
-        (folder / "metrics.csv").unlink(missing_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer steps, or without the test split
     run_loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
         group=cfg.name,
@@ -86,7 +91,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         segmenter = build_segmenter(
             backbone, cfg.data.num_classes, config.build(cfg.attention, "attention"), **_plain(cfg.head)
         )
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"attention or head cannot be built: {error}") from error
     module = SegmentationModule(
         segmenter,
@@ -105,7 +110,10 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
 
 def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
     checkpoints = folder / "checkpoints"
-    interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
+    interval = config.validation_interval(cfg)
+    if interval != min(cfg.trainer.val_check_interval, cfg.trainer.max_steps):
+        log.info("validates every %d steps, so that the last one is validated", interval)
+    every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
         ModelCheckpoint(
             checkpoints,
@@ -118,7 +126,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         ModelCheckpoint(
             checkpoints,
             "last",
-            every_n_train_steps=min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps),
+            every_n_train_steps=interval if every == cfg.trainer.val_check_interval else every,
             save_on_exception=False,
             enable_version_counter=False,
         ),
@@ -178,10 +186,17 @@ def _finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     path = folder / "metrics.json"
     if cfg.resume not in ("auto", "must") or not path.is_file():
         return None
-    saved = folder / "config.yaml"
-    if not saved.is_file() or OmegaConf.load(saved).trainer.max_steps != cfg.trainer.max_steps:
+    if not config.same_run(cfg, folder):
+        return None
+    if cfg.score_test and not OmegaConf.load(folder / "config.yaml").score_test:
         return None
     return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def _forget(folder: Path) -> None:
+    """Remove what an earlier run left, so that nothing of it can be taken for a part of the next."""
+    for path in (*folder.glob("checkpoints/*.ckpt"), *folder.glob("metrics.*"), folder / "wandb_id.txt"):
+        path.unlink(missing_ok=True)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

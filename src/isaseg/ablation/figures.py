@@ -139,7 +139,13 @@ def _panel(axes: Axes, members: Sequence[Result], title: str) -> None:
         colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
         axes.fill_between(steps, lowest, highest, color=colour, alpha=0.18, lw=0)
         axes.plot(steps, means, color=colour, linestyle=dash, lw=1.8)
-        axes.plot((last * 1.01, last * 1.04), (means[-1], place), color=colour, lw=0.7, clip_on=False)
+        axes.plot(
+            (steps[-1], last * 1.01, last * 1.04),
+            (means[-1], means[-1], place),
+            color=colour,
+            lw=0.7,
+            clip_on=False,
+        )
         mark = "" if result.converged else " *"
         axes.text(last * 1.05, place, result.row.label + mark, color=colour, fontsize=8.5, va="center")
     axes.set_xlim(0, last)

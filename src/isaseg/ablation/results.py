@@ -2,7 +2,7 @@
 
 Scores are those of the last step: no checkpoint is picked by the scenes on which it is scored. A run counts
 as converged if val/mIoU moves by less than one point (largest minus smallest) over the validations of the last
-fifth of its steps, of which there must be two, and if it has no fewer steps than the data set's default. The
+fifth of its steps, of which there must be two, and if it has no fewer steps than its row has by default. The
 schedule ends at learning rate 0, so this is necessary and not sufficient: a run that has learned nothing yet may
 look converged, the shorter the easier.
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config, reach
-from isaseg.ablation.jobs import ROWS, STEPS, Job, Row, compose_job, select_rows
+from isaseg.ablation.jobs import ROWS, STEPS, Job, Row, compose_job, is_finished, select_rows
 from isaseg.attention import Cost
 from isaseg.errors import DataError
 from isaseg.head import conv_norm_act
@@ -117,21 +117,21 @@ def write_bounds(facts: Mapping[str, Facts], output: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def read_results(output: Path, facts: Mapping[str, Facts]) -> list[Result]:
-    """Return the rows of `facts` of which at least one run is finished.
+def read_results(jobs: Sequence[Job], facts: Mapping[str, Facts]) -> list[Result]:
+    """Return the rows of which at least one of `jobs` is finished; a folder that holds another run does not count.
 
     Raises:
-        DataError: If there is none.
+        DataError: If none is.
     """
     results = []
     for row in select_rows(list(facts)):
-        folders = sorted((output / row.name).glob("seed*"), key=lambda path: path.name)
-        runs = [read_run(folder) for folder in folders if (folder / "metrics.json").is_file()]
+        runs = [read_run(job.folder, row) for job in jobs if job.row == row and is_finished(job)]
         if runs:
             results.append(Result(row, facts[row.name], runs))
     if not results:
         raise DataError(
-            f"expected finished runs in {output}/<row>/seed<n>, got none; run without --report-only first"
+            f"expected finished runs in {jobs[0].folder.parents[1]}/<row>/seed<n>, got none with these --steps, "
+            "--seeds and --set; give those of the training, or run without --report-only"
         )
     return results
 
@@ -141,8 +141,8 @@ def rows_on_disk(output: Path) -> list[str]:
     return [row.name for row in ROWS if list((output / row.name).glob("seed*/metrics.json"))]
 
 
-def read_run(folder: Path) -> Run:
-    """Read one finished run folder.
+def read_run(folder: Path, row: Row) -> Run:
+    """Read one finished run folder of a row.
 
     Raises:
         DataError: If its metrics.csv holds no validation.
@@ -164,7 +164,7 @@ def read_run(folder: Path) -> Run:
     curve = {step: by_step[step]["val/mIoU"] for step in sorted(by_step)}
     last = max(by_step)
     scores = {**by_step[last], "seconds_per_step": float(metrics.get("seconds_per_step") or math.nan)}
-    enough = steps >= STEPS.get(str(OmegaConf.select(saved, "data.name")), 0)
+    enough = steps >= STEPS.get(str(OmegaConf.select(saved, "data.name")), 0) * row.times
     return Run(
         int(folder.name.removeprefix("seed")), scores, curve, enough and is_converged(curve, steps), steps
     )

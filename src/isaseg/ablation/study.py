@@ -17,7 +17,7 @@ class Study:
         data: lamps or cards.
         rows: Names of the rows; empty: the usual ones, or with `report_only` those on disk.
         seeds: Seeds of each row.
-        steps: Optimizer steps of a run.
+        steps: Optimizer steps of a run; some rows have a multiple of it.
         parallel: Runs at a time.
         output: Folder of runs, table and figures.
         dry: Few rows, scenes and steps.
@@ -66,9 +66,9 @@ def conduct(study: Study, train: Path, console: Console) -> tuple[str, int]:
     if failed:
         names = ", ".join(job.name for job in failed)
         console.print(f"{len(failed)} of {len(runs)} runs failed: {names}", style="red", soft_wrap=True)
-        if not results.rows_on_disk(study.output):
+        if len(failed) == len(runs):
             return "", len(failed)
-    found = results.read_results(study.output, facts)
+    found = results.read_results(runs, facts)
     text = table.write_table(found, study.data, study.output)
     figures.plot_curves(found, study.output / "curves.png")
     figures.plot_cost(found, study.output / "cost.png")

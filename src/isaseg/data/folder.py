@@ -37,8 +37,9 @@ def folder(
         ConfigError: If names, colours and ignored labels do not agree.
         DataError: If the data are absent or incomplete.
     """
-    if not classes or len(set(classes)) != len(classes):
-        raise ConfigError(f"expected data.classes as different names, got {list(classes)}")
+    if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
+        raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
+    classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
     if palette is not None and np.shape(palette) != (len(classes), 3):
         raise ConfigError(f"expected one RGB triple for each of {len(classes)} classes, got {palette=}")
     clash = sorted(set(ignore) & set(range(len(classes))))
