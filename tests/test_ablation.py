@@ -196,7 +196,10 @@ def test_nothing_to_report_and_a_run_without_validation_are_told(tmp_path: Path)
 
 def test_only_the_runs_that_were_asked_for_are_averaged(tmp_path: Path) -> None:
     """Neither another seed nor another learning rate, left in the same folders by an earlier command."""
-    asked, other = make(tmp_path, "isa-8", seeds=[0, 1, 2]), make(tmp_path, "isa-8", seeds=[0, 1, 2], steps=90)
+    asked, other = (
+        make(tmp_path, "isa-8", seeds=[0, 1, 2]),
+        make(tmp_path, "isa-8", seeds=[0, 1, 2], steps=90),
+    )
     for job, held in zip(asked, (asked[0], other[1], asked[2]), strict=True):
         write_run(job.folder, {90: 0.5, 100: 0.1 * (1 + job.seed)}, steps=100)
         save_config(held)

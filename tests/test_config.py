@@ -69,6 +69,16 @@ def test_a_typo_names_the_nearest_valid_name(override: str, message: str) -> Non
         ("optim.lr=0", "optim.lr to be a number above 0"),
         ("data.ignore_index=3", "data.ignore_index outside the classes"),
         ("data.crop_size=[8]", r"data.crop_size as \[height, width\]"),
+        ("data.crop_size=128", r"data.crop_size as \[height, width\], got data.crop_size=128"),
+        (
+            "data.ignore_index=null",
+            "data.ignore_index to be an integer of at least 0, got data.ignore_index=None",
+        ),
+        ("data.val_batch_size=0", "data.val_batch_size to be an integer of at least 1"),
+        ("seed=-1", "seed to be an integer of at least 0, got seed=-1"),
+        ("seed=abc", "got seed=abc"),
+        ("resume=true", "resume to be auto, must, never or the path of a checkpoint, got resume=True"),
+        ("loss.class_weights=1", "one weight for each of the 8 classes, got loss.class_weights=1"),
         ("loss.class_weights=[1,2]", "one weight for each of the 8 classes"),
         ("+trainer.max_stpes=1", "no configuration key 'trainer.max_stpes'; did you mean 'max_steps'"),
         ("attention._target_=os.system", "expected attention._target_ to begin with"),
@@ -95,6 +105,38 @@ def test_a_run_keeps_its_folder_unless_what_it_computes_changes() -> None:
     assert len({base, *others}) == 5
     assert config.run_dir(load("run_dir=a/b")) == Path("a/b")
     assert config.run_dir(load("name=../up")).parts[:2] == ("outputs", "-up")
+
+
+def test_two_folders_of_a_user_are_two_runs_and_a_known_data_set_is_the_same_anywhere() -> None:
+    own = [config.run_dir(load("data=folder", "data.classes=[a,b]", f"data.root={r}")) for r in ("a", "b")]
+    assert own[0] != own[1]
+    known = [config.run_dir(load("experiment=camvid_isa", f"data.root={r}")) for r in ("a", "b")]
+    assert known[0] == known[1]
+
+
+@pytest.mark.parametrize("experiment", ["ade20k_isa", "cityscapes_isa", "camvid_isa", "lamps_isa"])
+def test_another_optimizer_comes_with_its_own_learning_rate(experiment: str) -> None:
+    alone = OmegaConf.load(CONF / "optim" / "adamw_poly.yaml")
+    cfg = load(f"experiment={experiment}", "optim=adamw_poly")
+    assert (cfg.optim.lr, cfg.optim.weight_decay, cfg.optim.power) == (
+        alone.lr,
+        alone.weight_decay,
+        alone.power,
+    )
+
+
+def test_the_published_learning_rates_are_those_of_the_experiments() -> None:
+    for experiment, lr, decay in (("ade20k_isa", 0.02, 1e-4), ("cityscapes_isa", 0.01, 5e-4)):
+        optim = load(f"experiment={experiment}").optim
+        assert (optim.lr, optim.weight_decay) == (lr, decay)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "interval"), [(420, 70, 70), (100, 70, 50), (100, 30, 25), (101, 30, 101), (4, 10, 4)]
+)
+def test_the_last_step_is_validated(steps: int, wanted: int, interval: int) -> None:
+    cfg = load(f"trainer.max_steps={steps}", f"trainer.val_check_interval={wanted}")
+    assert config.validation_interval(cfg) == interval
 
 
 def test_each_default_is_stated_once() -> None:

@@ -17,6 +17,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.training import train
 from tests import fakes
 
@@ -90,6 +91,31 @@ def test_a_finished_run_returns_at_once(
     assert again.returncode == 0
     assert "is complete" in re.sub(r"\s+", " ", again.stderr)
     assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    common = [*TINY, "logger=csv", "score_test=false", f"run_dir={tmp_path}", "trainer.accelerator=cpu"]
+    train(compose(*common))
+    (tmp_path / "wandb_id.txt").write_text("of-the-first")
+    with pytest.raises(CheckpointError, match=r"expected the weights of this model in '.*\.ckpt'"):
+        train(compose(*common, "attention=none"))
+    assert train(compose(*common, "score_test=true"))["test/mIoU"] >= 0, "the split that was left out"
+    other = train(compose(*common, "attention=none", "resume=never", "trainer.max_steps=2"))
+    assert other["step"] == 2
+    assert not (tmp_path / "wandb_id.txt").exists()
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+@pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0.5"])
+def test_what_a_constructor_refuses_is_a_configuration_error(
+    override: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="attention or head cannot be built"):
+        train(compose(override, f"run_dir={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
@@ -172,8 +198,21 @@ def test_a_fault_in_the_users_folder_stops_before_the_first_step(spoil, tmp_path
     result = run(*folder_arguments(root), f"run_dir={tmp_path / 'run'}")
     assert result.returncode == 2, result.stderr
     assert re.search(r"a [12]", result.stderr), "names the file"
+    assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_fault_that_a_loaders_worker_meets_is_one_sentence_too(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    for i in range(3):
+        (root / f"images/train/a {i}.jpg").write_bytes(b"nothing")
+    result = run(
+        *folder_arguments(root), "check_data=false", "data.num_workers=1", f"run_dir={tmp_path / 'run'}"
+    )
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"^error: expected .*a \d\.jpg", result.stderr, re.MULTILINE), result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def folder_arguments(root: Path) -> list[str]:
@@ -231,7 +270,10 @@ def test_every_experiment_runs_two_steps_in_its_real_layout(
     assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
 
 
-def test_a_real_ctrl_c_is_130_and_the_same_command_continues(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_keeps_its_checkpoint(
+    sent: signal.Signals, code: int, tmp_path: Path
+) -> None:
     arguments = [*TINY, "trainer.max_steps=400", "trainer.val_check_interval=5", "logger=csv"]
     arguments += ["data.val_length=2", f"run_dir={tmp_path / 'run'}"]
     command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
@@ -239,8 +281,8 @@ def test_a_real_ctrl_c_is_130_and_the_same_command_continues(tmp_path: Path) -> 
         assert process.stderr is not None
         for line in process.stderr:
             if "step 20/400" in line:
-                process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=100) == 130
+                process.send_signal(sent)
+        assert process.wait(timeout=100) == code
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 15 <= saved < 400  # the line of step 20 may come before its checkpoint

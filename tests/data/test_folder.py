@@ -40,6 +40,12 @@ def test_a_label_without_a_class_is_refused_unless_ignored(tmp_path: Path) -> No
     assert set(np.unique(ignoring.load(0)[1])) == {0, 1, 255}
 
 
+def test_numbers_are_names_too(tmp_path: Path) -> None:
+    source = folder("val", str(make_fake_folder(tmp_path)), [0, 1, 2])  # type: ignore[list-item]
+    assert source is not None
+    assert source.classes == ("0", "1", "2")
+
+
 def test_colours_are_given_or_made(tmp_path: Path) -> None:
     root = str(make_fake_folder(tmp_path))
     made = folder("val", root, [f"c{i}" for i in range(30)])
@@ -54,6 +60,8 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
     root = str(make_fake_folder(tmp_path))
     with pytest.raises(ConfigError, match="data.classes as different names"):
         folder("val", root, ["a", "a"])
+    with pytest.raises(ConfigError, match=r"as different names, got sky; write \[sky,ground\]"):
+        folder("val", root, "sky")
     with pytest.raises(ConfigError, match="one RGB triple for each of 3"):
         folder("val", root, CLASSES, palette=[[1, 2, 3]])
     with pytest.raises(ConfigError, match=r"got \[1\] in data.source.ignore"):
