@@ -22,6 +22,7 @@ from isaseg.attention import (
     NoContext,
     ParallelInterlacedSparseAttention,
     PlainCrissCross,
+    Pointwise,
     PyramidPooling,
     SelfAttention2d,
     criss_cross,
@@ -200,6 +201,20 @@ def test_gradcheck(group: Size) -> None:
     assert gradcheck(partial(long_range, group_size=group), maps)
     assert gradcheck(partial(short_range, group_size=group), maps)
     assert gradcheck(criss_cross, maps)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pointwise_is_the_1x1_convolution(layout: torch.memory_format, bias: bool) -> None:
+    ours, theirs = Pointwise(3, 5, bias=bias).double(), nn.Conv2d(3, 5, 1, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = random_map(2, 3, 4, 6).contiguous(memory_format=layout).requires_grad_()
+    answers = []
+    for module in (ours, theirs):
+        out = module(x)
+        answers.append((out, *torch.autograd.grad(out.square().sum(), (x, *module.parameters()))))
+    for a, b in zip(*answers, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -99,7 +99,7 @@ ROWS = (
     Row("isa-16", "ISA 16", _WHOLE, 164, _isa(16)),
     Row("dense", "dense", _WHOLE, 190, ("attention=dense",)),
 )
-STEPS = {"lamps": 360, "cards": 2000}  # of a row with times=1
+STEPS = {"lamps": 300, "cards": 2000}  # of a row with times=1
 DEFAULT_ROWS = {
     "lamps": tuple(row.name for row in ROWS if row.name != "isa-4"),
     "cards": ("isa-8", "dense"),
