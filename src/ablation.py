@@ -19,7 +19,7 @@ _EXAMPLES = """examples:
   python src/ablation.py --data cards       ISA 8 and dense on Cards
   python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
   python src/ablation.py --dry              the same path in a minute; its numbers mean nothing
-  python src/ablation.py --report-only      table and figures again, from the runs on disk
+  python src/ablation.py --report-only      table and figures again, from those of these runs that are on disk
 The same command again trains only what is missing. What a run said is in <output>/<row>/seed<n>/log.txt.
 rows: """
 
@@ -32,7 +32,7 @@ def main() -> int:
     study = Study(
         data=args.data,
         rows=tuple(args.rows),
-        seeds=tuple(args.seeds or ([0] if args.dry else [0, 1, 2])),
+        seeds=tuple(dict.fromkeys(args.seeds or ([0] if args.dry else [0, 1, 2]))),
         steps=(DRY_STEPS if args.dry else STEPS[args.data]) if args.steps is None else args.steps,
         parallel=args.jobs,
         output=args.output or Path("outputs", "ablation", args.data + ("-dry" if args.dry else "")),

@@ -14,7 +14,7 @@ from isaseg.errors import IsasegError
 
 
 def main() -> int:
-    """Run one job, or with `-m` several; return the exit code: 0 done, 2 bad input, 3 divergence, 130 Ctrl-C, 143 SIGTERM."""
+    """Run one job, or with `-m` several; return the exit code: 0 done, 2 bad input, 3 divergence, 130 or 143 cut."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; each is told in one line below
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     codes = [0]

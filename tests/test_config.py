@@ -132,7 +132,8 @@ def test_the_published_learning_rates_are_those_of_the_experiments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "wanted", "interval"), [(420, 70, 70), (100, 70, 50), (100, 30, 25), (101, 30, 101), (4, 10, 4)]
+    ("steps", "wanted", "interval"),
+    [(420, 70, 70), (100, 70, 50), (100, 30, 25), (101, 30, 30), (101, 60, 101), (4, 10, 4)],
 )
 def test_the_last_step_is_validated(steps: int, wanted: int, interval: int) -> None:
     cfg = load(f"trainer.max_steps={steps}", f"trainer.val_check_interval={wanted}")

@@ -155,7 +155,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     """
     scale = q.shape[1] ** -0.5
     narrower = v.shape[1] - q.shape[1]
-    if q.device.type == "cpu" and q.shape[2] * q.shape[3] <= _SMALL:
+    if _is_small(q):
         return _small(q, k, v, mask, scale)
     # The kernels that never hold the score matrix want tokens whose channels lie together and keys as wide as
     # values (zeros change no product). Without either, torch silently takes the slow one that holds it.
@@ -168,6 +168,13 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 _SMALL = 64  # positions up to which two batched products on a CPU are faster than the fused kernel
+
+
+def _is_small(q: Tensor) -> bool:
+    if q.device.type != "cpu" or torch.is_autocast_enabled("cpu"):  # which would round the scores
+        return False
+    # a compiled or exported graph may serve other sizes too
+    return not torch.compiler.is_compiling() and q.shape[2] * q.shape[3] <= _SMALL
 
 
 def _small(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
@@ -247,6 +254,8 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, H, W) for `x` (B, inputs, H, W)."""
+        if x.device.type != "cpu":
+            return super().forward(x)
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 

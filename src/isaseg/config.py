@@ -150,22 +150,27 @@ def run_name(cfg: DictConfig) -> str:
 
 def same_run(cfg: DictConfig, folder: Path) -> bool:
     """Tell whether the run in `folder` computes what `cfg` says: steps, learning rate, everything."""
+    wanted = run_name(cfg)
     try:
         held = OmegaConf.load(folder / "config.yaml")
-        return isinstance(held, DictConfig) and run_name(held) == run_name(cfg)
-    except (OmegaConfBaseException, KeyError, TypeError, AttributeError, OSError):
-        return False  # none there, of another version of the project, or cut short
+        return isinstance(held, DictConfig) and run_name(held) == wanted
+    except (
+        Exception
+    ):  # none there, of another version of the project, or cut short, which YAML tells in many ways
+        return False
 
 
 def validation_interval(cfg: DictConfig) -> int:
-    """Return after how many steps to validate: near trainer.val_check_interval, and a divisor of max_steps.
+    """Return after how many steps to validate: trainer.val_check_interval, or a divisor of max_steps near it.
 
-    So that the last step, which is what a run is for, is validated and saved too.
+    So that the last step, which is what a run is for, is validated and saved too. If there is none between half and
+    twice of what is wanted, the wanted one stays.
     """
     steps, wanted = cfg.trainer.max_steps, min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
     divisors = [i for i in range(1, steps + 1) if steps % i == 0]
     below, above = max(i for i in divisors if i <= wanted), min(i for i in divisors if i >= wanted)
-    return below if 2 * below >= wanted else above
+    near = below if 2 * below >= wanted else above
+    return near if near <= 2 * wanted else wanted
 
 
 def attention_label(cfg: DictConfig) -> str:

@@ -45,9 +45,7 @@ def adamw_poly(
     warmup_steps: int = 0,
 ) -> Schedule:
     """Return AdamW with the schedule of `sgd_poly`."""
-    optimizer = AdamW(
-        parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr, fused=True
-    )
+    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -62,9 +60,7 @@ def adamw_one_cycle(
     power: float = 1.0,
 ) -> Schedule:
     """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine ** `power` fall to 0."""
-    optimizer = AdamW(
-        parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr, fused=True
-    )
+    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
     return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from isaseg import callbacks, config, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
-from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights
+from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights, replace_file
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
 from isaseg.module import SegmentationModule
@@ -56,13 +56,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     resume = find_resume(folder, cfg.resume)
     if resume is not None:
         load_weights(module, resume)  # of another network: told here in one sentence
-        if not config.same_run(cfg, resume.parent.parent):
+        made_with = resume.parent.parent
+        if (made_with / "config.yaml").is_file() and not config.same_run(cfg, made_with):
             log.warning("the configuration is not the one with which %s was made", resume)
-    if cfg.resume == "never":
-        _forget(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer steps, or without the test split
     run_loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
         group=cfg.name,
@@ -74,6 +70,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         with warnings.catch_warnings():
             _quiet()
             trainer = _build_trainer(cfg, folder, run_loggers)
+            _begin(cfg, folder)
             trainer.fit(module, datamodule, ckpt_path=resume)
             return _finish(cfg, folder, trainer, module, datamodule)
     finally:
@@ -111,7 +108,12 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
 def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
     checkpoints = folder / "checkpoints"
     interval = config.validation_interval(cfg)
-    if interval != min(cfg.trainer.val_check_interval, cfg.trainer.max_steps):
+    left = cfg.trainer.max_steps % interval
+    if left:
+        log.warning(
+            "the last %d steps end in no validation; let trainer.val_check_interval divide max_steps", left
+        )
+    elif interval != min(cfg.trainer.val_check_interval, cfg.trainer.max_steps):
         log.info("validates every %d steps, so that the last one is validated", interval)
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
@@ -193,10 +195,15 @@ def _finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
-def _forget(folder: Path) -> None:
-    """Remove what an earlier run left, so that nothing of it can be taken for a part of the next."""
-    for path in (*folder.glob("checkpoints/*.ckpt"), *folder.glob("metrics.*"), folder / "wandb_id.txt"):
-        path.unlink(missing_ok=True)
+def _begin(cfg: DictConfig, folder: Path) -> None:
+    """Write config.yaml and remove what could be taken for a part of this run; nothing can be refused any more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer steps, or without the test split
+    if cfg.resume == "never":
+        for path in (*folder.glob("checkpoints/*.ckpt"), folder / "metrics.csv", folder / "wandb_id.txt"):
+            path.unlink(missing_ok=True)
+    with replace_file(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -164,6 +164,10 @@ def make_jobs(
     jobs = []
     for row in rows:
         length = steps * row.times
+        shortest = max(length // _VALIDATIONS[data], 1)
+        interval = next(
+            i for i in range(shortest, length + 1) if length % i == 0
+        )  # the last step is validated
         for seed in seeds:
             folder = output / row.name / f"seed{seed}"
             overrides = (
@@ -171,7 +175,7 @@ def make_jobs(
                 *row.overrides,
                 "logger=csv",
                 "score_test=false",  # the table is made of validation alone
-                f"trainer.val_check_interval={max(length // _VALIDATIONS[data], 1)}",
+                f"trainer.val_check_interval={interval}",
                 *extra,  # of two overrides of one key the later holds
                 f"seed={seed}",
                 f"trainer.max_steps={length}",

@@ -141,6 +141,11 @@ def rows_on_disk(output: Path) -> list[str]:
     return [row.name for row in ROWS if list((output / row.name).glob("seed*/metrics.json"))]
 
 
+def count_on_disk(output: Path) -> int:
+    """Return the number of finished runs in `output`, whatever they are."""
+    return len(list(output.glob("*/seed*/metrics.json")))
+
+
 def read_run(folder: Path, row: Row) -> Run:
     """Read one finished run folder of a row.
 

@@ -69,6 +69,9 @@ def conduct(study: Study, train: Path, console: Console) -> tuple[str, int]:
         if len(failed) == len(runs):
             return "", len(failed)
     found = results.read_results(runs, facts)
+    left_out = results.count_on_disk(study.output) - sum(len(result.runs) for result in found)
+    if left_out > 0:
+        console.print(f"{left_out} runs of other rows, seeds, steps or settings are left out of the table")
     text = table.write_table(found, study.data, study.output)
     figures.plot_curves(found, study.output / "curves.png")
     figures.plot_cost(found, study.output / "cost.png")
