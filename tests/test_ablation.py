@@ -178,7 +178,7 @@ def test_scores_are_those_of_the_last_step_and_not_of_the_best_checkpoint(tmp_pa
 def test_a_run_shorter_than_the_default_is_never_converged(tmp_path: Path) -> None:
     write_run(tmp_path / "seed0", {800: 0.5, 1000: 0.5}, data="cards")
     write_run(tmp_path / "seed1", {160: 0.3, 200: 0.3}, steps=200)
-    write_run(tmp_path / "seed2", {500: 0.3, 600: 0.3}, steps=600)
+    write_run(tmp_path / "seed2", {350: 0.3, 400: 0.3}, steps=400)
     assert not results.read_run(tmp_path / "seed0", row("isa-8")).converged
     assert not results.read_run(tmp_path / "seed1", row("isa-8")).converged
     assert results.read_run(tmp_path / "seed2", row("isa-8")).converged
