@@ -109,6 +109,17 @@ def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
     assert last["global_step"] == 2
 
 
+@pytest.mark.parametrize("optim", ["adamw_one_cycle", "sgd_poly"])
+def test_mixed_precision_trains_with_clipped_gradients(
+    optim: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    small = ["trainer.max_steps=1", "data.batch_size=2", "data.val_length=2", "data.crop_size=[64,64]"]
+    small += ["logger=csv", "score_test=false", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]
+    cfg = compose(*small, f"optim={optim}", "trainer.precision=bf16-mixed")
+    assert cfg.trainer.gradient_clip_val == 1
+    assert train(cfg)["step"] == 1
+
+
 @pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0.5"])
 def test_what_a_constructor_refuses_is_a_configuration_error(
     override: str, compose: Callable[..., DictConfig], tmp_path: Path

@@ -239,6 +239,8 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and advertisements
     # lightning/_pytree.py uses a check that torch deprecates; nothing a user can do
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+    # of its estimate of the size alone
+    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary.*")
     # it does where a run continues
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
     # these say that data.num_workers is small, which on a small machine it should be
