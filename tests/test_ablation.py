@@ -248,12 +248,15 @@ def test_the_table_tells_the_outcome_whichever_way_it_falls(tmp_path: Path) -> N
         result("none", [0.38], bound=0.40),
         result("criss-cross-1", [0.80], bound=0.77),
         result("long-16", [0.34], bound=0.77),
+        result("isa-16", [0.56, 0.99, 0.71]),
     ]
     text = table.write_table(rows, "lamps", tmp_path)
     assert "ISA 8 minus dense: -0.5 points of mIoU, within 1 point" in text
     assert "ISA 4 minus dense: -2.0 points of mIoU, NOT within 1 point" in text
     assert "none: group accuracy 38.0 %, below its bound of 40.0 %." in text
     assert "criss-cross, 1 pass: group accuracy 80.0 %, ABOVE its bound of 77.0 %" in text
+    assert "ISA 16: the seeds end far apart, at 56.0, 71.0, 99.0 mIoU" in text
+    assert text.count("far apart") == 1
     assert "34.0 %, below its bound of 77.0 %; geometry would have allowed more." in text
 
 

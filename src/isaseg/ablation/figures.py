@@ -21,7 +21,7 @@ _SINGLE = 5  # so few rows fit into one panel
 
 
 def plot_curves(results: Sequence[Result], path: Path) -> None:
-    """Draw mIoU against steps: mean over the seeds, band from lowest to highest, one panel a family."""
+    """Draw mIoU against steps: mean over the seeds, each seed a thin line, one panel a family."""
     panels = _panels(results)
     columns = min(len(panels), 2)
     lines = math.ceil(len(panels) / columns)
@@ -30,7 +30,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     dense = next((result for result in results if result.row.name == "dense"), None)
     for axes, (title, members) in zip(grid, panels, strict=False):
         if dense is not None and dense not in members:
-            steps, means, _, _ = _band(dense)
+            steps, means = _mean_curve(dense)
             axes.plot(steps, means, color=_REFERENCE, lw=1.0, zorder=1)
             near = next((j for j, mean in enumerate(means) if mean > 70), len(means) - 1)
             place, shift = (steps[near], means[near]), (-5, -3)
@@ -122,22 +122,20 @@ def _panels(results: Sequence[Result], single: int = _SINGLE) -> list[tuple[str,
     return [(title, [result for result in results if result.row.panel == title]) for title in titles]
 
 
-def _band(result: Result) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Return the steps that all seeds have in common, and mean, lowest and highest mIoU there in per cent."""
+def _mean_curve(result: Result) -> tuple[list[int], list[float]]:
+    """Return the steps that all seeds have in common, and the mean mIoU there in per cent."""
     steps = sorted(set.intersection(*(set(run.curve) for run in result.runs)))
-    values = [[100 * run.curve[step] for run in result.runs] for step in steps]
-    return steps, [statistics.fmean(v) for v in values], [min(v) for v in values], [max(v) for v in values]
+    return steps, [100 * statistics.fmean(run.curve[step] for run in result.runs) for step in steps]
 
 
 def _panel(axes: Axes, members: Sequence[Result], title: str) -> None:
-    bands = [_band(result) for result in members]
-    last = max(band[0][-1] for band in bands)
-    places = spread_out([band[1][-1] for band in bands], 7.5, 3, 99)
-    for index, (result, (steps, means, lowest, highest), place) in enumerate(
-        zip(members, bands, places, strict=True)
-    ):
+    curves = [_mean_curve(result) for result in members]
+    last = max(steps[-1] for steps, _ in curves)
+    places = spread_out([means[-1] for _, means in curves], 7.5, 3, 99)
+    for index, (result, (steps, means), place) in enumerate(zip(members, curves, places, strict=True)):
         colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index % len(_DASHES)]
-        axes.fill_between(steps, lowest, highest, color=colour, alpha=0.18, lw=0)
+        for run in result.runs:
+            axes.plot(steps, [100 * run.curve[step] for step in steps], color=colour, alpha=0.45, lw=0.7)
         axes.plot(steps, means, color=colour, linestyle=dash, lw=1.8)
         axes.plot(
             (steps[-1], last * 1.01, last * 1.04),

@@ -10,7 +10,7 @@ from typing import Any
 from isaseg.ablation.jobs import STEPS
 from isaseg.ablation.results import LARGE, Result
 
-_MUCH = 10  # points between bound and outcome that are worth a remark
+_MUCH = 10  # points between bound and outcome, or between seeds, that are worth a remark
 
 _HEADER = (
     "context",
@@ -114,6 +114,13 @@ def _findings(results: Sequence[Result]) -> list[str]:
             gap = result.percent("val/mIoU")[0] - by_name["dense"].percent("val/mIoU")[0]
             verdict = "within" if abs(gap) <= 1 else "NOT within"
             lines.append(f"{result.row.label} minus dense: {gap:+.1f} points of mIoU, {verdict} 1 point.")
+    for result in results:
+        ends = sorted(100 * run.scores["val/mIoU"] for run in result.runs)
+        if ends[-1] - ends[0] > _MUCH:
+            lines.append(
+                f"{result.row.label}: the seeds end far apart, at {', '.join(f'{end:.1f}' for end in ends)} mIoU; their "
+                "mean stands for none of them."
+            )
     for result in results:
         bound = result.facts.bound
         if bound is not None and bound.group_acc < 0.995:
