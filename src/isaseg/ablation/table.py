@@ -140,7 +140,11 @@ def _notes(results: Sequence[Result], data: str) -> list[str]:
         "Mean ± standard deviation over seeds (initialisation and order; same scenes), at the last step.",
         (
             f"Converged: at least {STEPS[data]} steps"
-            + (", twice that for rows that do not solve Lamps," if _has_longer(results) else ",")
+            + (
+                ", twice or three times that for rows that learn Lamps more slowly,"
+                if _has_longer(results)
+                else ","
+            )
             + " and mIoU moved by less than 1 point over the validations of the last fifth of them. The learning "
             "rate ends at 0, so a run that has not begun to learn may look converged: only a bound shows that a row "
             "cannot do better."
