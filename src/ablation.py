@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     add(
         "--steps",
         type=int,
-        help=f"optimizer steps of a run (default: {lengths}); twice as many for rows that do not solve Lamps",
+        help=f"optimizer steps of a run (default: {lengths}); two or three times as many for slow rows",
     )
     add("--jobs", type=int, default=os.cpu_count(), help="runs at a time, a thread each (default: all cores)")
     add("--output", type=Path, help="folder (default: outputs/ablation/<data>; --dry appends -dry)")

@@ -33,10 +33,8 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
             steps, means = _mean_curve(dense)
             axes.plot(steps, means, color=_REFERENCE, lw=1.0, zorder=1)
             near = next((j for j, mean in enumerate(means) if mean > 70), len(means) - 1)
-            place, shift = (steps[near], means[near]), (-5, -3)
-            axes.annotate(
-                "dense", place, shift, textcoords="offset points", ha="right", fontsize=7.5, color="#777777"
-            )
+            place, shift = (steps[near], means[near]), (6, -10)
+            axes.annotate("dense", place, shift, textcoords="offset points", fontsize=7.5, color="#777777")
         _panel(axes, members, title)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
