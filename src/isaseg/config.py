@@ -156,7 +156,7 @@ def same_run(cfg: DictConfig, folder: Path) -> bool:
         return isinstance(held, DictConfig) and run_name(held) == wanted
     except (
         Exception
-    ):  # none there, of another version of the project, or cut short, which YAML tells in many ways
+    ):  # not there, of another version of the project, or cut short: YAML has many words for it
         return False
 
 

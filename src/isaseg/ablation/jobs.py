@@ -165,9 +165,8 @@ def make_jobs(
     for row in rows:
         length = steps * row.times
         shortest = max(length // _VALIDATIONS[data], 1)
-        interval = next(
-            i for i in range(shortest, length + 1) if length % i == 0
-        )  # the last step is validated
+        # so that the last step is validated
+        interval = next(i for i in range(shortest, length + 1) if length % i == 0)
         for seed in seeds:
             folder = output / row.name / f"seed{seed}"
             overrides = (
