@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +289,11 @@ def test_an_interrupted_run_says_so_and_keeps_its_checkpoint(
     arguments = [*TINY, "trainer.max_steps=400", "trainer.val_check_interval=5", "logger=csv"]
     arguments += ["data.val_length=2", f"run_dir={tmp_path / 'run'}"]
     command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # a shell starts what is in its background with SIGINT ignored, and children inherit that
+    listening = partial(signal.signal, sent, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "step 20/400" in line:
