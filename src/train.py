@@ -26,10 +26,7 @@ def main() -> int:
         try:
             return float(train(cfg)["val/mIoU"])
         except IsasegError as error:
-            text = str(error)
-            if text.startswith("Caught "):  # by a loader's worker; its traceback comes first
-                text = text.rpartition(f"{type(error).__name__}: ")[2].strip()
-            codes.append(_tell(text, error.exit_code))
+            codes.append(_tell(error, error.exit_code))
             return None
 
     try:

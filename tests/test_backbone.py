@@ -1,5 +1,6 @@
 """timm models as lists of feature maps: values, shapes, normalisation, weights, errors. No network."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,17 @@ def test_what_timm_cannot_build_is_a_config_error() -> None:
         ConfigError, match=r"timm could not build backbone.name='test_resnet' with out_indices=\(9,\)"
     ):
         make(out_indices=[9])
+
+
+def test_d11_weights_are_those_that_were_meant(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    make(weights=str(path), weights_sha256=right.upper())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=rf"weights\.safetensors' with the SHA-256 {right}, got \w+; fetch the file again"
+    ):
+        make(weights=str(path), weights_sha256=right)

@@ -205,7 +205,7 @@ class PictureNet(Net):
         super().__init__()
         self.segmenter = nn.Conv2d(3, 2, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, size: Any = None) -> Tensor:
         return self.segmenter(image.float())
 
 

@@ -1,5 +1,8 @@
 """Every YAML composes and builds; every mistake is told in one sentence."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from isaseg import config
 from isaseg.errors import ConfigError
 
 CONF = config.conf_dir()
-OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml"))]
+OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml")) if not p.stem.startswith("_")]
 
 
 def load(*overrides: str) -> DictConfig:
@@ -28,7 +31,7 @@ def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> N
     cfg = load(
         f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
     )
-    if group == "data":
+    if group in ("data", "recipe"):
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
     config.check(cfg)
     assert config.run_dir(cfg).parent.parent == Path("outputs")
@@ -147,3 +150,62 @@ def test_each_default_is_stated_once() -> None:
     assert plain["optim"]["total_steps"] == 123
     assert plain["loss"]["ignore_index"] == 254
     assert (plain["data"]["seed"], plain["data"]["max_steps"]) == (5, 123)
+
+
+def test_a_transform_of_albumentations_can_be_added_and_asks_no_server() -> None:
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): sys.exit('a connection was opened')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from tests.test_config import load, config\n"
+        "cfg = load('data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
+        "  'data.transform.extra=[{_target_: albumentations.GaussianBlur, p: 0.2}]')\n"
+        "config.check(cfg)\n"
+        "print(config.build(cfg.data, 'data').transform.extra)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=env, cwd=CONF.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "GaussianBlur" in done.stdout
+
+
+def test_a_typo_in_such_a_transform_is_told() -> None:
+    cfg = load(
+        "data=camvid", "data.root=x", "data.transform.extra=[{_target_: albumentations.Blur, prob: 0.2}]"
+    )
+    cfg.loss.class_weights = None
+    with pytest.raises(ConfigError, match=r"data\.transform\.extra\[0\]\.prob"):
+        config.check(cfg)
+
+
+DATA = [p.stem for p in sorted((CONF / "data").glob("*.yaml")) if not p.stem.startswith("_")]
+PUBLISHED = [p.stem.rpartition("_")[::2] for p in sorted((CONF / "recipe").glob("*.yaml"))]
+
+
+def test_every_published_data_set_has_both_protocols() -> None:
+    main = {"cityscapes", "ade20k", "lip", "pascal_voc", "pascal_context", "coco_stuff"}
+    assert {(d, p) for d in main for p in ("openseg", "mmseg")} <= set(PUBLISHED)
+    assert {d for d, _ in PUBLISHED} <= set(DATA)
+    assert {f"{d}_isa" for d in main} <= {p.stem for p in (CONF / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("data", "protocol"), PUBLISHED)
+def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) -> None:
+    cfg = load(f"data={data}", f"protocol={protocol}", "data.root=x", "experiment=cityscapes_isa")
+    config.check(cfg)
+    recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")
+    shared = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
+    assert cfg.data.crop_size == recipe.data.crop_size
+    assert cfg.data.val_resize == cfg.data.transform.resize == recipe.data.val_resize
+    assert cfg.data.transform.colours == shared.data.transform.colours
+    assert cfg.trainer.max_steps == recipe.trainer.max_steps
+    assert cfg.optim.lr == OmegaConf.merge(shared, recipe).recipe.lr
+    assert cfg.head.dropout == shared.head.dropout
+    assert cfg.trainer.max_steps % config.validation_interval(cfg) == 0
+    assert (
+        load(f"protocol={protocol}", "experiment=cityscapes_isa", "trainer.max_steps=2").trainer.max_steps
+        == 2
+    )

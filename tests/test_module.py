@@ -21,8 +21,8 @@ class TwoHeads(nn.Module):
         self.main = nn.Parameter(torch.tensor([1.0, 0.0, -1.0]))
         self.aux = nn.Parameter(torch.tensor([0.5, 0.0, 2.0])) if aux else None
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.main[None, :, None, None].expand(len(image), 3, *image.shape[-2:])
+    def forward(self, image: Tensor, size: torch.Size | None = None) -> Tensor:
+        return self.main[None, :, None, None].expand(len(image), 3, *(size or image.shape[-2:]))
 
     def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.aux is None:
@@ -58,7 +58,7 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    loaders = (torch.utils.data.DataLoader(x, batch_size=None) for x in (data, val))  # type: ignore[arg-type]
+    loaders = (torch.utils.data.DataLoader(x, batch_size=None) for x in (data, [[b] for b in val]))  # type: ignore[arg-type]
     trainer.fit(model, *loaders)
     return trainer
 
@@ -89,7 +89,8 @@ def test_scores_are_those_of_the_whole_split_and_start_anew() -> None:
         model.segmenter.main.copy_(torch.tensor([0.0, 5.0, -5.0]))  # type: ignore[union-attr, operator]
     trainer = fit(model, batches(1), val)
     for _ in range(2):  # a second validation is not added to the first
-        (scores,) = trainer.validate(model, torch.utils.data.DataLoader(val, batch_size=None), verbose=False)  # type: ignore[arg-type]
+        loader = torch.utils.data.DataLoader([[b] for b in val], batch_size=None)  # type: ignore[arg-type]
+        (scores,) = trainer.validate(model, loader, verbose=False)
         target = torch.cat([b["mask"].flatten() for b in val])
         far = torch.cat([b["far"].flatten() for b in val])
         labelled = target != 255
@@ -100,3 +101,27 @@ def test_scores_are_those_of_the_whole_split_and_start_anew() -> None:
             (target[labelled & far] >= 1).float().mean().item()
         )
         assert "val/loss" in scores
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_m2_a_split_without_a_label_scores_nan_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    val = batches(1)
+    val[0]["mask"][:] = 255
+    logged = fit(module(), batches(1), val).callback_metrics
+    assert logged["val/mIoU"].isnan()
+    assert "no pixel of the val split has a label" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_images_of_mixed_sizes_are_scored_at_the_size_of_their_labels() -> None:
+    """One list of batches of several sizes counts like its images one by one, labels larger than images included."""
+    small, large = batches(2)
+    large = {**large, "image": torch.zeros(2, 3, 9, 5, dtype=torch.uint8)}
+    mixed, apart = module(), module()
+    for model, val in ((mixed, [[small, large]]), (apart, [[small], [large]])):
+        trainer = lightning.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+        )
+        trainer.validate(model, torch.utils.data.DataLoader(val, batch_size=None), verbose=False)  # type: ignore[arg-type]
+    assert torch.equal(mixed.last_scores["matrix"], apart.last_scores["matrix"])
+    assert mixed.last_scores["matrix"].sum() == 2 * (2 * 4 * 6 - 6)

@@ -254,32 +254,60 @@ def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("experiment", "fake"),
-    [
-        ("lamps_isa", None),
-        ("cards_isa", None),
-        ("camvid_isa", fakes.make_fake_camvid),
-        ("ade20k_isa", fakes.make_fake_ade20k),
-        ("cityscapes_isa", fakes.make_fake_cityscapes),
-    ],
-)
+SMALL = (
+    "backbone=tiny_d8 backbone.pretrained=false data.crop_size=[64,64] data.batch_size=2 data.num_workers=0 "
+    "data.val_batch_size=3 data.val_length=3 trainer.max_steps=2 trainer.accelerator=cpu logger=csv head.channels=32 "
+    "score_test=false callbacks.pictures=0"
+).split()
+FAKES: dict[str, Callable[..., Path] | None] = {
+    "lamps_isa": None,
+    "cards_isa": None,
+    "camvid_isa": fakes.make_fake_camvid,
+    "ade20k_isa": fakes.make_fake_ade20k,
+    "cityscapes_isa": fakes.make_fake_cityscapes,
+    "lip_isa": fakes.make_fake_lip,
+    "pascal_voc_isa": fakes.make_fake_pascal_voc,
+    "pascal_context_isa": fakes.make_fake_pascal_context,
+    "coco_stuff_isa": fakes.make_fake_coco_stuff,
+}
+REAL = {
+    "cityscapes_isa": "cityscapes",
+    "ade20k_isa": "ade20k",
+    "lip_isa": "lip",
+    "pascal_voc_isa": "voc2012",
+    "pascal_context_isa": "pascal_context",
+    "coco_stuff_isa": "coco_stuff10k",
+}
+SAMPLES = ROOT.parent / "shared" / "data"
+
+
+def test_every_experiment_is_tried() -> None:
+    assert {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} == set(FAKES)
+
+
+@pytest.mark.parametrize("experiment", FAKES)
 def test_every_experiment_runs_two_steps_in_its_real_layout(
-    experiment: str,
-    fake: Callable[..., Path] | None,
-    compose: Callable[..., DictConfig],
-    tmp_path: Path,
+    experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    small = ["backbone=tiny_d8", "backbone.pretrained=false", "data.crop_size=[64,64]", "data.batch_size=2"]
-    small += ["data.num_workers=0", "data.val_batch_size=1", "data.val_length=2"]
-    small += ["trainer.max_steps=2", "trainer.accelerator=cpu", "logger=csv", "head.channels=32"]
-    small += ["score_test=false"]
-    root = [f"data.root={fake(tmp_path / 'a root')}"] if fake else []
-    metrics = train(compose(f"experiment={experiment}", *small, *root, f"run_dir={tmp_path / 'run'}"))
+    """With batches of validation images of different sizes."""
+    fake = FAKES[experiment]
+    root = [f"data.root={fake(tmp_path / 'a root', n=3)}"] if fake else []
+    metrics = train(compose(f"experiment={experiment}", *SMALL, *root, f"run_dir={tmp_path / 'run'}"))
     assert "test/mIoU" not in metrics
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
     assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples beside the project")
+@pytest.mark.parametrize("experiment", REAL)
+def test_every_experiment_trains_and_validates_on_real_samples(
+    experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    few = [f"data.root={SAMPLES / REAL[experiment]}", "data.val_length=2", "check_data=false"]
+    metrics = train(compose(f"experiment={experiment}", *SMALL, *few, f"run_dir={tmp_path / 'run'}"))
+    assert metrics["step"] == 2
+    assert 0 <= metrics["val/mIoU"] <= 1
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -317,7 +345,7 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     script = (
         "import resource, torch\n"
         "from isaseg import training\n"
-        "training._keep_freed_memory()\n"
+        "training.keep_freed_memory()\n"
         "def use(): [torch.ones(2**22) for _ in range(10)]\n"
         "for _ in range(3): use()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

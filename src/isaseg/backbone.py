@@ -12,6 +12,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from isaseg.errors import ConfigError
+from isaseg.files import sha256
 
 
 class Backbone(nn.Module):
@@ -26,6 +27,7 @@ class Backbone(nn.Module):
             the context head, the one before it the auxiliary head.
         pretrained: Fetch timm's weights from the hub.
         weights: A local file with timm weights instead; may be combined with no network.
+        weights_sha256: SHA-256 that this file must have; None: any.
         fuse: Resize all the maps to the first one's size and concatenate them: HRNet's way, one map out.
         input_multiple: Pad the normalised image at the right and bottom to a multiple of this (32 for HRNet).
         model_args: Further arguments of the timm model, e.g. `feature_location`.
@@ -48,6 +50,7 @@ class Backbone(nn.Module):
         out_indices: Sequence[int] = (-2, -1),
         pretrained: bool = False,
         weights: str | None = None,
+        weights_sha256: str | None = None,
         fuse: bool = False,
         input_multiple: int = 1,
         model_args: Mapping[str, Any] | None = None,
@@ -56,6 +59,8 @@ class Backbone(nn.Module):
         args = dict(model_args or {})
         if output_stride is not None:
             args["output_stride"] = output_stride
+        if weights is not None and weights_sha256 is not None:
+            _check_sum(Path(weights), weights_sha256)
         self.model = _create(name, tuple(out_indices), pretrained, weights, args)
         info: Any = self.model.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
@@ -130,6 +135,15 @@ def _create(
     if weights is not None:
         _check_loaded(model, name, weights)
     return model
+
+
+def _check_sum(path: Path, expected: str) -> None:
+    found = sha256(path) if path.is_file() else "no file"
+    if found != expected.lower():
+        raise ConfigError(
+            f"expected backbone.weights='{path}' with the SHA-256 {expected}, got {found}; fetch the file again, or "
+            "set backbone.weights_sha256=null"
+        )
 
 
 def _check_loaded(model: nn.Module, name: str, weights: str) -> None:

@@ -199,9 +199,7 @@ class WandbPictures(Callback):
             self._samples = report.samples(datamodule, self.count)
         segmenter: Any = pl_module.segmenter
         images = [
-            report.wandb_image(
-                s, report.predict(segmenter, s.image), datamodule.classes, datamodule.ignore_index
-            )
+            report.wandb_image(s, report.predict(segmenter, s), datamodule.classes, datamodule.ignore_index)
             for s in self._samples
         ]
         for logger in loggers:

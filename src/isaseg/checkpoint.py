@@ -7,41 +7,21 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from isaseg.errors import CheckpointError
+from isaseg.files import replace_file
 
 log = logging.getLogger(__name__)
 
 # Of two at the same step, best.ckpt is the later: it is written after the validation and knows the best score.
 _NAMES = ("best.ckpt", "last.ckpt")
-
-
-@contextmanager
-def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that becomes `path` when the block ends, and never exists half-written under that name.
-
-    The temporary file is a sibling: `os.replace` is atomic only inside one file system (lightning#21253).
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -212,11 +192,3 @@ def _reason(error: BaseException) -> str:
 
 def _free(folder: Path) -> str:
     return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB" if folder.is_dir() else "0 MiB"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.errors import ConfigError
 
+# Otherwise albumentations, which a configuration may name, asks pypi.org for a newer version in every process.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
 # A configuration is code: these are the packages it may name. (The obvious doors, not a sandbox.)
-ALLOWED_TARGETS = ("isaseg.", "lightning.pytorch.Trainer", "torch.optim.")
+ALLOWED_TARGETS = ("isaseg.", "lightning.pytorch.Trainer", "torch.optim.", "albumentations.")
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
@@ -41,6 +45,9 @@ _NOT_IDENTITY = (
     "data.root",
     "data.source.root",
     "data.num_workers",
+    "data.timeout",
+    "data.cache",
+    "data.strict_size",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.log_every_n_steps",
@@ -54,8 +61,8 @@ def conf_dir() -> Path:
     return checkout if checkout.is_dir() else package / "conf"
 
 
-def check(cfg: DictConfig) -> None:
-    """Check what a single constructor cannot see: missing values, unknown keys, ranges, keys that must agree.
+def check_nodes(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration resolved, each `_target_` in it allowed and its keys known.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
@@ -64,13 +71,26 @@ def check(cfg: DictConfig) -> None:
         missing = sorted(OmegaConf.missing_keys(cfg))
         plain = None if missing else OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+        needed = re.search(r"Missing mandatory value: (\S+)", str(error))  # what another value is made of
+        if needed is None:
+            raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
+        missing = [needed.group(1)]
     if missing:
         raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
     assert isinstance(plain, dict)
     for path, node in _nodes(plain):
         if "_target_" in node:
             _check_node(path, node)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check(cfg: DictConfig) -> None:
+    """Check what a single constructor cannot see: missing values, unknown keys, ranges, keys that must agree.
+
+    Raises:
+        ConfigError: Naming the dotted key, its value and what was expected.
+    """
+    plain = check_nodes(cfg)
     for key, least in (
         ("seed", 0),
         ("trainer.max_steps", 1),
@@ -130,6 +150,11 @@ def run_dir(cfg: DictConfig) -> Path:
     if cfg.run_dir is not None:
         return Path(cfg.run_dir)
     return Path(cfg.output_dir) / _safe(cfg.name) / run_name(cfg)
+
+
+def data_dir(cfg: DictConfig) -> Path:
+    """Return the folder of the report on a data set."""
+    return Path(cfg.output_dir) / "data" / _safe(cfg.data.name)
 
 
 def run_name(cfg: DictConfig) -> str:
@@ -196,18 +221,18 @@ def attention_label(cfg: DictConfig) -> str:
     return name
 
 
-def explain(error: Exception, config_name: str = "train") -> str:
+def explain(error: Exception, config_name: str = "train", command: str = "src/train.py") -> str:
     """Return one clear message for an error of Hydra or OmegaConf while composing, with the nearest valid name."""
     text = str(error)
     group = re.search(r"Could not find '([^']+)'", text)
     if group and "Available options" in text:
         folder, _, option = group.group(1).rpartition("/")
-        options = re.findall(r"^\t(\S+)$", text, flags=re.MULTILINE)
+        options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files: what others inherit
         return f"no option '{option}' in the group {folder}; {_suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
         key = wrong.group(1)
-        return f"no configuration key '{key}'; {_suggest(key, _all_keys(config_name))}see `python src/train.py --help`"
+        return f"no configuration key '{key}'; {_suggest(key, _all_keys(config_name))}see `python {command} --help`"
     return text.strip().replace("\n", " ")
 
 
@@ -219,8 +244,9 @@ def _suggest(name: str, candidates: Sequence[str]) -> str:
 def _all_keys(config_name: str) -> list[str]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(config_name)
-    keys = [p.name for p in conf_dir().iterdir() if p.is_dir()]
+        cfg = compose(config_name, return_hydra_config=True)
+    keys = [group for group in cfg.hydra.runtime.choices if "/" not in group]
+    del cfg.hydra
     for path, node in _nodes(OmegaConf.to_container(cfg)):
         keys += [f"{path}.{k}" if path else str(k) for k in node]
     return keys
@@ -250,9 +276,11 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
         raise ConfigError(
             f"expected {path}._target_ to name a class or function, got '{target}': {error}"
         ) from error
-    if not str(getattr(function, "__module__", "")).startswith(("isaseg", "lightning", "torch.optim")):
+    if not str(getattr(function, "__module__", "")).startswith(
+        ("isaseg", "lightning", "torch.optim", "albumentations")
+    ):
         raise ConfigError(
-            f"expected {path}._target_ to be defined in isaseg, lightning or torch.optim, got '{target}'"
+            f"expected {path}._target_ to be defined in isaseg, lightning, torch.optim or albumentations, got '{target}'"
         )
     parameters = inspect.signature(function).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):

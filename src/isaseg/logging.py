@@ -21,8 +21,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from isaseg.checkpoint import replace_file
 from isaseg.errors import ConfigError
+from isaseg.files import replace_file
 
 log = logging.getLogger(__name__)
 

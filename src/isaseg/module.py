@@ -1,5 +1,6 @@
 """The LightningModule: which loss, which metric, which log key. No mathematics of its own."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from isaseg.losses import CrossEntropy
 from isaseg.metrics import ConfusionMatrix, group_accuracy
 from isaseg.optim import Schedule
 from isaseg.segmenter import Segmenter
+
+log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
@@ -61,22 +64,25 @@ class SegmentationModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch, auxiliary loss included."""
         logits, aux_logits = self.segmenter.forward_with_aux(batch["image"])
-        loss: Tensor = self.loss(logits, batch["mask"])
+        mask = batch["mask"].long()
+        loss: Tensor = self.loss(logits, mask)
         if aux_logits is not None:
-            aux = self.aux_loss(aux_logits, batch["mask"])
+            aux = self.aux_loss(aux_logits, mask)
             self.log("train/loss_aux", aux.detach())
             loss = loss + self.aux_weight * aux
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch."""
-        self._count(batch, "val")
+    def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Count batches, each of images of one size."""
+        for batch in batches:
+            self._count(batch, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch."""
-        self._count(batch, "test")
+    def test_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Count batches, each of images of one size."""
+        for batch in batches:
+            self._count(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the split's scores."""
@@ -87,7 +93,8 @@ class SegmentationModule(lightning.LightningModule):
         self._score("test")
 
     def _count(self, batch: Batch, split: str) -> None:
-        logits, mask = self.segmenter(batch["image"]), batch["mask"]
+        mask = batch["mask"].long()
+        logits = self.segmenter(batch["image"], mask.shape[-2:])
         loss = self.loss(logits, mask)
         self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
         prediction = logits.argmax(1)
@@ -97,6 +104,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def _score(self, split: str) -> None:
         self.last_scores = self.confusion.compute()
+        if self.last_scores["aAcc"].isnan():
+            log.warning("no pixel of the %s split has a label that counts: its scores are NaN", split)
         for name in ("mIoU", "mAcc", "aAcc"):
             self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
         if self.groups:

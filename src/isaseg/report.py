@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
 import wandb
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from torch import Tensor, nn
 
-from isaseg.checkpoint import replace_file
+from isaseg.files import replace_file
 from isaseg.logging import NeverFatalWandbLogger
 
 Palette = Sequence[Sequence[int]]
@@ -28,7 +29,7 @@ _IGNORED = (255, 255, 255)
 
 
 class Sample(NamedTuple):
-    """One validation image: `image` uint8 RGB (3, H, W), `mask` int64 (H, W), `id` its name."""
+    """One validation image: `image` uint8 RGB (3, h, w) as the network gets it, `mask` (H, W), `id` its name."""
 
     image: Tensor
     mask: Tensor
@@ -63,13 +64,13 @@ def samples(datamodule: Data, count: int) -> list[Sample]:
     return [Sample(s["image"], s["mask"], s["id"]) for s in found]
 
 
-def predict(segmenter: nn.Module, image: Tensor) -> Tensor:
-    """Return the labels (H, W) of one image (3, H, W), on the CPU; the mode of the network is left as it was."""
+def predict(segmenter: nn.Module, sample: Sample) -> Tensor:
+    """Return the labels (H, W) of one image, on the CPU; the mode of the network is left as it was."""
     was_training = segmenter.training
     device = next(segmenter.parameters()).device
     segmenter.eval()
     with torch.no_grad():
-        labels: Tensor = segmenter(image[None].to(device)).argmax(1)[0].cpu()
+        labels: Tensor = segmenter(sample.image[None].to(device), sample.mask.shape).argmax(1)[0].cpu()
     segmenter.train(was_training)
     return labels
 
@@ -81,7 +82,7 @@ def save_pictures(segmenter: nn.Module, datamodule: Data, folder: Path, count: i
         save_picture(
             folder / f"{number:02d}_{stem}.png",
             *sample[:2],
-            predict(segmenter, sample.image),
+            predict(segmenter, sample),
             datamodule.palette,
             datamodule.ignore_index,
             datamodule.classes,
@@ -102,7 +103,7 @@ def save_picture(
 
     Args:
         path: PNG file.
-        image: uint8 RGB, (3, H, W).
+        image: uint8 RGB, (3, h, w); shown at the size of the mask.
         mask: (H, W).
         prediction: (H, W).
         palette: One RGB triple, 0 to 255, per class.
@@ -113,7 +114,7 @@ def save_picture(
     step = math.ceil(max(mask.shape) / _LONGEST_SIDE)
     labels = [x[::step, ::step].numpy() for x in (mask, prediction)]
     panels = [
-        image[:, ::step, ::step].permute(1, 2, 0).numpy(),
+        _at_size(image, mask)[::step, ::step],
         *(_colour(x, palette, ignore_index) for x in labels),
     ]
     seen = sorted(set(np.unique(labels[0])) | set(np.unique(labels[1])), key=int)
@@ -145,9 +146,14 @@ def wandb_image(sample: Sample, prediction: Tensor, classes: Sequence[str], igno
     labels = {**dict(enumerate(classes)), ignore_index: "ignored"}
     overlays = {"ground_truth": sample.mask, "prediction": prediction}
     masks = {k: {"mask_data": v[::step, ::step].numpy(), "class_labels": labels} for k, v in overlays.items()}
-    return wandb.Image(
-        sample.image[:, ::step, ::step].permute(1, 2, 0).numpy(), masks=masks, caption=sample.id
-    )
+    return wandb.Image(_at_size(sample.image, sample.mask)[::step, ::step], masks=masks, caption=sample.id)
+
+
+def _at_size(image: Tensor, mask: Tensor) -> NDArray[np.uint8]:
+    picture: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
+    if picture.shape[:2] != tuple(mask.shape):
+        picture = cv2.resize(picture, tuple(mask.shape)[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return picture
 
 
 def _colour(labels: NDArray[Any], palette: Palette, ignore_index: int) -> NDArray[np.uint8]:

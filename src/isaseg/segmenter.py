@@ -1,6 +1,6 @@
 """The whole network: uint8 RGB image in, logits at image size out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,20 +32,27 @@ class Segmenter(nn.Module):
         self.aux_head = aux_head
         self.align_corners = align_corners
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W)."""
-        return self._resize(self.head(self.backbone(image)[-1]), image)
+    def forward(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W).
+
+        Args:
+            image: The pictures.
+            size: (H, W) of the logits where it is not that of `image`: of labels that were not resized with it. They are
+                then resized twice, as mmsegmentation does it.
+        """
+        logits = self._resize(self.head(self.backbone(image)[-1]), image.shape[-2:])
+        return logits if size is None or size == image.shape[-2:] else self._resize(logits, size)
 
     def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the auxiliary logits, both (B, K, H, W), or None without auxiliary head."""
         features = self.backbone(image)
-        logits = self._resize(self.head(features[-1]), image)
+        logits = self._resize(self.head(features[-1]), image.shape[-2:])
         if self.aux_head is None:
             return logits, None
-        return logits, self._resize(self.aux_head(features[-2]), image)
+        return logits, self._resize(self.aux_head(features[-2]), image.shape[-2:])
 
-    def _resize(self, logits: Tensor, image: Tensor) -> Tensor:
-        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+    def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
 
 
 def build_segmenter(

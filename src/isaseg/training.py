@@ -17,9 +17,10 @@ from rich.console import Console
 from isaseg import callbacks, config, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
-from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights, replace_file
+from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
+from isaseg.files import replace_file
 from isaseg.module import SegmentationModule
 from isaseg.segmenter import build_segmenter
 
@@ -47,9 +48,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             "resume=never trains it again"
         )
         return finished
-    _keep_freed_memory()
+    keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: SegmentationDataModule = config.build(cfg.data, "data")
+    datamodule.bad_samples_file = folder / "bad_samples.txt"
     if cfg.check_data:
         datamodule.check()
     module = build_module(cfg, datamodule)
@@ -227,7 +229,7 @@ def _derived(cfg: DictConfig, module: SegmentationModule) -> dict[str, Any]:
     }
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Ask glibc not to give freed tensors back to the kernel, which costs a tenth of a CPU step in page faults."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:  # musl has none

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isaseg.data.camvid import CLASSES, PALETTE, camvid
+from isaseg.data.camvid import FACTS, camvid
+from isaseg.data.check import check_files
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import make_fake_camvid
 
@@ -17,16 +18,13 @@ def test_pairs_and_ids(tmp_path: Path, split: str) -> None:
     source = camvid(split, str(make_fake_camvid(tmp_path)))
     assert [source.name(i) for i in range(len(source))] == [f"0001TP_{i:06d}" for i in range(3)]
     raw = np.asarray(Image.open(tmp_path / f"{split}annot" / "0001TP_000001.png"))
-    _, mask, _ = source.load(1)
-    assert np.array_equal(mask[raw < 11], raw[raw < 11])
-    assert (mask[raw == 11] == 255).all()
-    source.check()
+    assert np.array_equal(source.load(1).mask, np.where(raw == 11, 255, raw))
+    check_files(source)
 
 
-def test_facts() -> None:
-    assert len(CLASSES) == len(PALETTE) == 11
-    assert CLASSES[0] == "sky"
-    assert PALETTE[3].tolist() == [128, 64, 128]
+def test_classes_and_colours() -> None:
+    assert FACTS.classes[0] == "sky"
+    assert FACTS.palette[3].tolist() == [128, 64, 128]
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])

@@ -1,5 +1,6 @@
 """The file source refuses whatever would train on wrong labels, and says which file, what and why."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,12 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from isaseg.data.dataset import FileSource, Pair, SegmentationDataset, list_files, pair_files
+from isaseg.data.check import check_files
+from isaseg.data.dataset import FileSource, Loaded, SegmentationDataset
+from isaseg.data.facts import Facts
+from isaseg.data.index import Pair
 from isaseg.data.lamps import Lamps
+from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
 
 SIZE = (12, 16)
-IDS = {0: 255, 7: 0, 8: 1}
+FACTS = Facts("toy", ("road", "car"), np.zeros((2, 3), np.uint8), {0: 255, 7: 0, 8: 1})
 
 
 def source(
@@ -25,7 +30,7 @@ def source(
         picture.putpalette([255 - c % 256 for c in range(768)])
     picture.save(tmp_path / "mask.png")
     pair = Pair("it", tmp_path / "image.png", tmp_path / "mask.png")
-    return FileSource("toy", "train", [pair], ("road", "car"), np.zeros((2, 3), np.uint8), IDS, modes)
+    return FileSource(FACTS, "train", [pair], modes)
 
 
 def labels(dtype: type = np.uint8) -> np.ndarray:
@@ -93,8 +98,8 @@ def _zeros(path: Path) -> None:
 def test_a_damaged_file_is_named(tmp_path: Path, spoil: Callable[[Path], None], name: str) -> None:
     loaded = source(tmp_path, labels())
     spoil(tmp_path / name)
-    with pytest.raises(DataError, match=rf"readable image, got '.*{name}' \(toy, train\)"):
-        loaded.check()
+    with pytest.raises(DataError, match=rf"readable file: .* in '.*{name}' \(toy, train\)"):
+        check_files(loaded)
 
 
 def test_half_a_jpeg_and_a_bomb_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,11 +108,11 @@ def test_half_a_jpeg_and_a_bomb_are_refused(tmp_path: Path, monkeypatch: pytest.
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
     Image.fromarray(noise).save(path, format="JPEG")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match="readable image"):
+    with pytest.raises(DataError, match="readable file"):
         loaded.load(0)
     loaded = source(tmp_path, labels())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(DataError, match="readable image"):
+    with pytest.raises(DataError, match="readable file"):
         loaded.load(0)
 
 
@@ -133,56 +138,90 @@ def test_check_decodes_all_of_a_small_split_and_some_of_a_large_one(tmp_path: Pa
     decoded: list[int] = []
 
     class Counting(FileSource):
-        def load(self, index: int) -> tuple[np.ndarray, np.ndarray, None]:
+        def load(self, index: int) -> Loaded:
             decoded.append(index)
-            return np.zeros(0), np.zeros(0), None
+            return Loaded(np.zeros((1, 1, 3)), None)
 
     for count, expected in ((5000, 5000), (5001, 455), (20210, 493)):
         decoded.clear()
-        Counting("toy", "train", small.pairs * count, ("road", "car"), np.zeros((2, 3)), IDS).check()
+        check_files(Counting(FACTS, "train", small.pairs * count))
         assert len(decoded) == expected
         assert max(decoded) > count - 50
 
 
 def test_an_id_table_must_lead_to_classes() -> None:
-    with pytest.raises(DataError, match=r"train ids 0 to 1 .*got \[2\]"):
-        FileSource("toy", "train", [], ("road", "car"), np.zeros((2, 3)), {0: 2})
+    with pytest.raises(DataError, match=r"train ids 0 to 1, .*got \[2\]"):
+        FileSource(FACTS, "train", [], ids={0: 2})
+    many = Facts("many", tuple(map(str, range(255))), np.zeros((255, 3), np.uint8), {0: 255})
+    with pytest.raises(DataError, match="at most 254"):
+        FileSource(many, "train", [])
 
 
-def test_files_are_paired_by_name(tmp_path: Path) -> None:
-    for name in ("a b.png", "sub/c.jpg", ".hidden.png", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    files = list_files(tmp_path)
-    assert list(files) == ["a b", "sub/c"]
-    pairs = pair_files(files, dict(files), None, "toy", "train", "layout")
-    assert [p.name for p in pairs] == ["a b", "sub/c"]
-    (tmp_path / "a b.jpg").touch()
-    with pytest.raises(DataError, match="one file for each name"):
-        list_files(tmp_path)
+def test_ids_out_of_range_of_any_integer_type_are_refused(tmp_path: Path) -> None:
+    loaded = source(tmp_path, labels())
+    for value in (-1, 2**16, 2**40):
+        raw = labels(np.int64)
+        raw[2, 3] = value
+        with pytest.raises(DataError, match=f"got the id {value} in 1 pixels"):
+            loaded._train_ids(raw, loaded.pairs[0])
 
 
-def test_a_missing_partner_is_named() -> None:
-    images = {f"{i}": Path(f"i{i}.jpg") for i in range(9)}
-    masks = {"0": Path("m0.png"), "1": Path("m1.png")}
-    with pytest.raises(DataError) as error:
-        pair_files(images, masks, "here", "toy", "val", "LAYOUT")
-    for part in ("2 of 9 pairs", "data.root='here'", "'val'", "i2.jpg", "i6.jpg", "LAYOUT"):
-        assert part in str(error.value)
-    assert "i7.jpg" not in str(error.value)
-    with pytest.raises(DataError, match=r"missing: image of 'm1\.png'"):
-        pair_files({"0": Path("i0.jpg")}, masks, "here", "toy", "val", "LAYOUT")
-    with pytest.raises(DataError, match="0 of 0 pairs"):
-        pair_files({}, {}, "here", "toy", "val", "LAYOUT")
+def test_without_labels_there_is_an_image_alone(tmp_path: Path) -> None:
+    pair = source(tmp_path, labels()).pairs[0]
+    unlabelled = FileSource(FACTS, "test", [Pair("it", pair.image, None)])
+    assert not unlabelled.labelled
+    sample = SegmentationDataset(unlabelled)[0]
+    assert sample.keys() == {"image", "id"}
+    assert sample["image"].shape == (3, *SIZE)
+
+
+def test_only_the_image_is_resized_for_evaluation(tmp_path: Path) -> None:
+    sample = SegmentationDataset(source(tmp_path, labels()), resize={"short_side": 24})[0]
+    assert sample["image"].shape == (3, 24, 32)
+    assert sample["mask"].shape == SIZE
+
+
+def _good_and_bad(tmp_path: Path) -> FileSource:
+    good = source(tmp_path, labels()).pairs[0]
+    (tmp_path / "bad.png").write_bytes(b"")
+    pairs = [good] * 5 + [Pair("broken", tmp_path / "bad.png", good.mask)] + [good] * 2
+    return FileSource(FACTS, "train", pairs)
+
+
+def test_d3_a_bad_training_sample_is_replaced_only_where_that_is_allowed(tmp_path: Path) -> None:
+    loaded, cut = _good_and_bad(tmp_path), TrainTransform((8, 8))
+    with pytest.raises(DataError, match=r"bad\.png"):
+        SegmentationDataset(loaded, cut)[(5, 3)]
+    with pytest.raises(DataError, match=r"bad\.png"):
+        SegmentationDataset(loaded, None, max_bad=2)[5]
+    first = SegmentationDataset(loaded, cut, max_bad=2)[(5, 3)]
+    again = SegmentationDataset(loaded, cut, max_bad=2)[(5, 3)]
+    assert first["id"] == "it"
+    assert len(first["bad"]) == 1
+    assert re.match(r"5 broken: .*bad\.png", first["bad"][0])
+    assert torch.equal(first["image"], again["image"])
+    assert "bad" not in SegmentationDataset(loaded, cut, max_bad=2)[(4, 3)]
+    all_bad = FileSource(FACTS, "train", [loaded.pairs[5]])
+    with pytest.raises(DataError, match=r"bad\.png"):
+        SegmentationDataset(all_bad, cut, max_bad=2)[(0, 0)]
+
+
+def test_d3_the_check_counts_what_may_be_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = _good_and_bad(tmp_path)
+    check_files(loaded, max_bad=1)
+    assert "bad.png" in caplog.text
+    with pytest.raises(DataError, match=r"bad\.png"):
+        check_files(loaded)
 
 
 def test_samples_are_tensors() -> None:
     sample = SegmentationDataset(Lamps("val"), length=2)[1]
     image, mask, far = Lamps("val").load(1)
+    assert mask is not None
     assert sample["image"].dtype == torch.uint8
-    assert sample["mask"].dtype == torch.int64
+    assert sample["mask"].dtype == torch.uint8
     assert sample["far"].dtype == torch.bool
-    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), image)
-    assert np.array_equal(sample["mask"].numpy(), mask)
+    assert np.array_equal(sample["image"].permute(1, 2, 0).numpy(), image[:, :])
+    assert np.array_equal(sample["mask"].numpy(), mask[:, :])
     assert sample["id"] == "val_00001"
     assert far is not None

@@ -1,11 +1,13 @@
 """A user's own folder: names from the configuration, masks as indices, odd sizes and names."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from isaseg.data.check import check_files
 from isaseg.data.folder import folder
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import make_fake_folder
@@ -21,12 +23,35 @@ def test_palette_masks_odd_sizes_and_spaces(tmp_path: Path) -> None:
         image, mask, _ = source.load(i)
         assert image.shape == (37 + 2 * i, 51 + i, 3)
         assert np.array_equal(mask, np.asarray(Image.open(tmp_path / f"masks/train/a photo {i}.png")))
-    source.check()
+    check_files(source)
 
 
 def test_test_may_be_absent(tmp_path: Path) -> None:
     assert folder("test", str(make_fake_folder(tmp_path / "a")), CLASSES) is None
-    assert folder("test", str(make_fake_folder(tmp_path / "b", test=True)), CLASSES) is not None
+    root = make_fake_folder(tmp_path / "b", test=True)
+    labelled = folder("test", str(root), CLASSES)
+    assert labelled is not None
+    assert labelled.labelled
+    shutil.rmtree(root / "masks" / "test")
+    unlabelled = folder("test", str(root), CLASSES)
+    assert unlabelled is not None
+    assert unlabelled.load(0).mask is None
+
+
+def test_masks_may_have_16_bits(tmp_path: Path) -> None:
+    source = folder(
+        "val", str(make_fake_folder(tmp_path, classes=200, deep=True)), [f"c{i}" for i in range(200)]
+    )
+    assert source is not None
+    raw = np.asarray(Image.open(tmp_path / "masks/val/a photo 0.png"))
+    assert raw.dtype == np.uint16
+    assert np.array_equal(source.load(0).mask, raw)
+    path = tmp_path / "masks/val/a photo 1.png"
+    wrong = np.asarray(Image.open(path)).copy()
+    wrong[2, 3:5] = 256  # class 0 in the lower byte
+    Image.fromarray(wrong).save(path)
+    with pytest.raises(DataError, match=r"got the id 256 in 2 pixels .*a photo 1\.png"):
+        check_files(source)
 
 
 def test_a_label_without_a_class_is_refused_unless_ignored(tmp_path: Path) -> None:
@@ -34,10 +59,10 @@ def test_a_label_without_a_class_is_refused_unless_ignored(tmp_path: Path) -> No
     short = folder("val", root, CLASSES[:2])
     assert short is not None
     with pytest.raises(DataError, match=r"labels 0 to 1, 255 .*got the id 2 .*a photo 0\.png"):
-        short.check()
+        check_files(short)
     ignoring = folder("val", root, CLASSES[:2], ignore=(2, 255))
     assert ignoring is not None
-    assert set(np.unique(ignoring.load(0)[1])) == {0, 1, 255}
+    assert set(np.unique(ignoring.load(0).mask)) == {0, 1, 255}
 
 
 def test_numbers_are_names_too(tmp_path: Path) -> None:

@@ -1,17 +1,23 @@
 """The data module: the same batches whatever the workers and wherever it is resumed; no sample counts twice."""
 
+import os
+import shutil
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from isaseg.data.ade20k import ade20k
+from isaseg.data.dataset import Loaded
 from isaseg.data.lamps import Lamps
-from isaseg.data.module import SegmentationDataModule, collate
+from isaseg.data.module import SegmentationDataModule, collate, collate_by_size
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, DataError
+from tests.fakes import make_fake_ade20k
 
 
 def module(**changes: Any) -> SegmentationDataModule:
@@ -25,7 +31,7 @@ def module(**changes: Any) -> SegmentationDataModule:
         "num_workers": 0,
         "seed": 0,
         "max_steps": 6,
-        "transform": TrainTransform((64, 64), None, photometric=False, quarter_turns=True),
+        "transform": TrainTransform((64, 64), None, colours=None, quarter_turns=True),
     }
     return SegmentationDataModule(**{**arguments, **changes})
 
@@ -73,7 +79,7 @@ def test_processes_share_a_batch_and_count_no_sample_twice() -> None:
         data = module()
         data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
         train.append(list(data.train_dataloader()))
-        val += [name for batch in data.val_dataloader() for name in batch["id"]]
+        val += [name for batches in data.val_dataloader() for b in batches for name in b["id"]]
     for k in range(6):
         assert sorted(train[0][k]["id"] + train[1][k]["id"]) == sorted(whole[k]["id"])
     assert sorted(val) == [f"val_{i:05d}" for i in range(5)]
@@ -86,7 +92,7 @@ def test_processes_share_a_batch_and_count_no_sample_twice() -> None:
 def test_evaluation_is_whole_in_order_and_untransformed() -> None:
     data = module(val_length=3)
     for split, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
-        batches = list(loader)
+        batches = [b for (b,) in loader]
         assert [name for b in batches for name in b["id"]] == [f"{split}_{i:05d}" for i in range(3)]
         assert batches[0]["image"].shape == (2, 3, 128, 128)
         assert batches[0]["far"].shape == (2, 128, 128)
@@ -120,12 +126,94 @@ def test_configuration_and_source_must_agree() -> None:
         module(ignore_index=9).setup("fit")
 
 
-def test_a_batch_of_mixed_sizes_is_refused() -> None:
+def test_a_batch_of_mixed_sizes_becomes_batches_of_one_size() -> None:
     samples = [
-        {"image": torch.zeros(3, 4, width), "mask": torch.zeros(4, width), "id": f"i{width}"}
-        for width in (5, 5, 6)
+        {"image": torch.zeros(3, 4, width), "mask": torch.zeros(height, 7), "id": f"i{k}"}
+        for k, (width, height) in enumerate([(5, 4), (6, 4), (5, 4), (5, 9)])
     ]
-    assert collate(samples[:2])["image"].shape == (2, 3, 4, 5)
-    assert collate(samples[:2])["id"] == ["i5", "i5"]
-    with pytest.raises(DataError, match=r"\(4, 5\) and \(4, 6\).*data\.val_batch_size=1"):
-        collate(samples)
+    batches = collate_by_size(samples)
+    assert [b["id"] for b in batches] == [["i0", "i2"], ["i1"], ["i3"]]
+    assert [tuple(b["image"].shape) for b in batches] == [(2, 3, 4, 5), (1, 3, 4, 6), (1, 3, 4, 5)]
+    assert collate(samples[:1])["id"] == ["i0"]
+
+
+class Broken(Lamps):
+    """Lamps of which some scenes cannot be loaded, or end the process."""
+
+    def __init__(self, split: str, bad: tuple[int, ...], dies: bool = False) -> None:
+        super().__init__(split, train_length=10, val_length=5)
+        self.bad, self.dies = bad, dies
+
+    def load(self, index: int) -> Loaded:
+        if index in self.bad and self.split == "train":
+            if self.dies:
+                os._exit(1)
+            raise DataError(f"broken {index}")
+        return super().load(index)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_d3_replaced_samples_are_counted_logged_and_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_workers: int
+) -> None:
+    def batches(bad: tuple[int, ...], most: int, name: str) -> list[dict[str, Any]]:
+        data = module(source=partial(Broken, bad=bad), max_bad_samples=most, num_workers=num_workers)
+        data.bad_samples_file = tmp_path / name
+        return list(data.train_dataloader())
+
+    first, again = (batches((3, 7), 2, name) for name in ("a", "b"))
+    assert len(first) == 6
+    assert same(first, again)
+    assert "train_00003" not in {name for b in first for name in b["id"]}
+    lines = (tmp_path / "a").read_text().splitlines()
+    assert sorted(line.split(":")[0] for line in lines) == ["3 train_00003", "7 train_00007"]
+    assert "(2 of at most 2)" in caplog.text
+    with pytest.raises(DataError, match=r"at most data\.max_bad_samples=1 .*got 2"):
+        batches((3, 7), 1, "c")
+    with pytest.raises(DataError, match="broken 3"):
+        batches((3,), 0, "d")
+
+
+def test_d12_a_dead_worker_is_told_with_the_cure() -> None:
+    data = module(source=partial(Broken, bad=(3,), dies=True), num_workers=1)
+    with pytest.raises(DataError, match=r"worker died.*lower data\.num_workers=1.*shared memory"):
+        list(data.train_dataloader())
+
+
+def test_d12_the_loader_waits_for_a_worker_no_longer_than_told() -> None:
+    assert module(num_workers=1, timeout=7).train_dataloader().timeout == 7
+    assert module(num_workers=1, timeout=7).val_dataloader().timeout == 7
+    assert module(num_workers=0, timeout=7).train_dataloader().timeout == 0
+
+
+def test_an_unlabelled_test_split_is_for_prediction_alone(tmp_path: Path) -> None:
+    root = str(make_fake_ade20k(tmp_path))
+    for i in range(3):
+        path = tmp_path / "testing" / f"ADE_test_{i:08d}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(tmp_path / "images" / "validation" / f"ADE_val_{i % 2:08d}.jpg", path)
+    data = module(source=partial(ade20k, root=root), num_classes=150, num_workers=0)
+    assert not data.has_test
+    batches = [b for batches in data.predict_dataloader() for b in batches]
+    assert [name for b in batches for name in b["id"]] == [f"ADE_test_{i:08d}" for i in range(3)]
+    assert all(b.keys() == {"image", "id"} for b in batches)
+
+
+def test_a_split_of_another_size_than_published_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = str(make_fake_ade20k(tmp_path))
+    module(source=partial(ade20k, root=root), num_classes=150).check()
+    assert "the published 20210 images in split 'train' of ADE20K, got 2" in caplog.text
+    with pytest.raises(DataError, match=r"20210 .*got 2; .*data\.strict_size=false"):
+        module(source=partial(ade20k, root=root), num_classes=150, strict_size=True).check()
+
+
+@pytest.mark.parametrize("key", ["resize", "val_resize"])
+@pytest.mark.parametrize("resize", [{"short": 3}, {"size": [3]}, {"short_side": 0}, {"long_side": 9}, 3])
+def test_an_impossible_resize_is_refused(key: str, resize: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.\S*{key} as "):
+        if key == "resize":
+            TrainTransform((8, 8), resize=resize)
+        else:
+            module(val_resize=resize)

@@ -1,32 +1,26 @@
-"""ADE20K, the scene-parsing challenge: 150 classes, splits 20210 / 2000; the test labels are not public."""
+"""ADE20K, the scene-parsing challenge: 150 classes; the test labels are not public."""
 
-import json
-from importlib.resources import files
+from isaseg.data.dataset import FileSource
+from isaseg.data.facts import facts
+from isaseg.data.index import find_root, list_files, pair_files
 
-import numpy as np
-
-from isaseg.data.dataset import FileSource, list_files, pair_files, require_root
-
-_FACTS = json.loads(files("isaseg.data").joinpath("classes", "ade20k.json").read_text(encoding="utf-8"))
-CLASSES = tuple(_FACTS["classes"])
-PALETTE = np.array(_FACTS["palette"], dtype=np.uint8)
-IDS = {0: 255, **{i + 1: i for i in range(150)}}  # 0 is everything else
+FACTS = facts("ade20k")
 FOLDERS = {"train": "training", "val": "validation"}
-LAYOUT = """\
-  images/{training,validation}/ADE_train_00000001.jpg
-  annotations/{training,validation}/ADE_train_00000001.png     (labels 0 to 150)"""
 
 
 def ade20k(split: str, root: str | None) -> FileSource | None:
-    """Return a split of ADE20K, None for test.
+    """Return a split of ADE20K; test has no labels.
+
+    Returns:
+        The split; None for test where its images are absent.
 
     Raises:
         DataError: If the data are absent or incomplete.
     """
-    if split == "test":
-        return None
-    folder = require_root(root, "ADE20K", split, LAYOUT)
-    images = list_files(folder / "images" / FOLDERS[split], (".jpg", ".jpeg"))
-    masks = list_files(folder / "annotations" / FOLDERS[split], (".png",))
-    pairs = pair_files(images, masks, root, "ADE20K", split, LAYOUT)
-    return FileSource("ADE20K", split, pairs, CLASSES, PALETTE, IDS)
+    folder = find_root(root, FACTS, split, ("ADEChallengeData2016",))
+    if split == "test":  # of release_test.zip
+        images = list_files(folder / "testing", folder, (".jpg", ".jpeg"))
+        return FileSource(FACTS, split, pair_files(images, None, root, FACTS, split)) if images else None
+    images = list_files(folder / "images" / FOLDERS[split], folder, (".jpg", ".jpeg"))
+    masks = list_files(folder / "annotations" / FOLDERS[split], folder, (".png",))
+    return FileSource(FACTS, split, pair_files(images, masks, root, FACTS, split))

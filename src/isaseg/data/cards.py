@@ -59,7 +59,7 @@ class Cards(lamps.Lamps):
             scene.draw_thing(canvas, thing, 1 + 2 * frames[card] + thing.striped, rng)
             far |= (canvas.instance == canvas.count) & scene.beyond(*at)
         image, mask = scene.finish(canvas, rng)
-        return image, mask, far & (mask != scene.IGNORE)
+        return Loaded(image, mask, far & (mask != scene.IGNORE))
 
 
 def _frame(kind: int) -> np.ndarray:

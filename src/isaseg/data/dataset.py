@@ -3,30 +3,41 @@
 Labels are raw indices: they are never converted, never interpolated, and every id must stand in the id table.
 """
 
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import Dataset
 
+from isaseg.data.cache import CachedPicture, CacheError, LazyArray
+from isaseg.data.decode import DecodeError, read_image, read_labels
+from isaseg.data.facts import Facts
+from isaseg.data.index import Pair
 from isaseg.data.sampler import Key
-from isaseg.data.transforms import TrainTransform
+from isaseg.data.transforms import Resize, TrainTransform, resized
 from isaseg.errors import DataError
 
-Loaded = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+log = logging.getLogger(__name__)
 
-_POISON = -1
-_CHECK_ALL = 5000  # pairs; of a larger split, _CHECK_SOME evenly spaced ones are checked
-_CHECK_SOME = 500
+Picture = np.ndarray | LazyArray
+
+
+class Loaded(NamedTuple):
+    """A sample; `picture[rows, columns]` gives the pixels of a window, `picture[:, :]` all.
+
+    Attributes:
+        image: uint8 RGB (H, W, 3).
+        mask: Train ids, uint8 (H, W); None where the labels are not public.
+        far: A region, bool (H, W), or None.
+    """
+
+    image: Picture
+    mask: Picture | None
+    far: np.ndarray | None = None
 
 
 class Source(Protocol):
@@ -44,210 +55,180 @@ class Source(Protocol):
         """Return the sample's name."""
 
     def load(self, index: int) -> Loaded:
-        """Return image uint8 RGB (H, W, 3), train ids uint8 (H, W), and a region bool (H, W) or None."""
-
-    def check(self) -> None:
-        """Raise DataError if a sample cannot be used."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image file, its label file, and a name."""
-
-    name: str
-    image: Path
-    mask: Path
+        """Return a sample."""
 
 
 class FileSource:
     """One split of a data set in files.
 
     Args:
-        dataset: Name of the data set, for errors.
-        split: Name of the split, for errors.
+        facts: Of the data set.
+        split: Name of the split: a key of `facts.splits`, and for errors.
         pairs: The files.
-        classes: Names of the K classes.
-        palette: Colours, uint8 (K, 3).
-        ids: Raw id in the label files to train id; every id that is not here is an error.
-        modes: PIL modes that a label file may have: L, P, I;16.
-        ignore_index: Train id that is left out.
-        flip_pairs: Classes that change places in a mirror.
+        modes: PIL modes that a label image may have: L, P, I;16.
+        variable: The matrix of labels in a MATLAB file.
+        ids: Raw id in the label files to train id; None: `facts.ids`. Every id that is not here is an error.
 
     Raises:
-        DataError: If a train id is neither a class nor `ignore_index`.
+        DataError: If a train id is neither a class nor `facts.ignore_index`.
     """
 
     groups: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(
         self,
-        dataset: str,
+        facts: Facts,
         split: str,
         pairs: Sequence[Pair],
-        classes: Sequence[str],
-        palette: np.ndarray,
-        ids: Mapping[int, int],
         modes: Sequence[str] = ("L",),
-        ignore_index: int = 255,
-        flip_pairs: tuple[tuple[int, int], ...] = (),
+        variable: str | None = None,
+        ids: Mapping[int, int] | None = None,
     ) -> None:
-        strange = set(ids.values()) - set(range(len(classes))) - {ignore_index}
-        if strange or not 0 <= ignore_index <= 255 or ignore_index < len(classes):
+        self.facts, self.split, self.pairs = facts, split, tuple(pairs)
+        self.modes, self.variable = tuple(modes), variable
+        self.classes, self.palette = facts.classes, facts.palette
+        self.ignore_index, self.flip_pairs = facts.ignore_index, facts.flip_pairs
+        self.ids = dict(facts.ids if ids is None else ids)
+        self.cache: Path | None = None
+        self._told: set[str] = set()
+        classes, ignore = len(self.classes), self.ignore_index
+        strange = set(self.ids.values()) - set(range(classes)) - {ignore}
+        if strange or not classes <= ignore <= 255 or classes > 254:
             raise DataError(
-                f"expected train ids 0 to {len(classes) - 1} and an ignore_index above them and at most 255, "
-                f"got {sorted(strange)}, {ignore_index=} for {dataset}"
+                f"expected train ids 0 to {classes - 1}, at most 254 of them, and an ignore_index above them and at "
+                f"most 255, got {sorted(strange)}, ignore_index={ignore} for {facts.title}"
             )
-        self.dataset, self.split, self.pairs, self.modes = dataset, split, tuple(pairs), tuple(modes)
-        self.classes, self.palette = tuple(classes), palette
-        self.ignore_index, self.flip_pairs = ignore_index, flip_pairs
-        self.table = np.full(2**16 if "I;16" in modes else 2**8, _POISON, np.int16)
-        for raw, train in ids.items():
+        self._unknown = next(
+            i for i in range(255, -1, -1) if i != ignore
+        )  # marks an id that is not in the table
+        self._contiguous = next(
+            i for i in range(2**16 + 1) if i not in self.ids
+        )  # all below are in the table
+        self.table = np.full(2**16, self._unknown, np.uint8)
+        for raw, train in self.ids.items():
             self.table[raw] = train
 
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.pairs)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there are label files."""
+        return all(pair.mask is not None for pair in self.pairs)
+
     def name(self, index: int) -> str:
         """Return the pair's name."""
         return self.pairs[index].name
 
+    def cache_files(self, index: int) -> tuple[Path, Path]:
+        """Return where the cache holds image and labels of a pair; `cache` must be set."""
+        assert self.cache is not None
+        folder = self.cache / self.split
+        return folder / f"{self.name(index)}.image", folder / f"{self.name(index)}.labels"
+
     def load(self, index: int) -> Loaded:
-        """Decode and check a pair.
+        """Give a pair, checked; from the cache where that has it, only the windows that are asked for are read.
 
         Raises:
             DataError: If a file cannot be decoded, the sizes differ, or a label is not in the id table.
         """
         pair = self.pairs[index]
-        image = self._decode(pair.image, _rgb)
-        raw = self._decode(pair.mask, self._raw_ids)
+        image: Picture | None = self._cached(index, 0)
+        raw: Picture | None = self._cached(index, 1)
+        image = self.decode_image(index) if image is None else image
+        if pair.mask is None:
+            return Loaded(image, None)
+        raw = self.decode_labels(index) if raw is None else raw
         if image.shape[:2] != raw.shape:
             raise DataError(
                 f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(raw)} in "
-                f"mask='{pair.mask}' ({self.dataset}, {self.split}); EXIF orientation is not applied"
+                f"mask='{pair.mask}' ({self.facts.title}, {self.split}); EXIF orientation is not "
+                "applied: take the files of the official archive, or save image and mask upright"
             )
-        mask = self.table.take(raw)
-        if (mask == _POISON).any():
-            value = int(raw[mask == _POISON][0])
+        if isinstance(raw, np.ndarray) and not self._all_known(raw):
+            return Loaded(image, self._train_ids(raw, pair))
+        return Loaded(image, LazyArray(raw.shape, lambda y, x: self._train_ids(raw[y, x], pair)))
+
+    def decode_image(self, index: int) -> np.ndarray:
+        """Return the image from its file, uint8 RGB (H, W, 3)."""
+        return self._tell(lambda: read_image(self.pairs[index].image), self.pairs[index].image)
+
+    def decode_labels(self, index: int) -> np.ndarray:
+        """Return the raw ids from their file, (H, W)."""
+        mask = self.pairs[index].mask
+        assert mask is not None
+        return self._tell(lambda: read_labels(mask, self.modes, self.variable), mask)
+
+    def unknown_ids(self, raw: np.ndarray) -> dict[int, int]:
+        """Return the ids in `raw` that are not in the id table, with their numbers of pixels."""
+        values, counts = np.unique(raw, return_counts=True)
+        return {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self.ids}
+
+    def _all_known(self, raw: np.ndarray) -> bool:
+        """Tell, at the price of a maximum, that the table has every id; False: it may not."""
+        return raw.dtype == np.uint8 and self._contiguous > int(raw.max(initial=0))
+
+    def _train_ids(self, raw: np.ndarray, pair: Pair) -> np.ndarray:
+        if raw.dtype == np.uint8:
+            mask = cv2.LUT(raw, self.table[:256])
+        else:
+            mask = self.table.take(raw.astype(np.int64), mode="clip")
+            mask[(raw < 0) | (raw >= len(self.table))] = self._unknown
+        if (mask == self._unknown).any() and (unknown := self.unknown_ids(raw)):
+            value, count = next(iter(unknown.items()))
             raise DataError(
-                f"expected labels {self._allowed()} in {self.dataset}, got the id {value} in "
-                f"{int((raw == value).sum())} pixels of mask='{pair.mask}' ({self.split}); mend the file or the id table"
+                f"expected labels {_runs(self.ids)} in {self.facts.title}, got the id {value} in {count} pixels of "
+                f"mask='{pair.mask}' ({self.split}); mend the file or the id table"
             )
-        return image, mask.astype(np.uint8), None
+        return mask
 
-    def check(self) -> None:
-        """Decode and check every pair, or 500 evenly spaced ones where there are more than 5000.
-
-        Raises:
-            DataError: For the first pair that cannot be used.
-        """
-        indices = range(len(self))
-        if len(self) > _CHECK_ALL:
-            indices = range(0, len(self), -(-len(self) // _CHECK_SOME))
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            done = pool.map(self._check_one, indices)
-            console = Console(stderr=True)
-            text = f"checking {self.dataset} {self.split}"
-            for _ in track(done, text, len(indices), console=console, transient=True):
-                pass
-
-    def _check_one(self, index: int) -> None:
-        self.load(index)
-
-    def _decode(self, path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    def _tell(self, read: Callable[[], np.ndarray], path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
-                return read(picture)
-        except _WrongMode as error:
-            raise DataError(f"{error} in '{path}' ({self.dataset}, {self.split})") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return read()
+        except DecodeError as error:
             raise DataError(
-                f"expected a readable image, got '{path}' ({self.dataset}, {self.split}): {error}; replace the file"
+                f"{error} in '{path}' ({self.facts.title}, {self.split}); replace it by the file of the archive"
             ) from error
 
-    def _raw_ids(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode not in self.modes:
-            expected = " or ".join(self.modes)
-            raise _WrongMode(f"expected labels as indices of mode {expected}, got mode={picture.mode!r}")
-        return np.asarray(picture)
+    def _cached(self, index: int, which: int) -> LazyArray | None:
+        """Return a picture of the cache, None where it has none of this file as it is now."""
+        source = (self.pairs[index].image, self.pairs[index].mask)[which]
+        if self.cache is None or source is None:
+            return None
+        path = self.cache_files(index)[which]
+        try:
+            cached = CachedPicture(path)
+            if cached.is_of(source):
+                return LazyArray(cached.shape, lambda y, x: self._tell_cache(lambda: cached.read(y, x)))
+            self._warn("older than the files", path)
+        except FileNotFoundError:
+            self._warn("incomplete", path)
+        except CacheError as error:
+            raise DataError(
+                f"{error}; remove it, or make it again with `python src/data.py cache`"
+            ) from error
+        return None
 
-    def _allowed(self) -> str:
-        ids = np.flatnonzero(self.table != _POISON)
-        runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
-        return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    def _tell_cache(self, read: Callable[[], np.ndarray]) -> np.ndarray:
+        try:
+            return read()
+        except CacheError as error:
+            raise DataError(
+                f"{error}; remove it, or make it again with `python src/data.py cache`"
+            ) from error
 
-
-class _WrongMode(Exception):
-    pass
-
-
-def _rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith(("I", "F")):
-        raise _WrongMode(f"expected an image of 8 bits a channel, got mode={picture.mode!r}")
-    return np.asarray(picture.convert("RGB"))
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
-
-
-def list_files(folder: Path, endings: Sequence[str] = IMAGE_ENDINGS, suffix: str = "") -> dict[str, Path]:
-    """Return the files below `folder` by name: path without `suffix` and ending, relative to `folder`.
-
-    Raises:
-        DataError: If two files have one name.
-    """
-    files: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else ():
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        if path.suffix.lower() not in endings or path.name.startswith(".") or not stem.endswith(suffix):
-            continue
-        name = stem.removesuffix(suffix)
-        if name in files:
-            raise DataError(f"expected one file for each name, got '{files[name]}' and '{path}'; remove one")
-        files[name] = path
-    return files
-
-
-def require_root(root: str | None, dataset: str, split: str, layout: str) -> Path:
-    """Return the root as a path.
-
-    Raises:
-        DataError: If it is not given or not a folder.
-    """
-    if root is None or not Path(root).expanduser().is_dir():
-        raise DataError(
-            f"data set not found: expected {dataset} in a folder, got data.root={root!r} (split {split!r}); "
-            f"pass data.root=/path/to/it, which should hold\n{layout}"
-        )
-    return Path(root).expanduser()
-
-
-def pair_files(
-    images: Mapping[str, Path],
-    masks: Mapping[str, Path],
-    root: str | None,
-    dataset: str,
-    split: str,
-    layout: str,
-) -> list[Pair]:
-    """Return the pairs of images and masks of the same name, sorted by name.
-
-    Raises:
-        DataError: If there are none, or a file has no partner.
-    """
-    names = sorted(images.keys() | masks.keys())
-    missing = [f"mask of '{images[n]}'" for n in names if n not in masks]
-    missing += [f"image of '{masks[n]}'" for n in names if n not in images]
-    if missing or not names:
-        lacking = (
-            f"; missing: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
-        )
-        raise DataError(
-            f"expected {dataset} with a mask for every image, got {len(names) - len(missing)} of {len(names)} pairs in "
-            f"data.root={root!r} (split {split!r}){lacking}; pass data.root=/path/to/it, which should hold\n{layout}"
-        )
-    return [Pair(name, images[name], masks[name]) for name in names]
+    def _warn(self, what: str, path: Path) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning(
+                "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time. `python src/data.py cache` "
+                "mends it",
+                self.facts.title,
+                self.split,
+                what,
+                path,
+            )
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
@@ -258,6 +239,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         transform: Training transform; None: every sample as it is.
         seed: Seed of the transform.
         length: Use only the first `length` samples; None: all.
+        resize: Without a transform: how the image, never the mask, is resized for the network.
+        interpolation: Of that: linear or cubic.
+        max_bad: With a transform: so many samples that cannot be loaded may be replaced by others; the sample then
+            says so under `bad`. Which one replaces it is a function of the key.
     """
 
     def __init__(
@@ -266,31 +251,79 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         transform: TrainTransform | None = None,
         seed: int = 0,
         length: int | None = None,
+        resize: Resize | None = None,
+        interpolation: str = "linear",
+        max_bad: int = 0,
     ) -> None:
         self.source, self.transform, self.seed = source, transform, seed
+        self.resize, self.interpolation = resize, interpolation
         self.length = len(source) if length is None else min(length, len(source))
+        self.max_bad = max_bad
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return self.length
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """Return image uint8 (3, H, W), mask int64 (H, W), id, and far bool (H, W) where the source has it.
+        """Return image uint8 (3, h, w), mask uint8 (H, W) and far bool (H, W) where the source has them, and id.
 
         Args:
             key: Index of the sample; with a transform, (index, number of the batch).
         """
         index, step = key if isinstance(key, tuple) else (key, 0)
-        image, mask, far = self.source.load(index)
+        try:
+            return self._sample(index, step)
+        except DataError as error:
+            if self.transform is None or self.max_bad < 1:
+                raise
+            bad = [f"{index} {self.source.name(index)}: {error}"]
+        candidates = np.random.default_rng((self.seed, step, index, 1))
+        while True:
+            index = int(candidates.integers(self.length))
+            try:
+                return {**self._sample(index, step), "bad": bad}
+            except DataError as error:
+                bad.append(f"{index} {self.source.name(index)}: {error}")
+                if len(bad) > self.max_bad:
+                    raise DataError(too_many(self.max_bad, bad)) from error
+
+    def _sample(self, index: int, step: int) -> dict[str, Any]:
+        loaded = self.source.load(index)
         if self.transform is not None:
+            assert loaded.mask is not None
             image, mask, far = self.transform(
-                image, mask, far, (self.seed, step, index), flip_pairs=self.source.flip_pairs
+                *loaded, (self.seed, step, index), flip_pairs=self.source.flip_pairs
             )
-        sample = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": torch.from_numpy(mask.astype(np.int64)),
-            "id": self.source.name(index),
-        }
+        else:
+            image = resized(loaded.image[:, :], self.resize, self.interpolation)
+            mask, far = None if loaded.mask is None else loaded.mask[:, :], loaded.far
+        sample: dict[str, Any] = {"image": _planes(image), "id": self.source.name(index)}
+        if mask is not None:
+            sample["mask"] = torch.from_numpy(np.ascontiguousarray(mask))
         if far is not None:
             sample["far"] = torch.from_numpy(np.ascontiguousarray(far))
         return sample
+
+
+def too_many(most: int, bad: Sequence[str]) -> str:
+    """Return the sentence that more samples than allowed cannot be loaded."""
+    return (
+        f"expected at most data.max_bad_samples={most} training samples that cannot be loaded, got {len(bad)}, "
+        f"the last: {bad[-1]}"
+    )
+
+
+def _planes(image: np.ndarray) -> torch.Tensor:
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(np.ascontiguousarray(image), list(planes))
+    return torch.from_numpy(planes)
+
+
+def _size(array: Picture) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _runs(ids: Mapping[int, int]) -> str:
+    values = np.array(sorted(ids))
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

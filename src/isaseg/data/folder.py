@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isaseg.data.dataset import FileSource, list_files, pair_files, require_root
+from isaseg.data.dataset import FileSource
+from isaseg.data.facts import Facts
+from isaseg.data.index import find_root, list_files, pair_files
 from isaseg.errors import ConfigError
 
 LAYOUT = """\
@@ -45,14 +47,16 @@ def folder(
     clash = sorted(set(ignore) & set(range(len(classes))))
     if clash:
         raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
-    path = require_root(root, "images and masks", split, LAYOUT)
+    colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
+    ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
+    facts = Facts("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
+    path = find_root(root, facts, split)
     if split == "test" and not _exists(path, split):
         return None
-    images, masks = list_files(path / "images" / split), list_files(path / "masks" / split)
-    pairs = pair_files(images, masks, root, "images and masks", split, LAYOUT)
-    ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
-    colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
-    return FileSource(path.resolve().name, split, pairs, classes, colours, ids, MODES, ignore_index)
+    images, masks = list_files(path / "images" / split, path), list_files(path / "masks" / split, path)
+    if split == "test" and not masks:
+        return FileSource(facts, split, pair_files(images, None, root, facts, split))
+    return FileSource(facts, split, pair_files(images, masks, root, facts, split), MODES)
 
 
 def _exists(path: Path, split: str) -> bool:

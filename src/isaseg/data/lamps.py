@@ -71,9 +71,6 @@ class Lamps:
         """Return the scene's name."""
         return f"{self.split}_{index:05d}"
 
-    def check(self) -> None:
-        """Check nothing: there are no files."""
-
     def load(self, index: int) -> Loaded:
         """Return scene `index`; those of val and test are drawn once and kept, as every validation wants them.
 
@@ -110,4 +107,4 @@ class Lamps:
         assert lit is not None  # the first to be placed always finds room
         scene.draw_disc(canvas, *lit, LAMP_RADIUS, 2, list(LIGHTS.values())[light], label=LAMP)
         image, mask = scene.finish(canvas, rng)
-        return image, mask, (mask >= 1) & (mask < LAMP) & scene.beyond(*lit)
+        return Loaded(image, mask, (mask >= 1) & (mask < LAMP) & scene.beyond(*lit))

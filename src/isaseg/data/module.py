@@ -1,6 +1,8 @@
 """Loaders for one data set: resumable training batches, and evaluation in which no sample counts twice."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -8,12 +10,16 @@ import lightning
 import torch
 from torch.utils.data import DataLoader
 
-from isaseg.data.dataset import SegmentationDataset, Source
+from isaseg.data.check import check_files
+from isaseg.data.dataset import FileSource, SegmentationDataset, Source, too_many
 from isaseg.data.sampler import BatchPlan
-from isaseg.data.transforms import TrainTransform
+from isaseg.data.transforms import Resize, TrainTransform, check_resize
 from isaseg.errors import ConfigError, DataError
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "val", "test")
+Batch = dict[str, Any]
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
@@ -27,7 +33,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         ignore_index: Label that is left out; must agree with the source.
         crop_size: (H, W) of a training sample.
         batch_size: Training samples in a step of one process group, all processes together.
-        val_batch_size: Samples at once in evaluation; 1 where the images differ in size.
+        val_batch_size: Samples loaded at once in evaluation; those of one size go through the network together.
         num_workers: Processes that load; 0: none but this.
         seed: Seed of order and transforms.
         max_steps: Optimizer steps of the run.
@@ -37,7 +43,14 @@ class SegmentationDataModule(lightning.LightningDataModule):
         root: Folder of the files; read by `source` through interpolation.
         classes: Class names; read by `source` through interpolation.
         val_length: Use only so many validation and test samples; None: all.
+        val_resize: How an image, never its labels, is resized for evaluation, see `transforms.base_size`; None: native.
+        cache: Folder of decoded images, used where it has them; None: none.
+        timeout: Seconds after which a loader's worker that gives nothing is given up.
+        strict_size: Take a split that has not its published number of images for an error.
+        max_bad_samples: So many training samples that cannot be loaded may be replaced in the run.
     """
+
+    bad_samples_file: Path | None = None  # where those are listed
 
     def __init__(
         self,
@@ -57,13 +70,21 @@ class SegmentationDataModule(lightning.LightningDataModule):
         root: str | None = None,
         classes: Sequence[str] | None = None,
         val_length: int | None = None,
+        val_resize: Resize | None = None,
+        cache: str | None = None,
+        timeout: float = 600,
+        strict_size: bool = False,
+        max_bad_samples: int = 0,
     ) -> None:
         super().__init__()
+        check_resize(val_resize, "data.val_resize")
         self.make_source = source
         self.num_classes, self.ignore_index, self.crop_size = num_classes, ignore_index, tuple(crop_size)
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.seed, self.total, self.transform = seed, max_steps * accumulate, transform
-        self.name, self.root, self.val_length = name, root, val_length
+        self.name, self.root, self.val_length, self.val_resize = name, root, val_length, val_resize
+        self.cache, self.timeout = None if cache is None else Path(cache), timeout
+        self.strict_size, self.max_bad_samples = strict_size, max_bad_samples
         self._sources: dict[str, Source | None] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
 
@@ -86,7 +107,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
     @property
     def has_test(self) -> bool:
         """Whether there is a labelled test split."""
-        return self._find("test") is not None
+        test = self._find("test")
+        return test is not None and (not isinstance(test, FileSource) or test.labelled)
 
     def source(self, split: str) -> Source:
         """Return a split.
@@ -111,23 +133,31 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 self.transform if training else None,
                 self.seed,
                 None if training else self.val_length,
+                self.val_resize,
+                self.transform.interpolation,
+                self.max_bad_samples,
             )
         return self._datasets[split]
 
     def check(self) -> None:
-        """Check the samples of all splits.
+        """Check the files of all splits, see `check.check_files`.
 
         Raises:
             DataError: If a sample cannot be used.
         """
         for split in SPLITS:
             source = self._find(split)
-            if source is not None:
-                source.check()
+            if isinstance(source, FileSource):
+                check_files(source, self.strict_size, self.max_bad_samples if split == "train" else 0)
 
     def setup(self, stage: str | None = None) -> None:
         """Find the splits that the stage needs; again is no work."""
-        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage or "", ()):
+        for split in {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("test",),
+        }.get(stage or "", ()):
             self.dataset(split)
 
     def train_dataloader(self) -> "TrainLoader":
@@ -143,22 +173,34 @@ class SegmentationDataModule(lightning.LightningDataModule):
             )
         dataset = self.dataset("train")
         plan = BatchPlan(len(dataset), self.batch_size, self.total, self.seed, rank, world)
-        return TrainLoader(dataset, batch_sampler=plan, **self._loading())
+        loader = TrainLoader(dataset, batch_sampler=plan, collate_fn=collate, **self._loading())
+        loader.max_bad, loader.bad_file = self.max_bad_samples, self.bad_samples_file
+        return loader
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the validation split in order."""
+    def val_dataloader(self) -> "EvalLoader":
+        """Return the validation split in order; each item is a list of batches of one size."""
         return self._eval_loader("val")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Return the test split in order."""
+    def test_dataloader(self) -> "EvalLoader":
+        """Return the test split in order, like validation."""
         return self._eval_loader("test")
 
-    def _eval_loader(self, split: str) -> DataLoader[dict[str, Any]]:
+    def predict_dataloader(self) -> "EvalLoader":
+        """Return the test split in order, like validation; without mask where the labels are not public."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> "EvalLoader":
         rank, world = self._place()
         dataset = self.dataset(split)
         # strided and not padded: a sampler that pads counts samples twice
         mine = range(rank, len(dataset), world)
-        return DataLoader(dataset, batch_size=self.val_batch_size, sampler=mine, **self._loading())
+        return EvalLoader(
+            dataset,
+            batch_size=self.val_batch_size,
+            sampler=mine,
+            collate_fn=collate_by_size,
+            **self._loading(),
+        )
 
     def _find(self, split: str) -> Source | None:
         if split not in self._sources:
@@ -172,6 +214,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 raise ConfigError(
                     f"expected data.ignore_index={source.ignore_index}, got data.ignore_index={self.ignore_index}"
                 )
+            if isinstance(source, FileSource) and self.cache is not None and self.cache.is_dir():
+                source.cache = self.cache
             self._sources[split] = source
         return self._sources[split]
 
@@ -182,26 +226,58 @@ class SegmentationDataModule(lightning.LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "collate_fn": collate,
             "worker_init_fn": _start_worker,
             "persistent_workers": self.num_workers > 0,
+            "timeout": self.timeout if self.num_workers > 0 else 0,
             "pin_memory": torch.cuda.is_available(),
             # a loader draws a seed for its workers; not from the global state, which resuming restores
             "generator": torch.Generator().manual_seed(self.seed),
         }
 
 
-class TrainLoader(DataLoader[dict[str, Any]]):
+class EvalLoader(DataLoader[Any]):
+    """A loader that tells in one sentence what went wrong in a worker."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield batches.
+
+        Raises:
+            DataError: If a worker met one, died or hangs.
+        """
+        try:
+            yield from super().__iter__()
+        except DataError as error:
+            text = str(error)  # of a worker: its traceback comes first
+            raise DataError(text.rpartition("DataError: ")[2].strip()) from None
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise DataError(
+                f"a loader's worker died or hangs: {str(error).splitlines()[0]}; lower data.num_workers={self.num_workers}, "
+                "raise the shared memory (docker run --shm-size), or raise data.timeout"
+            ) from error
+
+
+class TrainLoader(EvalLoader):
     """A loader that counts the batches it gave; Lightning saves and restores the count."""
 
     batch_sampler: BatchPlan
     batches = 0
+    max_bad = 0
+    bad_file: Path | None = None
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Yield batches from where `load_state_dict` said."""
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches from where `load_state_dict` said.
+
+        Raises:
+            DataError: If more samples had to be replaced than `max_bad`.
+        """
         self.batches = self.batch_sampler.start
+        replaced: set[str] = set()
         for batch in super().__iter__():
             self.batches += 1
+            replaced.update(batch.pop("bad", ()))
+            self._report(replaced)
             yield batch
 
     def state_dict(self) -> dict[str, int]:
@@ -212,22 +288,34 @@ class TrainLoader(DataLoader[dict[str, Any]]):
         """Begin the next iteration after the batches of `state`."""
         self.batch_sampler.start = state["batches"]
 
+    def _report(self, replaced: set[str]) -> None:
+        known: list[str] = self.__dict__.setdefault("known", [])
+        for text in sorted(replaced - set(known)):
+            known.append(text)
+            log.warning("replaced a training sample (%d of at most %d): %s", len(known), self.max_bad, text)
+            if self.bad_file is not None:
+                self.bad_file.parent.mkdir(parents=True, exist_ok=True)
+                with self.bad_file.open("a", encoding="utf-8") as file:
+                    file.write(text.replace("\n", " ") + "\n")
+        if len(known) > self.max_bad:
+            raise DataError(too_many(self.max_bad, known))
 
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack samples to a batch.
 
-    Raises:
-        DataError: If the images differ in size.
-    """
-    sizes = sorted({tuple(s["mask"].shape) for s in samples})
-    if len(sizes) > 1:
-        raise DataError(
-            f"expected images of one size in a batch, got {sizes[0]} and {sizes[-1]}, e.g. in '{samples[0]['id']}'; "
-            "use data.val_batch_size=1"
-        )
-    batch: dict[str, Any] = {k: torch.stack([s[k] for s in samples]) for k in samples[0] if k != "id"}
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Stack samples of one size to a batch; `id` and `bad` become lists."""
+    batch: Batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0] if k not in ("id", "bad")}
     batch["id"] = [s["id"] for s in samples]
-    return batch
+    bad = [text for s in samples for text in s.get("bad", ())]
+    return {**batch, "bad": bad} if bad else batch
+
+
+def collate_by_size(samples: Sequence[dict[str, Any]]) -> list[Batch]:
+    """Stack samples to one batch for each size of image and mask, in the order in which the sizes come."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for sample in samples:
+        sizes = tuple(tuple(sample[k].shape) for k in ("image", "mask") if k in sample)
+        groups.setdefault(sizes, []).append(sample)
+    return [collate(group) for group in groups.values()]
 
 
 def _start_worker(worker: int) -> None:

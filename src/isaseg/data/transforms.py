@@ -1,68 +1,98 @@
 """The training transform: image, labels and region go through the same geometry, labels by nearest neighbour only.
 
-A pure function of its key (seed, batch number, sample index): no global random state is read or changed.
+The window of the source that will fill the crop is chosen first, and only that is read and resized: the distribution of
+scale, place and flip is that of resizing the whole picture and cropping it, at a fraction of the work. A pure function
+of its key (seed, batch number, sample index): no global random state is read or changed.
 """
 
-import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-# Otherwise the import asks pypi.org for a newer version, in every process.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
-import albumentations as A
 import cv2
 import numpy as np
 
+from isaseg.data import colours
 from isaseg.errors import ConfigError
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 Pairs = Sequence[tuple[int, int]]
+Resize = Mapping[str, Any]
 
+INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+PADS = ("corner", "centre", "random")
 _GREY = (124, 116, 104)  # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): about zero once normalised
+_TRIES = 10  # mmsegmentation's RandomCrop
 
 
 class TrainTransform:
-    """Scale jitter, pad, random crop, horizontal flip, quarter turns, photometric distortion, in this order.
+    """Resize, jitter of scale and aspect, crop, colours, pad, flip, quarter turns, more.
+
+    Colours are changed before an enlargement and after a reduction, whichever has fewer pixels, and never in padding.
 
     Args:
         crop_size: (H, W) of the result.
         scale: Range of the factor of the scale jitter; None: no jitter.
+        resize: What the scale jitter is relative to, see `base_size`; None: the size in the file.
+        aspect: Range of the jitter a of the aspect: width times sqrt(a), height by sqrt(a); None: no jitter.
+        interpolation: Of the image: linear or cubic.
+        cat_max_ratio: Another place is tried, ten times at most, while one class fills this share of the labelled
+            pixels of the crop or more; 1: the first place is taken. As mmsegmentation's RandomCrop.
+        pad: Where a picture that is smaller than the crop lies in it: corner (above left), centre or random.
         flip: Flip horizontally every other time.
         quarter_turns: Turn by 0, 90, 180 or 270 degrees.
-        photometric: Jitter brightness, contrast, saturation and hue.
+        colours: photometric (mmsegmentation), brightness (openseg), or None.
+        extra: albumentations transforms that keep the size, applied last.
         ignore_index: Label of padding.
 
     Raises:
-        ConfigError: If `scale` is no range of positive factors, or quarter turns are asked of an oblong crop.
+        ConfigError: If a range is no range of positive factors, a name is unknown, or quarter turns are asked of an
+            oblong crop.
     """
 
     def __init__(
         self,
         crop_size: Sequence[int],
         scale: Sequence[float] | None = (0.5, 2.0),
+        resize: Resize | None = None,
+        aspect: Sequence[float] | None = None,
+        interpolation: str = "linear",
+        cat_max_ratio: float = 1.0,
+        pad: str = "centre",
         flip: bool = True,
         quarter_turns: bool = False,
-        photometric: bool = True,
+        colours: str | None = "photometric",
+        extra: Sequence[Any] = (),
         ignore_index: int = 255,
     ) -> None:
-        if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1]):
-            raise ConfigError(f"expected data.transform.scale as [smallest, largest] above 0, got {scale=}")
+        for name, limits in (("scale", scale), ("aspect", aspect)):
+            if limits is not None and (len(limits) != 2 or not 0 < limits[0] <= limits[1]):
+                raise ConfigError(
+                    f"expected data.transform.{name} as [smallest, largest] above 0, got {limits}"
+                )
         if quarter_turns and crop_size[0] != crop_size[1]:
             raise ConfigError(f"expected a square data.crop_size for quarter turns, got {crop_size=}")
+        if not 0 < cat_max_ratio <= 1:
+            raise ConfigError(
+                f"expected data.transform.cat_max_ratio above 0 and at most 1, got {cat_max_ratio}"
+            )
+        for name, value, names in (
+            ("interpolation", interpolation, tuple(INTERPOLATIONS)),
+            ("pad", pad, PADS),
+            ("colours", colours, (*COLOURS, None)),
+        ):
+            if value not in names:
+                raise ConfigError(f"expected data.transform.{name} as one of {names}, got {value!r}")
+        check_resize(resize, "data.transform.resize")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
-        self.flip, self.quarter_turns = flip, quarter_turns
-        self.scaled = scale is not None
-        with warnings.catch_warnings():
-            # albumentations ignores an argument that it does not know, with a warning
-            warnings.filterwarnings("error", message=r"Argument\(s\)")
-            self.cut = _cut(self.crop_size, scale, ignore_index)
-            self.colours = _colours() if photometric else None
+        self.resize, self.scale, self.aspect = resize, scale, aspect
+        self.interpolation, self.cat_max_ratio, self.pad = interpolation, cat_max_ratio, pad
+        self.flip, self.quarter_turns, self.colours = flip, quarter_turns, colours
+        self.extra, self.ignore_index = tuple(extra), ignore_index
 
     def __call__(
         self,
-        image: np.ndarray,
-        mask: np.ndarray,
+        image: Any,
+        mask: Any,
         far: np.ndarray | None,
         key: Sequence[int],
         flip_pairs: Pairs = (),
@@ -70,82 +100,196 @@ class TrainTransform:
         """Return image, mask and far of `crop_size`.
 
         Args:
-            image: uint8 RGB, (H, W, 3).
-            mask: uint8 train ids, (H, W).
+            image: uint8 RGB, (H, W, 3); an array, or what gives one for `image[rows, columns]`.
+            mask: uint8 train ids, (H, W), likewise.
             far: A region, bool (H, W).
             key: Whole numbers; the same key gives the same result.
             flip_pairs: Classes that change places in a mirror, such as left and right arm.
         """
         rng = np.random.default_rng(tuple(key))
-        if self.scaled or image.shape[:2] != self.crop_size:
-            _reseed(self.cut, rng)
-            if far is None:
-                done = self.cut(image=image, mask=mask)
-            else:
-                done = self.cut(image=image, mask=mask, far=far.astype(np.uint8))
-                far = done["far"] == 1
-            image, mask = done["image"], done["mask"]
+        size = (image.shape[0], image.shape[1])
+        if self.scale is not None or self.resize is not None or size != self.crop_size:
+            windows = self.windows(size, rng)
+            window, labels = self._choose(mask, windows)
+            flag = cv2.INTER_NEAREST_EXACT  # INTER_NEAREST takes the pixel half a pixel up and left
+            mask = _padded(_fit(labels, window.size, flag), window, self.crop_size, self.ignore_index)
+            if far is not None:
+                inside = np.ascontiguousarray(far[window.rows, window.columns]).view(np.uint8)
+                far = _padded(_fit(inside, window.size, flag), window, self.crop_size, 0).view(bool)
+            image = self._image(image[window.rows, window.columns], window, rng)
+        else:
+            image, mask = self._recolour(image[:, :], rng), mask[:, :]
         if self.flip and rng.random() < 0.5:
-            image, mask = image[:, ::-1], _swap(mask[:, ::-1], flip_pairs)
+            image, mask = cv2.flip(image, 1), _swap(cv2.flip(mask, 1), flip_pairs)
             far = None if far is None else far[:, ::-1]
         if self.quarter_turns:
             turns = int(rng.integers(4))
             image, mask = np.rot90(image, turns), np.rot90(mask, turns)
             far = None if far is None else np.rot90(far, turns)
-        if self.colours is not None:
-            _reseed(self.colours, rng)
-            image = self.colours(image=np.ascontiguousarray(image))["image"]
+        for transform in self.extra:
+            transform.set_random_seed(int(rng.integers(2**31)))
+            done = transform(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
+            image, mask = done["image"], done["mask"]
         return image, mask, far
 
+    def windows(self, size: tuple[int, int], rng: np.random.Generator) -> "Windows":
+        """Draw scale and aspect for a picture of `size` (H, W) and give windows at random places, without end."""
+        base = base_size(*size, self.resize)
+        scale = 1.0 if self.scale is None else rng.uniform(*self.scale)
+        stretch = 1.0 if self.aspect is None else rng.uniform(*self.aspect) ** 0.5
+        factors = (base[0] / size[0] * scale / stretch, base[1] / size[1] * scale * stretch)
+        return Windows(size, self.crop_size, factors, self.pad, rng)
 
-def _cut(crop_size: tuple[int, int], scale: Sequence[float] | None, ignore_index: int) -> A.Compose:
-    height, width = crop_size
-    steps: list[A.BasicTransform] = []
-    if scale is not None:
-        steps.append(
-            A.RandomScale(
-                (scale[0] - 1, scale[1] - 1),  # albumentations adds 1
-                interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_NEAREST,
-                p=1,
-            )
-        )
-    steps += [
-        A.PadIfNeeded(
-            height, width, border_mode=cv2.BORDER_CONSTANT, fill=_GREY, fill_mask=ignore_index, p=1
-        ),
-        A.RandomCrop(height, width, p=1),
-    ]
-    return A.Compose(steps, additional_targets={"far": "mask"})
+    def _image(self, pixels: np.ndarray, window: "Window", rng: np.random.Generator) -> np.ndarray:
+        enlarged = pixels.shape[0] * pixels.shape[1] < window.size[0] * window.size[1]
+        if enlarged:
+            pixels = self._recolour(pixels, rng)
+        pixels = _fit(pixels, window.size, INTERPOLATIONS[self.interpolation])
+        return _padded(pixels if enlarged else self._recolour(pixels, rng), window, self.crop_size, _GREY)
+
+    def _recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return pixels if self.colours is None else COLOURS[self.colours](np.ascontiguousarray(pixels), rng)
+
+    def _choose(self, mask: Any, windows: "Windows") -> "tuple[Window, np.ndarray]":
+        for attempt in range(_TRIES + 1):
+            window = next(windows)
+            labels = mask[window.rows, window.columns]
+            if self.cat_max_ratio == 1 or attempt == _TRIES:
+                break
+            if _largest_share(labels, self.ignore_index) < self.cat_max_ratio:
+                break
+        return window, labels
 
 
-def _colours() -> A.Compose:
-    """Return mmsegmentation's PhotoMetricDistortion as near as ColorJitter comes: each part every other time.
+class Window(NamedTuple):
+    """Rows and columns of the source; the size they get, and where they lie in the crop."""
 
-    Ranges of mmseg: brightness +-32 of 255 (added there, a factor here), contrast and saturation 0.5 to 1.5, hue +-18
-    of 180, a tenth of the circle.
+    rows: slice
+    columns: slice
+    size: tuple[int, int]
+    offset: tuple[int, int]
+
+
+class Windows:
+    """Windows of a source of `size` that fill a crop when they are scaled by `factors`, at random places.
+
+    The size of a window is a whole number of pixels of the source: so the scale is off by half a pixel in the length of
+    the window at most.
     """
-    still = {"brightness": (1, 1), "contrast": (1, 1), "saturation": (1, 1), "hue": (0, 0)}
-    ranges = {
-        "brightness": (1 - 32 / 255, 1 + 32 / 255),
-        "contrast": (0.5, 1.5),
-        "saturation": (0.5, 1.5),
-        "hue": (-18 / 180, 18 / 180),
-    }
-    return A.Compose([A.ColorJitter(**{**still, part: limits}, p=0.5) for part, limits in ranges.items()])
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        crop_size: tuple[int, int],
+        factors: tuple[float, float],
+        pad: str,
+        rng: np.random.Generator,
+    ) -> None:
+        self.size, self.crop_size, self.factors, self.pad, self.rng = size, crop_size, factors, pad, rng
+
+    def __next__(self) -> Window:
+        """Draw a place."""
+        (rows, height, top), (columns, width, left) = (self._axis(axis) for axis in (0, 1))
+        return Window(rows, columns, (height, width), (top, left))
+
+    def _axis(self, axis: int) -> tuple[slice, int, int]:
+        length, crop, factor = self.size[axis], self.crop_size[axis], self.factors[axis]
+        window = max(1, round(crop / factor))
+        if window <= length:
+            start = int(self.rng.integers(length - window + 1))
+            return slice(start, start + window), crop, 0
+        filled = min(crop, max(1, round(length * factor)))
+        room = crop - filled
+        offset = {"corner": 0, "centre": room // 2}.get(self.pad)
+        return slice(0, length), filled, int(self.rng.integers(room + 1)) if offset is None else offset
 
 
-def _reseed(compose: A.Compose, rng: np.random.Generator) -> None:
-    # Compose.set_random_seed would give every step the same seed: crop position and scale would move together
-    for step in compose.transforms:
-        step.set_random_seed(int(rng.integers(2**31)))
+def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]:
+    """Return the size that `resize` gives a picture.
+
+    Args:
+        height: H.
+        width: W.
+        resize: {short_side: S}: the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
+            mmsegmentation's keep_ratio; {size: [H, W]}: that size. None: unchanged.
+    """
+    if resize is None:
+        return height, width
+    if "size" in resize:
+        return int(resize["size"][0]), int(resize["size"][1])
+    factor = resize["short_side"] / min(height, width)
+    if "long_side" in resize:
+        factor = min(factor, resize["long_side"] / max(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def check_resize(resize: Resize | None, key: str) -> None:
+    """Check the form of `resize`.
+
+    Raises:
+        ConfigError: Naming `key`.
+    """
+    if resize is None:
+        return
+    fine = isinstance(resize, Mapping) and set(resize) in (
+        {"short_side"},
+        {"short_side", "long_side"},
+        {"size"},
+    )
+    sides = resize.get("size", list(resize.values())) if fine else None
+    if (
+        not isinstance(sides, list | tuple)
+        or not all(isinstance(n, int) and n > 0 for n in sides)
+        or ("size" in resize and len(sides) != 2)
+    ):
+        raise ConfigError(
+            f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
+            f"got {resize}"
+        )
+
+
+def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
+    """Return the whole image, uint8 (H, W, 3), at its `base_size`."""
+    return _fit(image, base_size(*image.shape[:2], resize), INTERPOLATIONS[interpolation])
+
+
+def _fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:
+    if pixels.shape[:2] == size:
+        return pixels
+    done: np.ndarray = cv2.resize(pixels, size[::-1], interpolation=flag)
+    return done
+
+
+def _padded(
+    pixels: np.ndarray, window: Window, crop_size: tuple[int, int], fill: int | tuple[int, ...]
+) -> np.ndarray:
+    if window.size == crop_size:
+        return pixels
+    (top, left), (height, width) = window.offset, window.size
+    below, right = crop_size[0] - top - height, crop_size[1] - left - width
+    padded: np.ndarray = cv2.copyMakeBorder(pixels, top, below, left, right, cv2.BORDER_CONSTANT, value=fill)
+    return padded
+
+
+def _largest_share(labels: np.ndarray, ignore_index: int) -> float:
+    """Return which share of the labelled pixels the largest class has; 1 if there are none.
+
+    Which class that is, every 64th pixel says: right where it matters, if the share is large.
+    """
+    counts = np.bincount(labels[::8, ::8].ravel(), minlength=256)
+    counts[ignore_index] = 0
+    labelled = np.count_nonzero(labels != ignore_index)
+    return np.count_nonzero(labels == counts.argmax()) / labelled if labelled else 1.0
 
 
 def _swap(mask: np.ndarray, pairs: Pairs) -> np.ndarray:
     if not pairs:
         return mask
-    table = np.arange(256, dtype=mask.dtype)
+    table = np.arange(256, dtype=np.uint8)
     for left, right in pairs:
         table[left], table[right] = right, left
-    swapped: np.ndarray = table[mask]
+    swapped: np.ndarray = cv2.LUT(mask, table)
     return swapped
+
+
+COLOURS = {"photometric": colours.photometric, "brightness": colours.brightness}

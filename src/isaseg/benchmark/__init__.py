@@ -1,0 +1,1 @@
+"""Measurements: ours beside other code bases, in one run."""

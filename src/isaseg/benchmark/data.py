@@ -1,0 +1,186 @@
+"""Samples a second of the training pipeline: with and without the cache, beside mmsegmentation's."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from isaseg import config
+from isaseg.data.build_cache import build_cache
+from isaseg.data.dataset import FileSource
+from isaseg.errors import ConfigError
+from isaseg.files import replace_file
+
+_HERE = Path(__file__).parent
+
+
+@dataclass
+class Row:
+    """One pipeline on one data set; `seconds` is a sample's, a median for each round, by number of workers."""
+
+    data: str
+    pipeline: str
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+
+    def milliseconds(self, workers: int) -> float:
+        """Return the median of the rounds."""
+        return 1e3 * statistics.median(self.seconds[workers])
+
+
+class Served:
+    """A process that times samples when asked; one core of its own class of work at a time, as nobody else is asked."""
+
+    def __init__(self, command: Sequence[str], task: Mapping[str, Any]) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
+        self.facts = self.ask(task)
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer.
+
+        Raises:
+            ConfigError: If the process ended; with its last words.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(question) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        answer = self.process.stdout.readline()
+        if not answer:
+            assert self.process.stderr is not None
+            words = self.process.stderr.read().strip().splitlines() or ["nothing"]
+            raise ConfigError(f"a measured process ended: {words[-1]}")
+        reply: dict[str, Any] = json.loads(answer)
+        return reply
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def measure(
+    name: str, root: str, peer: Path | None, workers: Sequence[int], samples: int, rounds: int, output: Path
+) -> list[Row]:
+    """Time the pipelines on one data set in turns: a round asks each for `samples` samples.
+
+    Both do what mmsegmentation's configuration says (protocol=mmseg): decode, random resize, crop with cat_max_ratio,
+    flip, photometric distortion, tensors in uint8.
+
+    Args:
+        name: Data set.
+        root: Its folder.
+        peer: Python that has mmsegmentation; None: ours alone.
+        workers: Numbers of loader processes; 0: this core alone.
+        samples: Samples in a round.
+        rounds: Rounds.
+        output: Folder of the cache, which is made if it is absent.
+    """
+    cfg, source = _source(name, root)
+    cache = output / "cache" / name
+    source.cache = cache
+    build_cache(source)
+    overrides = [f"data={name}", "protocol=mmseg", f"data.root={root}", "data.num_workers=0"]
+    ours = [sys.executable, "-m", "isaseg.benchmark.our_pipeline"]
+    served = {
+        "isaseg": Served(ours, {"overrides": [*overrides, "data.cache=null"]}),
+        "isaseg, cached": Served(ours, {"overrides": [*overrides, f"data.cache={cache}"]}),
+    }
+    if peer is not None and all(p.mask is not None and p.mask.suffix == ".png" for p in source.pairs):
+        served["mmsegmentation"] = Served([str(peer), str(_HERE / "mmseg_pipeline.py")], _task(cfg, source))
+    rows = {label: Row(name, label) for label in served}
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            bar = progress.add_task(name, total=rounds * len(workers) * len(served))
+            for _ in range(rounds):
+                for number in workers:
+                    for label, process in served.items():
+                        seconds = process.ask({"samples": samples, "workers": number})["seconds"]
+                        rows[label].seconds.setdefault(number, []).append(statistics.median(seconds))
+                        progress.advance(bar)
+    finally:
+        for process in served.values():
+            process.end()
+    return list(rows.values())
+
+
+def table(rows: Sequence[Row], workers: Sequence[int]) -> Table:
+    """Return milliseconds and samples a second, and how many times as fast as mmsegmentation."""
+    made = Table(title="training samples, medians of rounds taken in turns")
+    made.add_column("data set")
+    made.add_column("pipeline")
+    for number in workers:
+        what = "one core" if number == 0 else f"{number} workers"
+        made.add_column(f"{what}: ms")
+        made.add_column("samples/s")
+        made.add_column("x mmseg")
+    for row in rows:
+        cells = []
+        for number in workers:
+            cells += [f"{row.milliseconds(number):.1f}", f"{1e3 / row.milliseconds(number):.0f}"]
+            cells.append(_ratio(rows, row, number))
+        made.add_row(row.data, row.pipeline, *cells)
+    return made
+
+
+def save(rows: Sequence[Row], workers: Sequence[int], path: Path) -> None:
+    """Write everything that was measured as JSON."""
+    content = [
+        {
+            "data": row.data,
+            "pipeline": row.pipeline,
+            "workers": number,
+            "milliseconds": row.milliseconds(number),
+            "times_mmseg": _ratio(rows, row, number) or None,
+            "rounds": [1e3 * s for s in row.seconds[number]],
+        }
+        for row in rows
+        for number in workers
+    ]
+    with replace_file(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def _ratio(rows: Sequence[Row], row: Row, workers: int) -> str:
+    """Return the median over the rounds of mmsegmentation's time divided by the row's."""
+    theirs = [r for r in rows if r.data == row.data and r.pipeline == "mmsegmentation"]
+    if not theirs:
+        return ""
+    pairs = zip(theirs[0].seconds[workers], row.seconds[workers], strict=True)
+    return f"{statistics.median(a / b for a, b in pairs):.2f}"
+
+
+def _source(name: str, root: str) -> tuple[Any, FileSource]:
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=[f"data={name}", "protocol=mmseg", f"data.root={root}"])
+    source = config.build(cfg.data, "data").source("train")
+    if not isinstance(source, FileSource):
+        raise ConfigError(f"expected a data set of files, got {name}")
+    return cfg, source
+
+
+def _task(cfg: Any, source: FileSource) -> dict[str, Any]:
+    transform: Any = OmegaConf.to_container(cfg.data.transform, resolve=True)
+    return {
+        "pairs": [[str(pair.image), str(pair.mask)] for pair in source.pairs],
+        "crop_size": transform["crop_size"],
+        "resize": transform["resize"],
+        "scale": transform["scale"],
+        "reduce_zero_label": source.ids.get(0) == source.ignore_index and source.ids.get(1) == 0,
+    }

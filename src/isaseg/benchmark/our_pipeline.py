@@ -1,0 +1,41 @@
+"""Our training pipeline as a process that is timed; the counterpart of mmseg_pipeline.py."""
+
+import json
+import sys
+from typing import Any
+
+import cv2
+import torch
+from hydra import compose, initialize_config_dir
+
+from isaseg import config
+from isaseg.benchmark.serve import Repeated, serve
+from isaseg.data.module import SegmentationDataModule
+from isaseg.training import keep_freed_memory
+
+
+class Samples(Repeated):
+    """The training samples over and over, each time with other crops."""
+
+    def __init__(self, data: SegmentationDataModule) -> None:
+        self.dataset = data.dataset("train")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return sample `index`, of the next unused step."""
+        return self.dataset[(index % len(self.dataset), self.start + index)]
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as in training
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        cfg = compose("train", overrides=json.loads(sys.stdin.readline())["overrides"])
+    samples = Samples(config.build(cfg.data, "data"))
+    serve(samples, {"samples": len(samples.dataset)}, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What is checked before the first step: the number of files, and that they can be decoded."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+from rich.progress import track
+
+from isaseg.data.dataset import FileSource
+from isaseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+_CHECK_ALL = 5000  # pairs; of a larger split, _CHECK_SOME evenly spaced ones are checked
+_CHECK_SOME = 500
+
+
+def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0) -> None:
+    """Check a split: its size, and every pair, or 500 evenly spaced ones where there are more than 5000.
+
+    Args:
+        source: The split.
+        strict_size: Another number of images than the published one is an error, not a warning.
+        max_bad: So many pairs may be unusable; each is then a warning.
+
+    Raises:
+        DataError: For the first pair too many that cannot be used.
+    """
+    wrong = size_fault(source)
+    if wrong and strict_size:
+        raise DataError(f"{wrong}; complete the data set, or set data.strict_size=false")
+    if wrong:
+        log.warning("%s", wrong)
+    indices = range(len(source))
+    if len(source) > _CHECK_ALL:
+        indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        done = pool.map(lambda index: _fault(source, index), indices)
+        console = Console(stderr=True)
+        text = f"checking {source.facts.title} {source.split}"
+        bad = 0
+        for error in track(done, text, len(indices), console=console, transient=True):
+            if error is None:
+                continue
+            bad += 1
+            if bad > max_bad:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise error
+            log.warning("%s", error)
+
+
+def size_fault(source: FileSource) -> str | None:
+    """Return a sentence if the split has not its published number of images."""
+    published = source.facts.splits.get(source.split)
+    if published is None or published == len(source):
+        return None
+    return (
+        f"expected the published {published} images in split {source.split!r} of {source.facts.title}, "
+        f"got {len(source)}"
+    )
+
+
+def _fault(source: FileSource, index: int) -> DataError | None:
+    try:
+        image, mask, _ = source.load(index)
+        if mask is not None:
+            mask[:, :]
+        image[:1, :1]
+    except DataError as error:
+        return error
+    return None

@@ -1,0 +1,54 @@
+"""Colour jitter in uint8, a pure function of an image and a generator."""
+
+import cv2
+import numpy as np
+
+
+def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image under mmsegmentation's PhotoMetricDistortion, each part every other time.
+
+    Brightness: plus -32 to 32. Contrast: times 0.5 to 1.5, before or after the next two. Saturation: times 0.5 to 1.5.
+    Hue: plus -18 to 18 of 180. Saturation and hue share one way to HSV and back (in mmsegmentation each has its own),
+    with 256 steps of hue; values are rounded, not cut.
+
+    Args:
+        image: uint8 RGB (H, W, 3), contiguous.
+        rng: Source of chance.
+    """
+    shift = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
+    contrast_first = rng.random() < 0.5
+    contrast = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    saturation = rng.uniform(0.5, 1.5) if rng.random() < 0.5 else 1.0
+    turn = int(rng.integers(-18, 18)) if rng.random() < 0.5 else 0
+    if shift:
+        image = _plus(image, shift)
+    if contrast != 1 and contrast_first:
+        image = _times(image, contrast)
+    if saturation != 1 or turn:
+        # FULL: hue in 256 steps, so that adding in uint8 goes round the circle by itself
+        hue, sat, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
+        if turn:
+            hue += np.uint8(round(turn * 256 / 180) % 256)
+        if saturation != 1:
+            sat = _times(sat, saturation)
+        image = cv2.cvtColor(cv2.merge([hue, sat, value]), cv2.COLOR_HSV2RGB_FULL)
+    if contrast != 1 and not contrast_first:
+        image = _times(image, contrast)
+    return image
+
+
+def brightness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the image plus a whole number of -10 to 10, the same for all channels: openseg's random_brightness."""
+    return _plus(image, int(rng.integers(-10, 11)))
+
+
+def _plus(image: np.ndarray, shift: float) -> np.ndarray:
+    """Return image + shift, rounded and clipped to 0 to 255."""
+    flat: np.ndarray = cv2.add(image.reshape(image.shape[0], -1), float(shift))
+    return flat.reshape(image.shape)
+
+
+def _times(image: np.ndarray, factor: float) -> np.ndarray:
+    """Return factor * image, rounded and clipped at 255."""
+    changed: np.ndarray = cv2.convertScaleAbs(image, alpha=factor)
+    return changed

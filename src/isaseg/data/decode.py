@@ -1,0 +1,144 @@
+"""Pixels from files: images as RGB, labels as the raw indices that were written, never converted."""
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import scipy.io
+from PIL import Image, ImageFile
+
+
+class DecodeError(Exception):
+    """A file that cannot be read as what it should be; the message says what is wrong with it."""
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return an image as uint8 RGB (H, W, 3); grey, palette and CMYK become RGB, EXIF orientation is not applied.
+
+    Raises:
+        DecodeError: If it is no image, damaged, too large, or has more than 8 bits a channel.
+    """
+    try:
+        content = path.read_bytes()
+        if _is_plain(content, channels=3):
+            return _fast(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.mode.startswith(("I", "F")) or ";16" in _layout(picture):
+                raise DecodeError(
+                    f"expected an image of 8 bits a channel, got {_layout(picture) or picture.mode}"
+                )
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(error) from error
+
+
+def read_labels(path: Path, modes: Sequence[str], variable: str | None = None) -> np.ndarray:
+    """Return the raw ids of a label file, (H, W) of whole numbers.
+
+    Args:
+        path: An image, or a MATLAB file.
+        modes: Pillow's modes that an image may have: L, P, I;16.
+        variable: Of a MATLAB file: the matrix; `a.b` is field b of struct a.
+
+    Raises:
+        DecodeError: If the file is damaged, of another mode, or lacks the matrix.
+    """
+    if path.suffix.lower() == ".mat":
+        return _read_mat(path, variable)
+    try:
+        content = path.read_bytes()
+        if "L" in modes and _is_plain(content, channels=1):
+            return _fast(content, cv2.IMREAD_UNCHANGED)
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.mode not in modes:
+                raise DecodeError(
+                    f"expected labels as indices of mode {' or '.join(modes)}, got mode={picture.mode!r}"
+                )
+            if _layout(picture).startswith("L;"):
+                raise DecodeError(
+                    f"expected labels of 8 bits, got {_layout(picture)}: grey of fewer bits, which readers scale to "
+                    "0 to 255; save the labels with 8 bits or with a palette"
+                )
+            return np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(error) from error
+
+
+def _layout(picture: ImageFile.ImageFile) -> str:
+    """Return how the pixels stand in the file, in Pillow's words: RGB, RGB;16B (16 bits), L;4 (4 bits)."""
+    arguments = picture.tile[0].args if picture.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def _is_plain(content: bytes, channels: int) -> bool:
+    """Tell whether this is a PNG or JPEG of 8 bits and so many channels, of ordinary size, that ends as it should.
+
+    OpenCV decodes it to the pixels that Pillow gives, a third faster. It fills up a truncated JPEG and says nothing:
+    hence the end.
+    """
+    if content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82"):
+        width, height, bits, kind = struct.unpack_from(">IIBB", content, 16)
+        plain = (bits, kind) == (8, {1: 0, 3: 2}[channels]) and content.find(b"tRNS", 0, 4096) < 0
+    elif content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
+        bits, height, width, components = _jpeg_frame(content)
+        plain = (bits, components) == (8, channels)
+    else:
+        return False
+    return plain and 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 2**30)
+
+
+def _jpeg_frame(content: bytes) -> tuple[int, int, int, int]:
+    """Return bits, height, width and components of the first frame header, zeros if there is none."""
+    at = 2
+    while at + 10 <= len(content) and content[at] == 0xFF:
+        marker, length = content[at + 1], int.from_bytes(content[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, components = struct.unpack_from(">BHHB", content, at + 4)
+            return bits, height, width, components
+        at += 1 if marker == 0xFF else 2 + length
+    return 0, 0, 0, 0
+
+
+def _fast(content: bytes, flag: int) -> np.ndarray:
+    pixels: np.ndarray | None = cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+    if pixels is None:
+        raise DecodeError("expected a readable file, got damaged data")
+    return pixels
+
+
+def _read_mat(path: Path, variable: str | None) -> np.ndarray:
+    if variable is None:
+        raise DecodeError("expected labels as an image, got a MATLAB file")
+    name, *fields = variable.split(".")
+    try:
+        content: Any = scipy.io.loadmat(path, variable_names=[name], squeeze_me=bool(fields))
+    except (
+        Exception
+    ) as error:  # scipy raises what its parser stumbles over: ValueError, TypeError, KeyError, ...
+        raise _unreadable(error) from error
+    try:
+        matrix = content[name]
+        for part in fields:
+            matrix = matrix[part].item()
+    except (KeyError, ValueError, IndexError, AttributeError):
+        found = ", ".join(k for k in content if not k.startswith("__")) or "nothing of that name"
+        raise DecodeError(f"expected the matrix {variable} in the MATLAB file, got {found}") from None
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "uif":
+        raise DecodeError(f"expected {variable} as a matrix of labels, got {type(matrix).__name__}")
+    if matrix.dtype.kind == "f":  # MATLAB's numbers are doubles unless cast
+        with np.errstate(invalid="ignore"):  # of NaN
+            whole = matrix.astype(np.int64)
+        if not np.array_equal(whole, matrix):
+            raise DecodeError(f"expected whole numbers in {variable}, got fractions")
+        return whole
+    return matrix
+
+
+def _unreadable(error: Exception) -> DecodeError:
+    return DecodeError(
+        f"expected a readable file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    )

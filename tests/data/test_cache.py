@@ -1,0 +1,212 @@
+"""The cache of decoded pictures: the same pixels as the files, or an error."""
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isaseg.data.ade20k import ade20k
+from isaseg.data.build_cache import build_cache
+from isaseg.data.cache import CachedPicture, CacheError, LazyArray, write_picture
+from isaseg.data.camvid import camvid
+from isaseg.data.cityscapes import cityscapes
+from isaseg.data.coco_stuff import coco_stuff
+from isaseg.data.dataset import FileSource, SegmentationDataset
+from isaseg.data.folder import folder
+from isaseg.data.pascal_context import pascal_context
+from isaseg.data.transforms import TrainTransform
+from isaseg.errors import DataError
+from tests import fakes
+
+CASES: dict[str, tuple[Callable[..., Any], Callable[..., FileSource | None]]] = {
+    "cityscapes": (fakes.make_fake_cityscapes, cityscapes),
+    "ade20k": (fakes.make_fake_ade20k, ade20k),
+    "folder": (fakes.make_fake_folder, partial(folder, classes=["a", "b", "c"])),
+    "coco_stuff": (fakes.make_fake_coco_stuff, coco_stuff),
+    "pascal_context": (partial(fakes.make_fake_pascal_context, labels="mat"), pascal_context),
+}
+
+
+def picture(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
+    """Noise with flat areas, so that tiles differ in size."""
+    pixels = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape).astype(dtype)
+    pixels[: shape[0] // 2, : shape[1] // 2] = 7
+    return pixels
+
+
+def written(tmp_path: Path, pixels: np.ndarray) -> tuple[Path, Path]:
+    """Return a cache file of `pixels`, and the file that it was made from."""
+    source = tmp_path / "source.png"
+    source.write_bytes(b"what it was made from")
+    write_picture(tmp_path / "a" / "picture.image", pixels, source)
+    return tmp_path / "a" / "picture.image", source
+
+
+def whole(path: Path) -> np.ndarray:
+    cached = CachedPicture(path)
+    return cached.read(slice(0, cached.shape[0]), slice(0, cached.shape[1]))
+
+
+def pair(make: Callable[..., Any], get: Callable[..., FileSource | None], root: Path) -> FileSource:
+    make(root)
+    source = get(split="train", root=str(root))
+    assert source is not None
+    return source
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pictures")
+
+
+@given(data=st.data())
+@settings(deadline=None, max_examples=40)
+def test_a_window_of_the_cache_is_that_of_the_array(work: Path, data: st.DataObject) -> None:
+    height, width = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 600))
+    kinds = [((), "uint8"), ((), "uint16"), ((), ">u2"), ((), "int64"), ((3,), "uint8"), ((4,), "uint16")]
+    channels, dtype = data.draw(st.sampled_from(kinds))
+    pixels = picture((height, width, *channels), dtype, height)
+    cached = CachedPicture(written(work, pixels)[0])
+    lazy = LazyArray(cached.shape, cached.read)
+    assert lazy.shape == pixels.shape
+    for _ in range(4):
+        window = tuple(
+            slice(start, data.draw(st.integers(start + 1, size)))
+            for size in (height, width)
+            for start in [data.draw(st.integers(0, size - 1))]
+        )
+        expected = pixels[window]
+        got = lazy[window]  # type: ignore[index]
+        assert got.dtype == pixels.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(lazy[:, :], pixels)
+    np.testing.assert_array_equal(lazy[-1:, : width + 9], pixels[-1:])
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (40, 30, 3), (70, 300)])
+def test_any_damaged_byte_is_an_error_and_never_another_pixel(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    pixels = picture(shape)
+    path, source = written(tmp_path, pixels)
+    good = path.read_bytes()
+    refused = 0
+    for place in {*range(300), *range(0, len(good), 61)} & set(range(len(good))):
+        for value in (good[place] ^ 1, good[place] ^ 8, ord("9")):
+            path.write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+            try:
+                assert np.array_equal(whole(path), pixels), f"byte {place}"
+                assert CachedPicture(path).is_of(source), f"byte {place}"
+            except CacheError as error:
+                refused += 1
+                assert str(path) in str(error)
+    assert refused > 200
+
+
+def test_a_file_that_is_cut_or_has_more_is_an_error(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, picture((70, 300)))
+    good = path.read_bytes()
+    for content in [good[:n] for n in (*range(300), *range(300, len(good), 97))] + [
+        good + b"\0",
+        b"\0" * 500,
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(CacheError):
+            CachedPicture(path)
+
+
+def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, source = written(tmp_path, picture((20, 20)))
+    good = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_picture(path, picture((20, 20), seed=1), source)
+    assert path.read_bytes() == good
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_cache_is_stale_when_its_file_has_other_content(tmp_path: Path) -> None:
+    path, source = written(tmp_path, picture((9, 9)))
+    stat, content = source.stat(), source.read_bytes()
+    assert CachedPicture(path).is_of(source)
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert CachedPicture(path).is_of(source), "a copy of the same file has another time"
+    source.write_bytes(content[::-1])
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns + 10**9))
+    assert not CachedPicture(path).is_of(source), "as many other bytes"
+    source.write_bytes(content + b"!")
+    os.utime(source, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not CachedPicture(path).is_of(source), "more bytes at the same time"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_samples_are_the_same_with_and_without_cache(name: str, tmp_path: Path) -> None:
+    make, get = CASES[name]
+    plain = pair(make, get, tmp_path / "data")
+    cached = get(split="train", root=str(tmp_path / "data"))
+    assert cached is not None
+    cached.cache = tmp_path / "cache"
+    assert build_cache(cached, 1).errors == []
+    transform = TrainTransform((24, 40), cat_max_ratio=0.75, aspect=(0.9, 1.1))
+    sets = [[SegmentationDataset(source, t, seed=3) for t in (None, transform)] for source in (plain, cached)]
+    for index in range(len(plain)):
+        loaded = cached.load(index)
+        assert isinstance(loaded.image, LazyArray) and isinstance(loaded.mask, LazyArray)
+        for ours, theirs in zip(plain.load(index), loaded, strict=True):
+            assert ours is theirs or np.array_equal(ours[:, :], theirs[:, :])
+        keys: list[Any] = [index, *((index, step) for step in range(6))]
+        for key in keys:
+            ours, theirs = (both[isinstance(key, tuple)][key] for both in sets)
+            assert ours.keys() == theirs.keys()
+            assert all(np.array_equal(ours[k], theirs[k]) for k in ours), key
+
+
+def test_what_the_cache_lacks_is_decoded_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = pair(fakes.make_fake_camvid, camvid, tmp_path / "data")
+    expected = [source.load(i).image[:, :] for i in range(len(source))]
+    source.cache = tmp_path / "cache"
+    build_cache(source, 1)
+    for index in (0, 2):
+        for path in source.cache_files(index):
+            path.unlink()
+    with caplog.at_level(logging.WARNING):
+        images = [source.load(i).image for i in range(len(source))]
+    assert [isinstance(image, LazyArray) for image in images] == [False, True, False]
+    assert all(np.array_equal(a[:, :], b) for a, b in zip(images, expected, strict=True))
+    (record,) = caplog.records
+    assert "CamVid train is incomplete" in record.message
+    assert "`python src/data.py cache` mends it" in record.message
+
+
+def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = pair(fakes.make_fake_cityscapes, cityscapes, tmp_path / "data")
+    source.cache = tmp_path / "cache"
+    build_cache(source, 1)
+    first, second = (source.pairs[i].image for i in (0, 1))
+    first.write_bytes(second.read_bytes())
+    os.utime(first, ns=(0, 0))
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(source.load(0).image[:, :], source.load(1).image[:, :])
+    assert ["older than the files" in r.message for r in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("place", [40, -3])
+def test_a_damaged_cache_is_named_with_its_cure(place: int, tmp_path: Path) -> None:
+    source = pair(fakes.make_fake_camvid, camvid, tmp_path / "data")
+    source.cache = tmp_path / "cache"
+    build_cache(source, 1)
+    path = source.cache_files(1)[0]
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"'{path}'.*remove it, or make it again with `python src/data.py cache"
+    ):
+        source.load(1).image[:, :]
