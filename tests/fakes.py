@@ -7,6 +7,8 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
+from isaseg.data.source import FileSource
+
 COCO_IDS = [i for i in range(183) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)]
 VOC_IDS = range(21)
 
@@ -158,6 +160,14 @@ def make_fake_coco_stuff(root: Path, n: int = 2, release: str = "10k") -> Path:
             _mask(root / "annotations" / split / f"{name}.png", size, ids, i)
             _mask(root / "annotations" / split / f"{name}_labelTrainIds.png", size, range(171), i)
     return root
+
+
+def labels_of(source: FileSource | None, index: int) -> np.ndarray:
+    """Return all train ids of a sample."""
+    assert source is not None
+    mask = source.load(index).mask
+    assert mask is not None
+    return mask[:, :]
 
 
 def _image(path: Path, size: tuple[int, int], seed: int, grey: bool = False) -> None:

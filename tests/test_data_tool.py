@@ -78,7 +78,7 @@ def test_check_lists_every_fault_and_writes_only_below_the_output_folder(tmp_pat
     assert "warning: expected the published 2975 images in split 'train' of Cityscapes, got 4" in done.stderr
     assert "traffic light" in done.stdout
     assert (
-        "2 faults; report.json, report.txt and contact_sheet.png are in 'out/data/cityscapes'" in done.stdout
+        "faults: 2; report.json, report.txt and contact_sheet.png are in 'out/data/cityscapes'" in done.stdout
     )
     names = {"report.json", "report.txt", "contact_sheet.png"}
     assert files(tmp_path / "cwd") == {f"out/data/cityscapes/{name}" for name in names}
@@ -94,7 +94,7 @@ def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     for arguments, text in (
         (("check", "data=camvit"), "did you mean 'camvid'"),
-        (("cach",), "did you mean 'cache'"),
+        (("cachee",), "did you mean 'cache'"),
     ):
         done = run(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path))
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
@@ -105,18 +105,18 @@ def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (
-            "chekc data=camvid",
-            "check, prepare or cache as the first word, got 'chekc'; did you mean 'check'?",
+            "chekk data=camvid",
+            "check, prepare or cache as the first word, got 'chekk'; did you mean 'check'?",
         ),
         ("data=camvid check", "got 'data=camvid'; see `python src/data.py --help`"),
         ("check data=camvit", "no option 'camvit' in the group data; did you mean 'camvid'?"),
-        ("check data=camvid wrkers=2", "'wrkers'; did you mean 'workers'? see `python src/data.py --help`"),
+        ("check data=camvid workerz=2", "'workerz'; did you mean 'workers'? see `python src/data.py --help`"),
         ("check data=camvid data.rot=x", "no configuration key 'data.rot'; did you mean 'data.root'?"),
         ("check data=camvid loss=ce", "no configuration key 'loss'"),
         ("check data=camvid --fast", "expected KEY=VALUE, got '--fast'"),
         ("check data=camvid workers=0", "workers to be an integer of at least 1, or null, got workers=0"),
         ("check data=camvid workers=many", "got workers=many"),
-        ("check data=camvid splits=[trian]", "splits as a list of train, val, test, or null for all, got"),
+        ("check data=camvid splits=[trainn]", "splits as a list of train, val, test, or null for all, got"),
         ("check data=camvid splits=[]", "got splits=[]"),
         ("cache data=camvid verify=yess", "verify to be true or false, got verify=yess"),
         (
@@ -185,7 +185,8 @@ def test_a_sound_data_set_passes(
     arguments = ("check", "data=folder", f"data.root={data}", "data.classes=[sky,ground,cow]")
     assert tool(*arguments) == 0
     out, err = capsys.readouterr()
-    assert "no faults" in out and "ground" in out and "error" not in err and "warning" not in err
+    assert "faults: 0" in out and "ground" in out
+    assert err == ""
     report = json.loads(Path("outputs/data/folder/report.json").read_text())
     assert list(report["splits"]) == ["train", "val", "test"]
     assert tool(*arguments, "splits=val") == 0
@@ -235,7 +236,7 @@ def test_the_first_twenty_faults_are_told_and_all_are_in_the_report(
     assert tool("check", "data=camvid", f"data.root={data}", "splits=[train]") == 2
     out, err = capsys.readouterr()
     assert err.count("error: ") == 21
-    assert "error: 3 more faults are in 'outputs/data/camvid/report.json'" in err and "23 faults" in out
+    assert "error: 3 more faults are in 'outputs/data/camvid/report.json'" in err and "faults: 23" in out
     report = json.loads(Path("outputs/data/camvid/report.json").read_text())
     assert len(report["faults"]) == 23
 
@@ -316,4 +317,4 @@ def test_archives_are_unpacked_checked_and_looked_after(
     capsys.readouterr()
     assert tool(*arguments, "verify=true") == 2
     out, err = capsys.readouterr()
-    assert "1 faults" in out and str(image) in err
+    assert "faults: 1" in out and str(image) in err

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -20,7 +23,7 @@ from isaseg import config
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "clean"}
+TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "bench-peers", "clean"}
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
@@ -130,7 +133,7 @@ def test_the_version_is_stated_once_and_the_same() -> None:
         r"(?<![.\w])(eval|exec)\(",
         r"\bweights_only\s*=\s*False\b",
         r"\btorch\.hub\b",
-        r"^\s*(import|from) (urllib|requests|httpx|socket|tarfile)\b",
+        r"^\s*(import|from) (urllib|requests|httpx|socket)\b",
         r"\bextractall\b",
     ],
 )
@@ -139,6 +142,12 @@ def test_no_source_opens_a_known_door(pattern: str) -> None:
     door = re.compile(pattern, re.MULTILINE)
     found = [p.name for p in (ROOT / "src").rglob("*.py") if door.search(p.read_text())]
     assert found == []
+
+
+def test_archives_are_opened_in_one_place() -> None:
+    archives = re.compile(r"^\s*(import|from) tarfile\b", re.MULTILINE)
+    found = {p.name for p in (ROOT / "src").rglob("*.py") if archives.search(p.read_text())}
+    assert found == {"archive.py"}
 
 
 def test_nothing_names_a_folder_of_somebodys_machine() -> None:
@@ -175,6 +184,22 @@ def test_documented_ablation_commands_have_their_options(command: str) -> None:
     shown = run(sys.executable, "src/ablation.py", "--help").stdout
     options = [word for word in command.split()[2:] if not word.isdigit()]
     assert options and all(re.search(rf"(?<![\w-]){re.escape(o)}(?![\w-])", shown) for o in options)
+
+
+@pytest.mark.parametrize("command", commands("python src/data.py"))
+def test_documented_data_commands_compose(command: str) -> None:
+    word, *overrides = command.split()[2:]
+    assert word in ("check", "prepare", "cache")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        hydra_compose("data_tool", overrides=overrides)
+
+
+@pytest.mark.parametrize("command", commands("python src/benchmark.py"))
+def test_documented_benchmark_commands_have_their_options(command: str) -> None:
+    shown = run(sys.executable, "src/benchmark.py", "data", "--help").stdout
+    options = [word for word in command.split()[3:] if word.startswith("-")]
+    assert command.split()[2] == "data" and all(option in shown for option in options)
 
 
 def test_documented_attention_choices_are_all_there_are() -> None:

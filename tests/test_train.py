@@ -254,11 +254,15 @@ def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
 
 
-SMALL = (
-    "backbone=tiny_d8 backbone.pretrained=false data.crop_size=[64,64] data.batch_size=2 data.num_workers=0 "
-    "data.val_batch_size=3 data.val_length=3 trainer.max_steps=2 trainer.accelerator=cpu logger=csv head.channels=32 "
-    "score_test=false callbacks.pictures=0"
-).split()
+SMALL = ["backbone=tiny_d8", "backbone.pretrained=false", "head.channels=32", "trainer.max_steps=2"]
+SMALL += ["data.crop_size=[64,64]", "data.batch_size=2", "data.num_workers=0", "data.val_batch_size=3"]
+SMALL += [
+    "data.val_length=3",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "score_test=false",
+    "callbacks.pictures=0",
+]
 FAKES: dict[str, Callable[..., Path] | None] = {
     "lamps_isa": None,
     "cards_isa": None,

@@ -152,7 +152,7 @@ def wandb_image(sample: Sample, prediction: Tensor, classes: Sequence[str], igno
 def _at_size(image: Tensor, mask: Tensor) -> NDArray[np.uint8]:
     picture: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()
     if picture.shape[:2] != tuple(mask.shape):
-        picture = cv2.resize(picture, tuple(mask.shape)[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        picture = cv2.resize(picture, tuple(mask.shape)[::-1], interpolation=cv2.INTER_AREA)
     return picture
 
 

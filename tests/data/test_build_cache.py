@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
 from isaseg.data import build_cache as module
 from isaseg.data.build_cache import build_cache, cache_sample
@@ -16,7 +17,7 @@ from isaseg.data.cache import CachedPicture, write_picture
 from isaseg.data.camvid import camvid
 from isaseg.data.cityscapes import cityscapes
 from isaseg.data.coco_stuff import coco_stuff
-from isaseg.data.dataset import FileSource
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 from tests import fakes
 
@@ -98,15 +99,16 @@ def _other(path: Path) -> None:
     )
 
 
-def _shape(path: Path) -> None:
-    write_picture(
-        path, np.zeros((47, 64, 3), np.uint8), path.parents[3] / "data" / "val" / "0001TP_000002.png"
-    )
+def _larger(path: Path) -> None:
+    """The right pixels, and a row more."""
+    source = path.parents[3] / "data" / "val" / "0001TP_000002.png"
+    with Image.open(source) as image:
+        write_picture(path, np.pad(np.asarray(image), ((0, 1), (0, 0), (0, 0))), source)
 
 
 @pytest.mark.parametrize(
     ("spoil", "seen_at_once"),
-    [(_header, True), (_short, True), (_tile, False), (_other, False), (_shape, False)],
+    [(_header, True), (_short, True), (_tile, False), (_other, False), (_larger, False)],
 )
 def test_damage_is_mended_and_told(
     spoil: Callable[[Path], None], seen_at_once: bool, source: FileSource

@@ -18,9 +18,10 @@ from isaseg.data.cache import CachedPicture, CacheError, LazyArray, write_pictur
 from isaseg.data.camvid import camvid
 from isaseg.data.cityscapes import cityscapes
 from isaseg.data.coco_stuff import coco_stuff
-from isaseg.data.dataset import FileSource, SegmentationDataset
+from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.folder import folder
 from isaseg.data.pascal_context import pascal_context
+from isaseg.data.source import FileSource
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
 from tests import fakes
@@ -197,8 +198,8 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptu
     assert ["older than the files" in r.message for r in caplog.records] == [True]
 
 
-@pytest.mark.parametrize("place", [40, -3])
-def test_a_damaged_cache_is_named_with_its_cure(place: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("place", "cure"), [(40, "cache`"), (-3, "cache verify=true`")])
+def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path: Path) -> None:
     source = pair(fakes.make_fake_camvid, camvid, tmp_path / "data")
     source.cache = tmp_path / "cache"
     build_cache(source, 1)
@@ -207,6 +208,8 @@ def test_a_damaged_cache_is_named_with_its_cure(place: int, tmp_path: Path) -> N
     content[place] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=rf"'{path}'.*remove it, or make it again with `python src/data.py cache"
+        DataError, match=f"'{path}'.*remove it, or make it again with `python src/data.py {cure}"
     ):
         source.load(1).image[:, :]
+    assert build_cache(source, 1, verify="verify" in cure).mended == [path], "the cure cures"
+    source.load(1).image[:, :]

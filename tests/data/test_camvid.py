@@ -10,7 +10,7 @@ from PIL import Image
 from isaseg.data.camvid import FACTS, camvid
 from isaseg.data.check import check_files
 from isaseg.errors import ConfigError, DataError
-from tests.fakes import make_fake_camvid
+from tests.fakes import labels_of, make_fake_camvid
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -18,7 +18,7 @@ def test_pairs_and_ids(tmp_path: Path, split: str) -> None:
     source = camvid(split, str(make_fake_camvid(tmp_path)))
     assert [source.name(i) for i in range(len(source))] == [f"0001TP_{i:06d}" for i in range(3)]
     raw = np.asarray(Image.open(tmp_path / f"{split}annot" / "0001TP_000001.png"))
-    assert np.array_equal(source.load(1).mask, np.where(raw == 11, 255, raw))
+    assert np.array_equal(labels_of(source, 1), np.where(raw == 11, 255, raw))
     check_files(source)
 
 

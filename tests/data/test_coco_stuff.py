@@ -9,9 +9,9 @@ from PIL import Image
 
 from isaseg.data.check import check_files
 from isaseg.data.coco_stuff import coco_stuff
-from isaseg.data.dataset import FileSource
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
-from tests.fakes import make_fake_coco_stuff
+from tests.fakes import labels_of, make_fake_coco_stuff
 
 
 def make_png_labels(root: Path) -> None:
@@ -41,10 +41,9 @@ def test_10k_labels_begin_at_1(tmp_path: Path) -> None:
     source = coco_stuff("train", str(make_fake_coco_stuff(tmp_path)))
     assert source is not None
     raw = scipy.io.loadmat(source.pairs[0].mask)["S"]
-    mask = source.load(0).mask
-    assert mask is not None
+    mask = labels_of(source, 0)
     for label, train in ((0, 255), (1, 0), (11, 10), (13, 11), (90, 79), (92, 80), (182, 170)):
-        assert (mask[:, :][raw == label] == train).all()
+        assert (mask[raw == label] == train).all()
     assert source.classes[:2] + source.classes[170:] == ("person", "bicycle", "wood")
 
 
@@ -56,7 +55,7 @@ def test_10k_takes_png_labels_only_if_all_are_there(tmp_path: Path) -> None:
     assert before is not None
     assert after is not None
     assert [p.mask.suffix for p in after.pairs if p.mask] == [".png"] * 2
-    assert np.array_equal(before.load(1).mask, after.load(1).mask)
+    assert np.array_equal(labels_of(before, 1), labels_of(after, 1))
     (root / "annotations_png" / "COCO_train2014_000000000001.png").unlink()
     partly = coco_stuff("train", str(root))
     assert partly is not None
@@ -70,10 +69,9 @@ def test_164k_labels_begin_at_0_and_mmseg_files_are_left_alone(tmp_path: Path) -
         assert names(source) == ["000000000000", "000000000001"]
         assert source is not None
         raw = np.asarray(Image.open(source.pairs[0].mask))
-        mask = source.load(0).mask
-        assert mask is not None
+        mask = labels_of(source, 0)
         for label, train in ((255, 255), (0, 0), (10, 10), (12, 11), (89, 79), (91, 80), (181, 170)):
-            assert (mask[:, :][raw == label] == train).all()
+            assert (mask[raw == label] == train).all()
         assert source.facts.title == "COCO-Stuff 164k"
 
 

@@ -38,7 +38,7 @@ def reference(image: np.ndarray, d: dict[str, float]) -> np.ndarray:
 
 
 def test_photometric_is_the_published_distortion_up_to_rounding() -> None:
-    """A step of hue is six grey levels of 256 (of 180, as in mmsegmentation: eight), and turn and hue are both rounded."""
+    """A step of hue is six grey levels (in mmsegmentation, of 180 steps: eight), and turn and hue are both rounded."""
     image = picture()
     for seed in range(60):
         d = draws(seed)

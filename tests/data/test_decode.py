@@ -168,10 +168,13 @@ def test_d3_damaged_files_are_refused(tmp_path: Path, name: str, spoil: Callable
         _read(path)
 
 
-@pytest.mark.parametrize("name", ["a.png", "l.png"])
+@pytest.mark.parametrize("name", ["a.png", "l.png", "p.png"])
 def test_d3_a_flipped_byte_in_the_pixels_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    Image.fromarray(PIXELS if name[0] == "a" else LABELS).save(path)
+    picture = Image.fromarray(PIXELS if name[0] == "a" else LABELS)
+    if name[0] == "p":
+        picture.putpalette([0] * 768)
+    picture.save(path)
     whole = path.read_bytes()
     for place in range(60, len(whole) - 20, len(whole) // 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])

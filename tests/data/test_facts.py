@@ -11,10 +11,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.index import Pair
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
+from tests.fakes import labels_of
 
 SPEC = Path(__file__).parents[2].parent / "shared" / "spec" / "classes"
 
@@ -190,11 +191,10 @@ def test_d7_every_raw_id_becomes_its_train_id(tmp_path: Path, table: Table) -> N
     one = OneMask(tmp_path, table)
     dtypes = (np.uint8, np.uint16) if max(table.raw) < 256 else (np.uint16, np.int16)
     for dtype in dtypes:
-        mask = one.source(np.array(table.raw, dtype)).load(0).mask
-        assert mask is not None
+        mask = labels_of(one.source(np.array(table.raw, dtype)), 0)
         assert mask.dtype == np.uint8
-        assert mask[0, :].tolist() == [table.rule(i) for i in table.raw]
-    assert set(mask[0, :].tolist()) - {255} == set(range(table.classes))  # no class without an id
+        assert mask[0].tolist() == [table.rule(i) for i in table.raw]
+    assert set(mask[0].tolist()) - {255} == set(range(table.classes))  # no class without an id
     assert one.facts.ignore_index == 255
 
 
@@ -205,13 +205,15 @@ def test_d5_every_other_id_is_refused(tmp_path: Path, table: Table) -> None:
         with pytest.raises(
             DataError, match=rf"got the id {value} in 1 pixels of mask='.*/mask\.{table.ending}'"
         ):
-            one.source(np.array([table.raw[0], value, table.raw[-1]], np.uint8)).load(0)
+            labels_of(one.source(np.array([table.raw[0], value, table.raw[-1]], np.uint8)), 0)
     wide = {300, 460, 2**15 - 1} - set(table.raw)
     for value, dtype in [*((v, np.uint16) for v in wide), *((v, np.int16) for v in wide | {-1, -256})]:
         if value < 0 and table.ending == "png":
             continue
         with pytest.raises(DataError, match=rf"got the id {value} in 1 pixels"):
-            one.source(np.array([table.raw[0], value], dtype if table.ending == "mat" else np.uint16)).load(0)
+            labels_of(
+                one.source(np.array([table.raw[0], value], dtype if table.ending == "mat" else np.uint16)), 0
+            )
 
 
 @every_table
@@ -222,9 +224,8 @@ def test_labels_are_never_decoded_from_colours(tmp_path: Path, table: Table) -> 
     labels = np.array(table.raw, np.uint8)
     grey = [c for i in range(256) for c in (i, i, i)]
     for colours in (grey, grey[::-1], [0] * 768, one.facts.palette.flatten().tolist()):
-        mask = one.source(labels, colours).load(0).mask
-        assert mask is not None
-        assert mask[0, :].tolist() == [table.rule(i) for i in table.raw]
+        mask = labels_of(one.source(labels, colours), 0)
+        assert mask[0].tolist() == [table.rule(i) for i in table.raw]
 
 
 @every_table

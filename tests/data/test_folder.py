@@ -10,7 +10,7 @@ from PIL import Image
 from isaseg.data.check import check_files
 from isaseg.data.folder import folder
 from isaseg.errors import ConfigError, DataError
-from tests.fakes import make_fake_folder
+from tests.fakes import labels_of, make_fake_folder
 
 CLASSES = ["sky", "ground", "thing"]
 
@@ -20,9 +20,10 @@ def test_palette_masks_odd_sizes_and_spaces(tmp_path: Path) -> None:
     assert source is not None
     assert [source.name(i) for i in range(3)] == ["a photo 0", "a photo 1", "a photo 2"]
     for i in range(3):
-        image, mask, _ = source.load(i)
-        assert image.shape == (37 + 2 * i, 51 + i, 3)
-        assert np.array_equal(mask, np.asarray(Image.open(tmp_path / f"masks/train/a photo {i}.png")))
+        assert source.load(i).image.shape == (37 + 2 * i, 51 + i, 3)
+        assert np.array_equal(
+            labels_of(source, i), np.asarray(Image.open(tmp_path / f"masks/train/a photo {i}.png"))
+        )
     check_files(source)
 
 
@@ -45,7 +46,7 @@ def test_masks_may_have_16_bits(tmp_path: Path) -> None:
     assert source is not None
     raw = np.asarray(Image.open(tmp_path / "masks/val/a photo 0.png"))
     assert raw.dtype == np.uint16
-    assert np.array_equal(source.load(0).mask, raw)
+    assert np.array_equal(labels_of(source, 0), raw)
     path = tmp_path / "masks/val/a photo 1.png"
     wrong = np.asarray(Image.open(path)).copy()
     wrong[2, 3:5] = 256  # class 0 in the lower byte
@@ -62,7 +63,7 @@ def test_a_label_without_a_class_is_refused_unless_ignored(tmp_path: Path) -> No
         check_files(short)
     ignoring = folder("val", root, CLASSES[:2], ignore=(2, 255))
     assert ignoring is not None
-    assert set(np.unique(ignoring.load(0).mask)) == {0, 1, 255}
+    assert set(np.unique(labels_of(ignoring, 0))) == {0, 1, 255}
 
 
 def test_numbers_are_names_too(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from PIL import Image
 
 from isaseg.data.cityscapes import cityscapes
 from isaseg.data.contact_sheet import contact_sheet, evenly
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import Facts
 from isaseg.data.index import Pair
 from isaseg.data.inspect import Fault, SplitReport, as_json, count_labels, inspect_split, render, tables
+from isaseg.data.source import FileSource
 from tests import fakes
 
 SIZES = [(12, 20), (14, 16), (30, 40), (12, 20)]  # height, width

@@ -9,7 +9,7 @@ from PIL import Image
 from isaseg.data.check import check_files
 from isaseg.data.lip import FACTS, lip
 from isaseg.errors import DataError
-from tests.fakes import make_fake_lip
+from tests.fakes import labels_of, make_fake_lip
 
 
 def test_classes_and_what_a_mirror_swaps(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_labels_of_both_layouts_are_kept(tmp_path: Path, flat: bool, inside:
         assert source is not None
         assert sorted(source.name(i) for i in range(len(source))) == names
         for i in range(len(source)):
-            image, mask, _ = source.load(i)
+            image, mask = source.load(i).image, labels_of(source, i)
             path = source.pairs[i].mask
             assert path is not None
             assert path.parent.name == f"{split}_segmentations"  # not its mirrored sibling
@@ -45,8 +45,20 @@ def test_a_grey_photo_has_three_equal_channels(tmp_path: Path) -> None:
     index = [p.name for p in source.pairs].index("36 471476")
     with Image.open(source.pairs[index].image) as picture:
         assert picture.mode == "L"
-    image = source.load(index).image
+    image = source.load(index).image[:, :]
     assert np.array_equal(image, np.repeat(image[..., :1], 3, axis=2))
+
+
+def test_palette_labels_are_read_too(tmp_path: Path) -> None:
+    source = lip("train", str(make_fake_lip(tmp_path)))
+    assert source is not None
+    path = source.pairs[0].mask
+    assert path is not None
+    raw = np.asarray(Image.open(path))
+    picture = Image.fromarray(raw)
+    picture.putpalette([(97 * c) % 256 for c in range(768)])
+    picture.save(path)
+    assert np.array_equal(labels_of(source, 0), raw)
 
 
 def test_the_list_decides_and_keeps_its_order(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from isaseg.data.ade20k import ade20k
-from isaseg.data.dataset import Loaded
 from isaseg.data.lamps import Lamps
-from isaseg.data.module import SegmentationDataModule, collate, collate_by_size
+from isaseg.data.loader import collate, collate_by_size
+from isaseg.data.module import SegmentationDataModule
+from isaseg.data.source import Loaded
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import make_fake_ade20k

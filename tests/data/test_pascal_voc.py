@@ -11,7 +11,7 @@ from PIL import Image
 from isaseg.data.check import check_files
 from isaseg.data.pascal_voc import FACTS, pascal_voc
 from isaseg.errors import ConfigError, DataError
-from tests.fakes import make_fake_pascal_voc
+from tests.fakes import labels_of, make_fake_pascal_voc
 
 trainaug = partial(pascal_voc, "train", train="trainaug")
 
@@ -28,9 +28,8 @@ def test_palette_indices_are_labels_and_the_border_is_ignored(tmp_path: Path, in
     with Image.open(source.pairs[0].mask) as picture:
         assert picture.mode == "P"
         raw = np.asarray(picture)
-    mask = source.load(0).mask
-    assert mask is not None
-    assert np.array_equal(mask[:, :], raw)
+    mask = labels_of(source, 0)
+    assert np.array_equal(mask, raw)
     assert (mask[0, :] == 255).all()
     assert set(np.unique(mask[1:-1, 1:-1])) == set(range(21))
     check_files(source)
@@ -57,7 +56,7 @@ def test_voc_masks_come_before_those_of_sbd(tmp_path: Path) -> None:
     for pair, mode in zip(source.pairs, "PPPL", strict=True):
         with Image.open(pair.mask) as picture:
             assert picture.mode == mode
-    assert 255 not in np.unique(source.load(3).mask)
+    assert 255 not in np.unique(labels_of(source, 3))
 
 
 def test_trainaug_without_its_list_is_train_and_aug(tmp_path: Path) -> None:

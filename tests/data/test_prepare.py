@@ -20,7 +20,6 @@ from isaseg.data import unpack as unpack_module
 from isaseg.data.ade20k import ade20k
 from isaseg.data.cityscapes import cityscapes
 from isaseg.data.coco_stuff import coco_stuff
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.lip import lip
 from isaseg.data.manifest import MANIFEST
@@ -28,6 +27,7 @@ from isaseg.data.pascal_context import pascal_context
 from isaseg.data.pascal_voc import pascal_voc
 from isaseg.data.prepare import prepare, verify
 from isaseg.data.recipes import RECIPES
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
 from isaseg.files import sha256
 from tests import fakes
@@ -347,6 +347,21 @@ def test_an_archive_that_comes_later_is_added(tmp_path: Path) -> None:
     assert len(voc_aug("train", str(root)) or ()) == 4
 
 
+def test_the_json_that_comes_later_is_converted(tmp_path: Path) -> None:
+    archives, root = tmp_path / "archives", tmp_path / "root"
+    archives_of_context_json(tmp_path / "made", archives)
+    os.replace(archives / "trainval_merged.json", tmp_path / "trainval_merged.json")
+    pack(archives / "trainval.tar.gz", tmp_path / "made", only=begins("trainval/"))
+    prepare("pascal_context", archives, root)
+    os.replace(tmp_path / "trainval_merged.json", archives / "trainval_merged.json")
+    assert prepare("pascal_context", archives, root)[0].startswith("convert: ")
+    with Image.open(
+        root / "VOCdevkit" / "VOC2010" / "SegmentationClassContext" / "2008_000000.png"
+    ) as picture:
+        assert np.unique(np.asarray(picture)).tolist() == [0, 2]
+    assert verify(root) == []
+
+
 @pytest.mark.parametrize("case", ["cityscapes", "lip", "voc", "context json"])
 def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
@@ -420,6 +435,20 @@ def test_files_that_are_gone_need_their_archive(city: Path) -> None:
     os.replace(city / "archives" / "leftImg8bit_trainvaltest.zip", city / "moved.zip")
     with pytest.raises(DataError, match=r"expected leftImg8bit_trainvaltest\.zip in .* again"):
         prepare("cityscapes", city / "archives", root)
+
+
+def test_an_image_that_is_gone_is_taken_from_the_archive_that_it_was_in(tmp_path: Path) -> None:
+    archives, root = tmp_path / "archives", tmp_path / "root"
+    archives_of_voc(tmp_path / "made", archives)
+    prepare("pascal_voc", archives, root)
+    before = tree(root)
+    for name in ("2007_000000", "2009_000001"):  # of VOC, though SBD has another, and of SBD
+        (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{name}.jpg").unlink()
+    prepare("pascal_voc", archives, root)
+    assert {n: c for n, c in tree(root).items() if n != MANIFEST} == {
+        n: c for n, c in before.items() if n != MANIFEST
+    }
+    assert verify(root) == []
 
 
 @pytest.mark.parametrize("case", ["context", "context json", "10k"])

@@ -127,7 +127,7 @@ def resize_then_crop(image: np.ndarray, crop: tuple[int, int], rng: np.random.Ge
 
 
 def place_of(crop: np.ndarray) -> tuple[float, float, float, float, float, float]:
-    """Return where a crop of `ramps` came from: rows and columns to a pixel of it, first row and column, flip, padding."""
+    """Return where a crop of `ramps` came from: rows and columns to a pixel, first row and column, flip, filled share."""
     inside = crop[..., 2] == 255
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     part = crop[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(float)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from isaseg import config
 from isaseg.data.build_cache import build_cache
-from isaseg.data.dataset import FileSource
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 

@@ -27,9 +27,9 @@ sys.modules["mmcv.ops"] = _Operators("mmcv.ops")
 import cv2  # noqa: E402
 import mmseg  # type: ignore[import-not-found]  # noqa: E402
 import torch  # noqa: E402
-from serve import Repeated, serve  # type: ignore[import-not-found]  # noqa: E402
 from mmseg.registry import TRANSFORMS  # type: ignore[import-not-found]  # noqa: E402
 from mmseg.utils import register_all_modules  # type: ignore[import-not-found]  # noqa: E402
+from serve import Repeated, serve  # type: ignore[import-not-found]  # noqa: E402
 
 
 class Pipeline(Repeated):  # type: ignore[misc]

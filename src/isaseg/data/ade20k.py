@@ -1,8 +1,8 @@
 """ADE20K, the scene-parsing challenge: 150 classes; the test labels are not public."""
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.source import FileSource
 
 FACTS = facts("ade20k")
 FOLDERS = {"train": "training", "val": "validation"}

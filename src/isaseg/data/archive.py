@@ -142,7 +142,7 @@ class _Names:
         parts = path.split("/")
         for end in range(1, len(parts) + 1):
             new = "/".join(parts[:end]), folder or end < len(parts)
-            key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", new[0]).casefold())
+            key = unicodedata.normalize("NFC", new[0].casefold())
             known = self.taken.setdefault(key, new)
             if known is not new and (known != new or not new[1]):
                 raise ValueError(f"the name of another member, {known[0]!r},")

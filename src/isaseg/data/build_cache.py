@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from isaseg.data.cache import CachedPicture, CacheError, write_picture
-from isaseg.data.dataset import FileSource
 from isaseg.data.parallel import in_threads
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
 _TRIED = 8  # samples that are written to learn how much space the rest will take
@@ -119,7 +119,7 @@ def _open(path: Path, file: Path) -> CachedPicture | None:
         cached = CachedPicture(path)
     except FileNotFoundError:
         return None
-    return cached
+    return cached if cached.is_of(file) else None
 
 
 def _holds(cached: CachedPicture, picture: np.ndarray) -> bool:

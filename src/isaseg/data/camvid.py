@@ -1,8 +1,8 @@
 """CamVid in the layout of the SegNet tutorial: 11 classes, 480x360."""
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
 FACTS = facts("camvid")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from isaseg.data import lamps, scene
-from isaseg.data.dataset import Loaded
+from isaseg.data.source import Loaded
 
 FRAMES = ("white", "black", "chequered")
 CLASSES = (

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 from rich.progress import track
 
-from isaseg.data.dataset import FileSource
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Cityscapes, fine annotations: 19 classes of the 34 label ids; the test labels are not public."""
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.source import FileSource
 
 FACTS = facts("cityscapes")
 

@@ -1,8 +1,8 @@
 """COCO-Stuff: 171 classes, the same in the release of 10k images (the paper's) and in that of 164k."""
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import Facts, facts
 from isaseg.data.index import find_root, list_files, pair_files, read_list
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
 INSIDE = {

@@ -12,11 +12,11 @@ from rich.console import Console
 from isaseg import config
 from isaseg.data.build_cache import build_cache
 from isaseg.data.contact_sheet import contact_sheet
-from isaseg.data.dataset import FileSource
 from isaseg.data.inspect import Fault, SplitReport, as_json, inspect_split, render, tables
 from isaseg.data.module import SPLITS, SegmentationDataModule
 from isaseg.data.prepare import prepare as unpack_archives
 from isaseg.data.prepare import verify
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
 from isaseg.files import replace_file
 
@@ -46,7 +46,7 @@ def check(cfg: DictConfig) -> int:
         _tell("error", fault.text)
     if len(faults) > _FAULTS_TOLD:
         _tell("error", f"{len(faults) - _FAULTS_TOLD} more faults are in '{folder / 'report.json'}'")
-    print(f"{len(faults) or 'no'} faults; report.json, report.txt and contact_sheet.png are in '{folder}'")
+    print(f"faults: {len(faults)}; report.json, report.txt and contact_sheet.png are in '{folder}'")
     return 2 if faults else 0
 
 
@@ -94,7 +94,7 @@ def prepare(cfg: DictConfig) -> int:
         faults = verify(root)
         for text in faults[:_FAULTS_TOLD]:
             _tell("error", text)
-        print(f"{len(faults) or 'no'} faults in '{root}'")
+        print(f"faults: {len(faults)} in '{root}'")
         return 2 if faults else 0
     checksums = None if cfg.checksums is None else Path(cfg.checksums).expanduser()
     for line in unpack_archives(cfg.data.name, Path(cfg.archives), root, checksums):

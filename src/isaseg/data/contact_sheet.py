@@ -9,8 +9,8 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.inspect import SplitReport
+from isaseg.data.source import FileSource
 
 _WIDTH, _MARGIN, _GAP = 1600, 32, 14
 _TILE_AREA = 380 * 285

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import Facts
 from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
 LAYOUT = """\

@@ -1,6 +1,7 @@
 """Which files a split has: found below the root, never outside it, and paired by name."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,9 @@ def read_list(path: Path, root: Path, facts: Facts, split: str) -> list[str]:
             f"data.root should hold\n{facts.layout}"
         ) from None
     names = [name.strip() for name in names if name.strip()]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"expected each image once, got '{twice[0]}' twice in the list '{path}'; remove one")
     if not names:
         raise DataError(
             f"expected names of images, one a line, got the empty list '{path}' (split {split!r})"

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from isaseg.data.check import size_fault
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import Facts
 from isaseg.data.parallel import in_threads
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
 _IDS_TOLD = 5  # unknown ids that a sentence names; the JSON has all

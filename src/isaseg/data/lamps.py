@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from isaseg.data import scene
-from isaseg.data.dataset import Loaded
+from isaseg.data.source import Loaded
 from isaseg.errors import ConfigError
 
 LIGHTS = {"red": (225, 45, 40), "green": (45, 200, 55), "blue": (50, 80, 225)}

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import Facts, facts
 from isaseg.data.index import find_root, list_files, pair_files, read_list
+from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
 MODES = ("L", "P")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from isaseg.data.dataset import FileSource
 from isaseg.data.facts import facts
 from isaseg.data.index import find_root, list_files, pair_files, read_list
+from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
 
 FACTS = facts("pascal_voc")

@@ -135,8 +135,8 @@ class TrainTransform:
     def windows(self, size: tuple[int, int], rng: np.random.Generator) -> "Windows":
         """Draw scale and aspect for a picture of `size` (H, W) and give windows at random places, without end."""
         base = base_size(*size, self.resize)
-        scale = 1.0 if self.scale is None else rng.uniform(*self.scale)
-        stretch = 1.0 if self.aspect is None else rng.uniform(*self.aspect) ** 0.5
+        scale = 1.0 if self.scale is None else rng.uniform(self.scale[0], self.scale[1])
+        stretch = 1.0 if self.aspect is None else rng.uniform(self.aspect[0], self.aspect[1]) ** 0.5
         factors = (base[0] / size[0] * scale / stretch, base[1] / size[1] * scale * stretch)
         return Windows(size, self.crop_size, factors, self.pad, rng)
 
@@ -250,7 +250,7 @@ def check_resize(resize: Resize | None, key: str) -> None:
 
 def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
     """Return the whole image, uint8 (H, W, 3), at its `base_size`."""
-    return _fit(image, base_size(*image.shape[:2], resize), INTERPOLATIONS[interpolation])
+    return _fit(image, base_size(image.shape[0], image.shape[1], resize), INTERPOLATIONS[interpolation])
 
 
 def _fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:

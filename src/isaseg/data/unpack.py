@@ -63,7 +63,7 @@ def bytes_to_unpack(archive: Path, target: Path, place: Place = str, nested: Col
     Raises:
         DataError: If a member is refused, or the archive is damaged.
     """
-    with open_archive(archive, place, nested) as members:
+    with byte_progress(f"checking {archive.name}", None), open_archive(archive, place, nested) as members:
         _check_target(archive, target, members)
         return _bytes_to_write(target, members)
 
@@ -102,8 +102,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def byte_progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr; the block is given a function that adds to the bytes done."""
+def byte_progress(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr, of `total` bytes if that is known; the block is given a function that adds to those done."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -160,7 +160,7 @@ def _write(archive: Path, target: Path, member: Member, advance: Callable[[int],
         with member.open() as source, whole_file(path) as file:
             while chunk := source.read(CHUNK):
                 left -= len(chunk)
-                if False:
+                if left < 0:
                     raise ValueError(f"more than the {member.size} bytes that it declares")
                 file.write(chunk)
                 sha.update(chunk)

@@ -1,0 +1,238 @@
+"""What a source of labelled images is, and the one source that reads files: it decodes, checks and remaps.
+
+Labels are raw indices: they are never converted, never interpolated, and every id must stand in the id table.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from isaseg.data.cache import CachedPicture, CacheError, LazyArray
+from isaseg.data.decode import DecodeError, read_image, read_labels
+from isaseg.data.facts import Facts
+from isaseg.data.index import Pair
+from isaseg.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Picture = np.ndarray | LazyArray
+
+
+class Loaded(NamedTuple):
+    """A sample; `picture[rows, columns]` gives the pixels of a window, `picture[:, :]` all.
+
+    Attributes:
+        image: uint8 RGB (H, W, 3).
+        mask: Train ids, uint8 (H, W); None where the labels are not public.
+        far: A region, bool (H, W), or None.
+    """
+
+    image: Picture
+    mask: Picture | None
+    far: np.ndarray | None = None
+
+
+class Source(Protocol):
+    """One split of a data set."""
+
+    classes: tuple[str, ...]
+    palette: np.ndarray  # uint8 (K, 3)
+    ignore_index: int
+    groups: tuple[tuple[int, ...], ...] | None
+    flip_pairs: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Return the sample's name."""
+
+    def load(self, index: int) -> Loaded:
+        """Return a sample."""
+
+
+class FileSource:
+    """One split of a data set in files.
+
+    Args:
+        facts: Of the data set.
+        split: Name of the split: a key of `facts.splits`, and for errors.
+        pairs: The files.
+        modes: PIL modes that a label image may have: L, P, I;16.
+        variable: The matrix of labels in a MATLAB file.
+        ids: Raw id in the label files to train id; None: `facts.ids`. Every id that is not here is an error.
+
+    Raises:
+        DataError: If a train id is neither a class nor `facts.ignore_index`.
+    """
+
+    groups: tuple[tuple[int, ...], ...] | None = None
+
+    def __init__(
+        self,
+        facts: Facts,
+        split: str,
+        pairs: Sequence[Pair],
+        modes: Sequence[str] = ("L",),
+        variable: str | None = None,
+        ids: Mapping[int, int] | None = None,
+    ) -> None:
+        self.facts, self.split, self.pairs = facts, split, tuple(pairs)
+        self.modes, self.variable = tuple(modes), variable
+        self.classes, self.palette = facts.classes, facts.palette
+        self.ignore_index, self.flip_pairs = facts.ignore_index, facts.flip_pairs
+        self.ids = dict(facts.ids if ids is None else ids)
+        self.cache: Path | None = None
+        self._told: set[str] = set()
+        classes, ignore = len(self.classes), self.ignore_index
+        strange = set(self.ids.values()) - set(range(classes)) - {ignore}
+        if strange or not classes <= ignore <= 255 or classes > 254:
+            raise DataError(
+                f"expected train ids 0 to {classes - 1}, at most 254 of them, and an ignore_index above them and at "
+                f"most 255, got {sorted(strange)}, ignore_index={ignore} for {facts.title}"
+            )
+        self._unknown = next(
+            i for i in range(255, -1, -1) if i != ignore
+        )  # marks an id that is not in the table
+        self._contiguous = next(
+            i for i in range(2**16 + 1) if i not in self.ids
+        )  # all below are in the table
+        self.table = np.full(2**16, self._unknown, np.uint8)
+        for raw, train in self.ids.items():
+            self.table[raw] = train
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.pairs)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are label files."""
+        return all(pair.mask is not None for pair in self.pairs)
+
+    def name(self, index: int) -> str:
+        """Return the pair's name."""
+        return self.pairs[index].name
+
+    def cache_files(self, index: int) -> tuple[Path, Path]:
+        """Return where the cache holds image and labels of a pair; `cache` must be set."""
+        assert self.cache is not None
+        folder = self.cache / self.split
+        return folder / f"{self.name(index)}.image", folder / f"{self.name(index)}.labels"
+
+    def load(self, index: int) -> Loaded:
+        """Give a pair, checked; from the cache where that has it, only the windows that are asked for are read.
+
+        Raises:
+            DataError: If a file cannot be decoded, the sizes differ, or a label is not in the id table.
+        """
+        pair = self.pairs[index]
+        image: Picture | None = self._cached(index, 0)
+        raw: Picture | None = self._cached(index, 1)
+        image = self.decode_image(index) if image is None else image
+        if pair.mask is None:
+            return Loaded(image, None)
+        raw = self.decode_labels(index) if raw is None else raw
+        if image.shape[:2] != raw.shape:
+            raise DataError(
+                f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(raw)} in "
+                f"mask='{pair.mask}' ({self.facts.title}, {self.split}); EXIF orientation is not "
+                "applied: take the files of the official archive, or save image and mask upright"
+            )
+        if isinstance(raw, np.ndarray) and not self._all_known(raw):
+            return Loaded(image, self._train_ids(raw, pair))
+        return Loaded(image, LazyArray(raw.shape, lambda y, x: self._train_ids(raw[y, x], pair)))
+
+    def decode_image(self, index: int) -> np.ndarray:
+        """Return the image from its file, uint8 RGB (H, W, 3)."""
+        return self._tell(lambda: read_image(self.pairs[index].image), self.pairs[index].image)
+
+    def decode_labels(self, index: int) -> np.ndarray:
+        """Return the raw ids from their file, (H, W)."""
+        mask = self.pairs[index].mask
+        assert mask is not None
+        return self._tell(lambda: read_labels(mask, self.modes, self.variable), mask)
+
+    def unknown_ids(self, raw: np.ndarray) -> dict[int, int]:
+        """Return the ids in `raw` that are not in the id table, with their numbers of pixels."""
+        values, counts = np.unique(raw, return_counts=True)
+        return {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self.ids}
+
+    def _all_known(self, raw: np.ndarray) -> bool:
+        """Tell, at the price of a maximum, that the table has every id; False: it may not."""
+        return raw.dtype == np.uint8 and self._contiguous > int(raw.max(initial=0))
+
+    def _train_ids(self, raw: np.ndarray, pair: Pair) -> np.ndarray:
+        mask: np.ndarray
+        if raw.dtype == np.uint8:
+            mask = cv2.LUT(raw, self.table[:256])
+        else:
+            mask = self.table.take(raw.astype(np.int64), mode="clip")
+            mask[(raw < 0) | (raw >= len(self.table))] = self._unknown
+        if (mask == self._unknown).any() and (unknown := self.unknown_ids(raw)):
+            value, count = next(iter(unknown.items()))
+            raise DataError(
+                f"expected labels {_runs(self.ids)} in {self.facts.title}, got the id {value} in {count} pixels of "
+                f"mask='{pair.mask}' ({self.split}); mend the file or the id table"
+            )
+        return mask
+
+    def _tell(self, read: Callable[[], np.ndarray], path: Path) -> np.ndarray:
+        try:
+            return read()
+        except DecodeError as error:
+            raise DataError(
+                f"{error} in '{path}' ({self.facts.title}, {self.split}); replace it by the file of the archive"
+            ) from error
+
+    def _cached(self, index: int, which: int) -> LazyArray | None:
+        """Return a picture of the cache, None where it has none of this file as it is now."""
+        source = (self.pairs[index].image, self.pairs[index].mask)[which]
+        if self.cache is None or source is None:
+            return None
+        path = self.cache_files(index)[which]
+        try:
+            cached = CachedPicture(path)
+            if cached.is_of(source):
+                return LazyArray(cached.shape, lambda y, x: self._tell_cache(lambda: cached.read(y, x)))
+            self._warn("older than the files", path)
+        except FileNotFoundError:
+            self._warn("incomplete", path)
+        except CacheError as error:
+            raise DataError(
+                f"{error}; remove it, or make it again with `python src/data.py cache`"
+            ) from error
+        return None
+
+    def _tell_cache(self, read: Callable[[], np.ndarray]) -> np.ndarray:
+        try:
+            return read()
+        except CacheError as error:
+            raise DataError(
+                f"{error}; remove it, or make it again with `python src/data.py cache verify=true`"
+            ) from error
+
+    def _warn(self, what: str, path: Path) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning(
+                "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time. `python src/data.py cache` "
+                "mends it",
+                self.facts.title,
+                self.split,
+                what,
+                path,
+            )
+
+
+def _size(array: Picture) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _runs(ids: Mapping[int, int]) -> str:
+    values = np.array(sorted(ids))
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
