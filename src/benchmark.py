@@ -24,6 +24,12 @@ def main() -> int:
     )
     data.add_argument("--samples", type=int, default=60, metavar="N", help="samples in a round (60)")
     data.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
+    data.add_argument(
+        "--split",
+        choices=("train", "val"),
+        default="train",
+        help="whose pictures are cropped as for training (train)",
+    )
     data.add_argument("--peer", type=Path, default=PEER, metavar="PYTHON", help=f"Python with mmseg ({PEER})")
     data.add_argument(
         "--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of results (outputs)"
@@ -58,7 +64,14 @@ def _data(arguments: argparse.Namespace) -> int:
         if not root:
             raise ConfigError(f"expected NAME=ROOT, such as cityscapes=/data/cityscapes, got '{pair}'")
         rows += data.measure(
-            name, root, peer, arguments.workers, arguments.samples, arguments.rounds, arguments.output
+            name,
+            root,
+            arguments.split,
+            peer,
+            arguments.workers,
+            arguments.samples,
+            arguments.rounds,
+            arguments.output,
         )
     Console(width=140).print(data.table(rows, arguments.workers))
     path = arguments.output / "benchmark" / "data.json"

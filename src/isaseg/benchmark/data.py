@@ -76,7 +76,14 @@ class Served:
 
 
 def measure(
-    name: str, root: str, peer: Path | None, workers: Sequence[int], samples: int, rounds: int, output: Path
+    name: str,
+    root: str,
+    split: str,
+    peer: Path | None,
+    workers: Sequence[int],
+    samples: int,
+    rounds: int,
+    output: Path,
 ) -> list[Row]:
     """Time the pipelines on one data set in turns: a round asks each for `samples` samples.
 
@@ -86,21 +93,22 @@ def measure(
     Args:
         name: Data set.
         root: Its folder.
+        split: Whose pictures.
         peer: Python that has mmsegmentation; None: ours alone.
         workers: Numbers of loader processes; 0: this core alone.
         samples: Samples in a round.
         rounds: Rounds.
         output: Folder of the cache, which is made if it is absent.
     """
-    cfg, source = _source(name, root)
+    cfg, source = _source(name, root, split)
     cache = output / "cache" / name
     source.cache = cache
     build_cache(source)
     overrides = [f"data={name}", "protocol=mmseg", f"data.root={root}", "data.num_workers=0"]
     ours = [sys.executable, "-m", "isaseg.benchmark.our_pipeline"]
     served = {
-        "isaseg": Served(ours, {"overrides": [*overrides, "data.cache=null"]}),
-        "isaseg, cached": Served(ours, {"overrides": [*overrides, f"data.cache={cache}"]}),
+        "isaseg": Served(ours, {"split": split, "overrides": [*overrides, "data.cache=null"]}),
+        "isaseg, cached": Served(ours, {"split": split, "overrides": [*overrides, f"data.cache={cache}"]}),
     }
     if peer is not None and all(p.mask is not None and p.mask.suffix == ".png" for p in source.pairs):
         served["mmsegmentation"] = Served([str(peer), str(_HERE / "mmseg_pipeline.py")], _task(cfg, source))
@@ -166,10 +174,10 @@ def _ratio(rows: Sequence[Row], row: Row, workers: int) -> str:
     return f"{statistics.median(a / b for a, b in pairs):.2f}"
 
 
-def _source(name: str, root: str) -> tuple[Any, FileSource]:
+def _source(name: str, root: str, split: str) -> tuple[Any, FileSource]:
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         cfg = compose("train", overrides=[f"data={name}", "protocol=mmseg", f"data.root={root}"])
-    source = config.build(cfg.data, "data").source("train")
+    source = config.build(cfg.data, "data").source(split)
     if not isinstance(source, FileSource):
         raise ConfigError(f"expected a data set of files, got {name}")
     return cfg, source

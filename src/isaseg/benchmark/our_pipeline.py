@@ -10,15 +10,16 @@ from hydra import compose, initialize_config_dir
 
 from isaseg import config
 from isaseg.benchmark.serve import Repeated, serve
+from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.module import SegmentationDataModule
 from isaseg.training import keep_freed_memory
 
 
 class Samples(Repeated):
-    """The training samples over and over, each time with other crops."""
+    """The pictures of a split over and over, each time with other crops."""
 
-    def __init__(self, data: SegmentationDataModule) -> None:
-        self.dataset = data.dataset("train")
+    def __init__(self, data: SegmentationDataModule, split: str) -> None:
+        self.dataset = SegmentationDataset(data.source(split), data.transform)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return sample `index`, of the next unused step."""
@@ -32,8 +33,9 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()  # as in training
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=json.loads(sys.stdin.readline())["overrides"])
-    samples = Samples(config.build(cfg.data, "data"))
+        task = json.loads(sys.stdin.readline())
+        cfg = compose("train", overrides=task["overrides"])
+    samples = Samples(config.build(cfg.data, "data"), task["split"])
     serve(samples, {"samples": len(samples.dataset)}, answers)
 
 

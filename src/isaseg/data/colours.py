@@ -8,8 +8,8 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the image under mmsegmentation's PhotoMetricDistortion, each part every other time.
 
     Brightness: plus -32 to 32. Contrast: times 0.5 to 1.5, before or after the next two. Saturation: times 0.5 to 1.5.
-    Hue: plus -18 to 18 of 180. Saturation and hue share one way to HSV and back (in mmsegmentation each has its own),
-    with 256 steps of hue; values are rounded, not cut.
+    Hue: plus -18 to 17 of 180. Saturation and hue share one way to HSV and back (in mmsegmentation each has its own);
+    values are rounded, not cut.
 
     Args:
         image: uint8 RGB (H, W, 3), contiguous.
@@ -25,13 +25,12 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if contrast != 1 and contrast_first:
         image = _times(image, contrast)
     if saturation != 1 or turn:
-        # FULL: hue in 256 steps, so that adding in uint8 goes round the circle by itself
-        hue, sat, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL))
+        hue, sat, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
         if turn:
-            hue += np.uint8(round(turn * 256 / 180) % 256)
+            hue = cv2.LUT(hue, ((np.arange(256) + turn) % 180).astype(np.uint8))
         if saturation != 1:
             sat = _times(sat, saturation)
-        image = cv2.cvtColor(cv2.merge([hue, sat, value]), cv2.COLOR_HSV2RGB_FULL)
+        image = cv2.cvtColor(cv2.merge([hue, sat, value]), cv2.COLOR_HSV2RGB)
     if contrast != 1 and not contrast_first:
         image = _times(image, contrast)
     return image

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -48,7 +47,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """Return image uint8 (3, h, w), mask uint8 (H, W) and far bool (H, W) where the source has them, and id.
+        """Return image, id, and mask and far where the source has them.
+
+        image is uint8 (3, h, w), channels last in memory; mask uint8 (H, W); far bool (H, W).
 
         Args:
             key: Index of the sample; with a transform, (index, number of the batch).
@@ -82,7 +83,10 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         else:
             image = resized(loaded.image[:, :], self.resize, self.interpolation)
             mask, far = None if loaded.mask is None else loaded.mask[:, :], loaded.far
-        sample: dict[str, Any] = {"image": _planes(image), "id": self.source.name(index)}
+        sample: dict[str, Any] = {
+            "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
+            "id": self.source.name(index),
+        }
         if mask is not None:
             sample["mask"] = torch.from_numpy(np.ascontiguousarray(mask))
         if far is not None:
@@ -96,9 +100,3 @@ def too_many(most: int, bad: Sequence[str]) -> str:
         f"expected at most data.max_bad_samples={most} training samples that cannot be loaded, got {len(bad)}, "
         f"the last: {bad[-1]}"
     )
-
-
-def _planes(image: np.ndarray) -> torch.Tensor:
-    planes = np.empty((3, *image.shape[:2]), np.uint8)
-    cv2.split(np.ascontiguousarray(image), list(planes))
-    return torch.from_numpy(planes)

@@ -85,8 +85,15 @@ class TrainLoader(EvalLoader):
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples of one size to a batch; `id` and `bad` become lists."""
-    batch: Batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0] if k not in ("id", "bad")}
+    """Stack samples of one size to a batch; `id` and `bad` become lists.
+
+    The image, (B, 3, H, W), is channels last in memory, as decoders give it: to make it planar is the device's work.
+    """
+    batch: Batch = {
+        k: torch.stack([s[k] for s in samples]) for k in samples[0] if k not in ("image", "id", "bad")
+    }
+    pixels = torch.stack([s["image"].permute(1, 2, 0) for s in samples])
+    batch["image"] = pixels.permute(0, 3, 1, 2)
     batch["id"] = [s["id"] for s in samples]
     bad = [text for s in samples for text in s.get("bad", ())]
     return {**batch, "bad": bad} if bad else batch

@@ -156,7 +156,7 @@ class TrainTransform:
             labels = mask[window.rows, window.columns]
             if self.cat_max_ratio == 1 or attempt == _TRIES:
                 break
-            if _largest_share(labels, self.ignore_index) < self.cat_max_ratio:
+            if not _is_filled(labels, self.ignore_index, self.cat_max_ratio):
                 break
         return window, labels
 
@@ -271,15 +271,17 @@ def _padded(
     return padded
 
 
-def _largest_share(labels: np.ndarray, ignore_index: int) -> float:
-    """Return which share of the labelled pixels the largest class has; 1 if there are none.
+def _is_filled(labels: np.ndarray, ignore_index: int, ratio: float) -> bool:
+    """Tell whether one class has at least `ratio` of the labelled pixels, or none is labelled.
 
-    Which class that is, every 64th pixel says: right where it matters, if the share is large.
+    Every 64th pixel tells which class is the largest, and decides alone where its share is far below `ratio`.
     """
-    counts = np.bincount(labels[::8, ::8].ravel(), minlength=256)
-    counts[ignore_index] = 0
+    some = np.bincount(labels[::8, ::8].ravel(), minlength=256)
+    some[ignore_index] = 0
+    if some.max() < (ratio - 0.15) * some.sum():
+        return False
     labelled = np.count_nonzero(labels != ignore_index)
-    return np.count_nonzero(labels == counts.argmax()) / labelled if labelled else 1.0
+    return bool(np.count_nonzero(labels == some.argmax()) >= ratio * labelled)
 
 
 def _swap(mask: np.ndarray, pairs: Pairs) -> np.ndarray:
