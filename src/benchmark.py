@@ -4,6 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from isaseg import config
 from isaseg.errors import ConfigError, IsasegError
 
 PEER = Path(".venv-peers/bin/python")
@@ -40,6 +44,9 @@ def main() -> int:
     except IsasegError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {config.explain(error, command='src/benchmark.py data')}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
@@ -52,6 +59,10 @@ def _data(arguments: argparse.Namespace) -> int:
 
     if min(arguments.rounds, arguments.samples) < 1 or min(arguments.workers) < 0:
         raise ConfigError("expected rounds and samples of at least 1 and workers of at least 0")
+    if max(arguments.workers) > 0 and arguments.samples < 8:
+        raise ConfigError(
+            f"expected at least 8 samples where workers load them, got --samples {arguments.samples}"
+        )
     peer = arguments.peer if arguments.peer.is_file() else None
     if peer is None:
         print(

@@ -26,8 +26,8 @@ def load(*overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> None:
-    if group == "hydra":
-        pytest.skip("part of every other composition")
+    if group in ("hydra", "protocol"):
+        pytest.skip("part of other compositions")
     cfg = load(
         f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
     )
@@ -77,6 +77,10 @@ def test_a_typo_names_the_nearest_valid_name(override: str, message: str) -> Non
             "data.ignore_index=null",
             "data.ignore_index to be an integer of at least 0, got data.ignore_index=None",
         ),
+        ("data.timeout=abc", "data.timeout to be an integer of at least 1, got data.timeout=abc"),
+        ("data.max_bad_samples=-1", "data.max_bad_samples to be an integer of at least 0"),
+        ("data.val_length=0", "data.val_length to be null or an integer of at least 1, got 0"),
+        ("protocol=mmseg", "no values of protocol=mmseg are known for data=lamps; choose protocol=none"),
         ("data.val_batch_size=0", "data.val_batch_size to be an integer of at least 1"),
         ("seed=-1", "seed to be an integer of at least 0, got seed=-1"),
         ("seed=abc", "got seed=abc"),
@@ -209,3 +213,23 @@ def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) 
         load(f"protocol={protocol}", "experiment=cityscapes_isa", "trainer.max_steps=2").trainer.max_steps
         == 2
     )
+
+
+def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
+    cfg = load("experiment=coco_stuff_isa", "data=coco_stuff_164k", "data.root=x")
+    with pytest.raises(
+        ConfigError, match=r"protocol=openseg .* data=coco_stuff_164k; choose protocol=mmseg or none"
+    ):
+        config.check(cfg)
+
+
+def test_what_changes_no_result_changes_no_name() -> None:
+    names = {
+        config.run_name(load("experiment=ade20k_isa", f"data.root={root}", *more))
+        for root, more in (("a", ()), ("b", ("data.cache=c", "data.timeout=9", "data.val_batch_size=7")))
+    }
+    assert len(names) == 1
+    assert config.run_name(load("experiment=ade20k_isa", "data.val_resize=null")) not in names
+    assert config.run_name(load("experiment=ade20k_isa", "recipe.lr=0.5")) not in names
+    lamps = [config.run_name(load("experiment=lamps_isa", f"recipe.lr={lr}")) for lr in (1, 2)]
+    assert lamps[0] == lamps[1]

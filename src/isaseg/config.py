@@ -45,9 +45,11 @@ _NOT_IDENTITY = (
     "data.root",
     "data.source.root",
     "data.num_workers",
+    "data.val_batch_size",
     "data.timeout",
     "data.cache",
     "data.strict_size",
+    "recipe",  # what is used of it stands in optim
     "trainer.accelerator",
     "trainer.devices",
     "trainer.log_every_n_steps",
@@ -98,6 +100,8 @@ def check(cfg: DictConfig) -> None:
         ("data.batch_size", 1),
         ("data.val_batch_size", 1),
         ("data.num_workers", 0),
+        ("data.timeout", 1),
+        ("data.max_bad_samples", 0),
         ("data.ignore_index", 0),
         ("checkpoint_every_n_steps", 1),
         ("head.channels", 1),
@@ -105,6 +109,10 @@ def check(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
+    length = cfg.data.val_length
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
+        raise ConfigError(f"expected data.val_length to be null or an integer of at least 1, got {length}")
+    _check_recipe(cfg)
     lr = cfg.optim.lr
     if not isinstance(lr, (int, float)) or lr <= 0:
         raise ConfigError(f"expected optim.lr to be a number above 0, got optim.lr={lr}")
@@ -128,6 +136,19 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"expected resume to be auto, must, never or the path of a checkpoint, got resume={cfg.resume}"
         )
+
+
+def _check_recipe(cfg: DictConfig) -> None:
+    wanted = f"{cfg.data.name}_{cfg.recipe.protocol}"
+    if cfg.recipe.protocol == "none" or cfg.recipe.of == wanted:
+        return
+    found = sorted(p.stem for p in (conf_dir() / "recipe").glob(f"{cfg.data.name}_*.yaml"))
+    known = [name.removeprefix(f"{cfg.data.name}_") for name in found]
+    known = [name for name in known if (conf_dir() / "protocol" / f"{name}.yaml").is_file()]
+    raise ConfigError(
+        f"no values of protocol={cfg.recipe.protocol} are known for data={cfg.data.name}; "
+        f"choose protocol={' or '.join([*known, 'none'])}"
+    )
 
 
 def build(node: DictConfig, key: str, **kwargs: Any) -> Any:

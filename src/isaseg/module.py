@@ -84,6 +84,15 @@ class SegmentationModule(lightning.LightningModule):
         for batch in batches:
             self._count(batch, "test")
 
+    def predict_step(self, batches: list[Batch], batch_idx: int) -> list[tuple[str, Tensor]]:
+        """Return name and labels, uint8 (H, W), of each image, at its own size."""
+        found = []
+        for batch in batches:
+            size = batch["mask"].shape[-2:] if "mask" in batch else batch["size"]
+            labels = self.segmenter(batch["image"], size).argmax(1).byte()
+            found += list(zip(batch["id"], labels, strict=True))
+        return found
+
     def on_validation_epoch_end(self) -> None:
         """Log the split's scores."""
         self._score("val")

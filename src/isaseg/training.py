@@ -202,7 +202,12 @@ def _begin(cfg: DictConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)  # of fewer steps, or without the test split
     if cfg.resume == "never":
-        for path in (*folder.glob("checkpoints/*.ckpt"), folder / "metrics.csv", folder / "wandb_id.txt"):
+        for path in (
+            *folder.glob("checkpoints/*.ckpt"),
+            folder / "metrics.csv",
+            folder / "wandb_id.txt",
+            folder / "bad_samples.txt",
+        ):
             path.unlink(missing_ok=True)
     with replace_file(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())

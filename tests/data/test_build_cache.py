@@ -173,6 +173,7 @@ def test_doubles_of_matlab_are_cached_as_bytes(largest: int, dtype: str, tmp_pat
     source = coco_stuff("train", str(fakes.make_fake_coco_stuff(tmp_path / "data")))
     assert source is not None
     source.cache = tmp_path / "cache"
+    source.ids[largest] = source.table[largest] = 0
     labels = np.full(source.decode_image(0).shape[:2], 1.0)
     labels[3, 4] = largest
     mask = source.pairs[0].mask
@@ -183,3 +184,17 @@ def test_doubles_of_matlab_are_cached_as_bytes(largest: int, dtype: str, tmp_pat
     assert cached.dtype == dtype
     assert np.array_equal(cached.read(slice(0, labels.shape[0]), slice(0, labels.shape[1])), labels)
     assert cache_sample(source, 0, verify=True).written == 0
+
+
+def test_an_unknown_id_is_told_before_it_is_cached(source: FileSource) -> None:
+    """A crop may never meet it."""
+    path = source.pairs[1].mask
+    assert path is not None
+    raw = source.decode_labels(1)
+    raw = raw.copy()
+    raw[0, 0] = 251
+    Image.fromarray(raw).save(path)
+    report = build_cache(source)
+    assert len(report.errors) == 1
+    assert f"251 in 1 pixels of mask='{path}'" in report.errors[0]
+    assert not source.cache_files(1)[1].exists()

@@ -175,6 +175,44 @@ def test_d3_replaced_samples_are_counted_logged_and_listed(
         batches((3,), 0, "d")
 
 
+def unreadable(tmp_path: Path) -> SegmentationDataModule:
+    """Six images of which the third is empty."""
+    root = make_fake_ade20k(tmp_path, n=6)
+    (root / "images" / "training" / "ADE_train_00000002.jpg").write_bytes(b"")
+    return module(source=partial(ade20k, root=str(root)), num_classes=150, max_bad_samples=1, max_steps=9)
+
+
+def test_d3_a_file_counts_once_however_often_it_is_drawn_and_in_a_resumed_run(tmp_path: Path) -> None:
+    data = unreadable(tmp_path)
+    data.bad_samples_file = tmp_path / "bad.txt"
+    whole = list(data.train_dataloader())
+    assert len(whole) == 9
+    assert len(data.bad_samples_file.read_text().splitlines()) == 1
+    loader = data.train_dataloader()
+    list(islice(iter(loader), 5))
+    state = loader.state_dict()
+    assert list(state["bad"]) == [2]
+    resumed = data.train_dataloader()
+    resumed.load_state_dict(state)
+    assert same(list(resumed), whole[5:])
+    resumed.max_bad = 0
+    resumed.load_state_dict(state)
+    with pytest.raises(
+        DataError, match=r"max_bad_samples=0 .*got 1, the last: ADE_train_00000002: .*no image"
+    ):
+        list(resumed)
+
+
+class Wrong(TrainTransform):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("a bug of the user's own")
+
+
+def test_d12_another_fault_of_a_worker_keeps_its_own_words() -> None:
+    with pytest.raises(RuntimeError, match="a bug of the user's own"):
+        list(module(num_workers=1, transform=Wrong((64, 64))).train_dataloader())
+
+
 def test_d12_a_dead_worker_is_told_with_the_cure() -> None:
     data = module(source=partial(Broken, bad=(3,), dies=True), num_workers=1)
     with pytest.raises(DataError, match=r"worker died.*lower data\.num_workers=1.*shared memory"):
@@ -197,7 +235,7 @@ def test_an_unlabelled_test_split_is_for_prediction_alone(tmp_path: Path) -> Non
     assert not data.has_test
     batches = [b for batches in data.predict_dataloader() for b in batches]
     assert [name for b in batches for name in b["id"]] == [f"ADE_test_{i:08d}" for i in range(3)]
-    assert all(b.keys() == {"image", "id"} for b in batches)
+    assert all(b.keys() == {"image", "id", "size"} for b in batches)
 
 
 def test_a_split_of_another_size_than_published_is_told(

@@ -491,7 +491,7 @@ def test_d11_archives_are_compared_with_a_list_of_checksums(city: Path) -> None:
     for content, match in (
         (
             {n: s for n, s in good.items() if not n.startswith("gt")},
-            "expected SHA-256 nothing of .*gtFine_trainvaltest",
+            "got none for 'gtFine_trainvaltest",
         ),
         (wrong, "expected SHA-256 0000"),
     ):
@@ -709,3 +709,23 @@ def test_a_tar_in_the_place_of_a_zip_is_told(city: Path) -> None:
     (city / "archives" / "gtFine_trainvaltest.zip").write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match="whole and harmless archive, got File is not a zip file"):
         prepare("cityscapes", city / "archives", city / "root")
+
+
+def test_d10_converted_labels_do_not_follow_a_link_out_of_the_root(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "annotations_png").symlink_to(outside)
+    (tmp_path / "archives").mkdir()
+    with pytest.raises(
+        DataError, match=r"got the link '.*annotations_png' to '.*outside' there; remove the link"
+    ):
+        prepare("coco_stuff", tmp_path / "archives", tmp_path / "root")
+    assert list(outside.iterdir()) == []
+
+
+def test_a_root_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "root").touch()
+    (tmp_path / "archives").mkdir()
+    with pytest.raises(DataError, match="got the file data.root="):
+        prepare("lip", tmp_path / "archives", tmp_path / "root")

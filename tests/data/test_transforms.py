@@ -343,3 +343,24 @@ def test_impossible_settings_are_refused() -> None:
         TrainTransform((8, 8), cat_max_ratio=1.5)
     with pytest.raises(ConfigError, match="square data.crop_size"):
         TrainTransform((8, 16), quarter_turns=True)
+
+
+def test_a_transform_that_changes_the_size_is_refused() -> None:
+    transform = TrainTransform((24, 24), extra=[albumentations.Resize(20, 20)])
+    with pytest.raises(
+        ConfigError, match=r"data\.transform\.extra, got Resize, which makes \(24, 24\) \(20, 20\)"
+    ):
+        transform(*sample(), (0, 0, 0))
+
+
+def test_the_aspect_is_stretched_where_nothing_else_is_done() -> None:
+    image, mask, _ = sample()
+    transform = TrainTransform((40, 56), scale=None, aspect=(0.5, 0.5), flip=False, colours=None)
+    assert not np.array_equal(transform(image, mask, None, (0, 0, 0))[0], image)
+
+
+@pytest.mark.parametrize("limits", [0.5, ["a", "b"], [1], [2, 1], "12"])
+@pytest.mark.parametrize("name", ["scale", "aspect"])
+def test_what_is_no_range_is_refused_by_name(name: str, limits: object) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.transform\.{name} as \[smallest, largest\]"):
+        TrainTransform((8, 8), **{name: limits})  # type: ignore[arg-type]

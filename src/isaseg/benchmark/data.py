@@ -5,6 +5,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,10 @@ class Served:
 
     def __init__(self, command: Sequence[str], task: Mapping[str, Any]) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        # a pipe that nobody empties would block it; closed by `end`
+        self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, text=True, env=env
         )
         self.facts = self.ask(task)
 
@@ -63,8 +66,9 @@ class Served:
             pass
         answer = self.process.stdout.readline()
         if not answer:
-            assert self.process.stderr is not None
-            words = self.process.stderr.read().strip().splitlines() or ["nothing"]
+            self.process.wait()
+            self.words.seek(0)
+            words = self.words.read().strip().splitlines() or ["nothing"]
             raise ConfigError(f"a measured process ended: {words[-1]}")
         reply: dict[str, Any] = json.loads(answer)
         return reply
@@ -73,6 +77,7 @@ class Served:
         """End the process."""
         self.process.kill()
         self.process.communicate()
+        self.words.close()
 
 
 def measure(
@@ -104,11 +109,13 @@ def measure(
     cache = output / "cache" / name
     source.cache = cache
     build_cache(source)
-    overrides = [f"data={name}", "protocol=mmseg", f"data.root={root}", "data.num_workers=0"]
+    overrides = [f"data={name}", "protocol=mmseg", f"data.root={_quoted(root)}", "data.num_workers=0"]
     ours = [sys.executable, "-m", "isaseg.benchmark.our_pipeline"]
     served = {
         "isaseg": Served(ours, {"split": split, "overrides": [*overrides, "data.cache=null"]}),
-        "isaseg, cached": Served(ours, {"split": split, "overrides": [*overrides, f"data.cache={cache}"]}),
+        "isaseg, cached": Served(
+            ours, {"split": split, "overrides": [*overrides, f"data.cache={_quoted(str(cache))}"]}
+        ),
     }
     if peer is not None and all(p.mask is not None and p.mask.suffix == ".png" for p in source.pairs):
         served["mmsegmentation"] = Served([str(peer), str(_HERE / "mmseg_pipeline.py")], _task(cfg, source))
@@ -176,11 +183,16 @@ def _ratio(rows: Sequence[Row], row: Row, workers: int) -> str:
 
 def _source(name: str, root: str, split: str) -> tuple[Any, FileSource]:
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        cfg = compose("train", overrides=[f"data={name}", "protocol=mmseg", f"data.root={root}"])
+        cfg = compose("train", overrides=[f"data={name}", "protocol=mmseg", f"data.root={_quoted(root)}"])
     source = config.build(cfg.data, "data").source(split)
     if not isinstance(source, FileSource):
         raise ConfigError(f"expected a data set of files, got {name}")
     return cfg, source
+
+
+def _quoted(path: str) -> str:
+    """Return a path as a value of Hydra's command line, whatever its characters."""
+    return "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _task(cfg: Any, source: FileSource) -> dict[str, Any]:

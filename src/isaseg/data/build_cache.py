@@ -94,7 +94,7 @@ def cache_sample(source: FileSource, index: int, verify: bool = False) -> Made:
             except CacheError:
                 cached = None
                 mended.append(path)
-            picture = _compact(source.decode_labels(index)) if labels else source.decode_image(index)
+            picture = _labels(source, index) if labels else source.decode_image(index)
             if cached is not None:
                 if _holds(cached, picture):
                     continue
@@ -105,6 +105,13 @@ def cache_sample(source: FileSource, index: int, verify: bool = False) -> Made:
     except DataError as error:
         return Made(error=str(error))
     return Made(size, written, tuple(mended))
+
+
+def _labels(source: FileSource, index: int) -> np.ndarray:
+    """Return the raw ids once all of them are found in the table: training looks up only those that it crops."""
+    raw = source.decode_labels(index)
+    source.check_ids(raw, index)
+    return _compact(raw)
 
 
 def _files(source: FileSource, index: int) -> list[tuple[Path, Path, bool]]:

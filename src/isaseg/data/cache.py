@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ import zstandard
 
 from isaseg.files import replace_file, sha256
 
-_MAGIC = b"isaseg-tiles-1\n"
+_MAGIC = b"isaseg-tiles-2\n"
 _START = struct.Struct("<III")  # bytes of the header, number of tiles, CRC-32 of header and sizes
 _TILE = (64, 256)
 _LEVEL = -1
@@ -66,6 +67,7 @@ def write_picture(path: Path, picture: np.ndarray, source: Path) -> None:
         {
             "shape": picture.shape,
             "dtype": picture.dtype.name,
+            "source": str(source),
             "bytes": made_from.st_size,
             "mtime_ns": made_from.st_mtime_ns,
             "sha256": sha256(source),
@@ -75,6 +77,11 @@ def write_picture(path: Path, picture: np.ndarray, source: Path) -> None:
     with replace_file(path) as file:
         file.write(_MAGIC + _START.pack(len(header), len(tiles), zlib.crc32(header + sizes)) + header + sizes)
         file.writelines(tiles)
+
+
+@cache
+def _sha256_once(source: Path, size: int, changed_ns: int) -> str:
+    return sha256(source)
 
 
 class CachedPicture:
@@ -99,7 +106,7 @@ class CachedPicture:
             self.shape: tuple[int, ...] = tuple(header["shape"])
             self.dtype = np.dtype(header["dtype"])
             self.bytes, self.mtime_ns = int(header["bytes"]), int(header["mtime_ns"])
-            self.sha256 = str(header["sha256"])
+            self.source, self.sha256 = str(header["source"]), str(header["sha256"])
             self.offsets = file.tell() + np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
             if os.fstat(file.fileno()).st_size != self.offsets[-1]:
                 raise CacheError(f"'{path}' is cut short")
@@ -107,12 +114,14 @@ class CachedPicture:
     def is_of(self, source: Path) -> bool:
         """Tell whether `source` is still the file that this was made from.
 
-        Bytes and time decide; where only the time differs (a copy), the SHA-256 does.
+        Place, bytes and time decide; where the bytes are as many but place or time differ (a copy), the SHA-256 does.
         """
         now = source.stat()
         if now.st_size != self.bytes:
             return False
-        return now.st_mtime_ns == self.mtime_ns or sha256(source) == self.sha256
+        if now.st_mtime_ns == self.mtime_ns and str(source) == self.source:
+            return True
+        return _sha256_once(source, now.st_size, now.st_ctime_ns) == self.sha256
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """Return the window, (h, w) or (h, w, C).

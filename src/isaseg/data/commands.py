@@ -89,15 +89,15 @@ def prepare(cfg: DictConfig) -> int:
     for key, value in (("data.root", cfg.data.root), *(() if cfg.verify else (("archives", cfg.archives),))):
         if value is None:
             raise ConfigError(f"expected a folder as {key}, got none; give it as {key}=/path/to/it")
-    root = Path(cfg.data.root).expanduser()
+    root = Path(str(cfg.data.root)).expanduser()
     if cfg.verify:
         faults = verify(root)
         for text in faults[:_FAULTS_TOLD]:
             _tell("error", text)
         print(f"faults: {len(faults)} in '{root}'")
         return 2 if faults else 0
-    checksums = None if cfg.checksums is None else Path(cfg.checksums).expanduser()
-    for line in unpack_archives(cfg.data.name, Path(cfg.archives), root, checksums):
+    checksums = None if cfg.checksums is None else Path(str(cfg.checksums)).expanduser()
+    for line in unpack_archives(cfg.data.name, Path(str(cfg.archives)), root, checksums):
         print(line)
     return 0
 

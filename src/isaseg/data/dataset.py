@@ -1,6 +1,6 @@
 """The torch data set over any source: samples as tensors, a function of seed, batch number and index."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,9 +47,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """Return image, id, and mask and far where the source has them.
+        """Return image, id, mask or without labels size, and far where the source has it.
 
-        image is uint8 (3, h, w), channels last in memory; mask uint8 (H, W); far bool (H, W).
+        image is uint8 (3, h, w), channels last in memory; mask uint8 (H, W); size (H, W); far bool (H, W).
 
         Args:
             key: Index of the sample; with a transform, (index, number of the batch).
@@ -60,16 +60,17 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         except DataError as error:
             if self.transform is None or self.max_bad < 1:
                 raise
-            bad = [f"{index} {self.source.name(index)}: {error}"]
+            bad = {index: f"{self.source.name(index)}: {error}"}
         candidates = np.random.default_rng((self.seed, step, index, 1))
-        while True:
+        while len(bad) <= self.max_bad and len(bad) < self.length:
             index = int(candidates.integers(self.length))
+            if index in bad:
+                continue
             try:
                 return {**self._sample(index, step), "bad": bad}
             except DataError as error:
-                bad.append(f"{index} {self.source.name(index)}: {error}")
-                if len(bad) > self.max_bad:
-                    raise DataError(too_many(self.max_bad, bad)) from error
+                bad[index] = f"{self.source.name(index)}: {error}"
+        raise DataError(too_many(self.max_bad, bad))
 
     def _sample(self, index: int, step: int) -> dict[str, Any]:
         loaded = self.source.load(index)
@@ -87,16 +88,18 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             "image": torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1),
             "id": self.source.name(index),
         }
-        if mask is not None:
+        if mask is None:
+            sample["size"] = (loaded.image.shape[0], loaded.image.shape[1])
+        else:
             sample["mask"] = torch.from_numpy(np.ascontiguousarray(mask))
         if far is not None:
             sample["far"] = torch.from_numpy(np.ascontiguousarray(far))
         return sample
 
 
-def too_many(most: int, bad: Sequence[str]) -> str:
+def too_many(most: int, bad: Mapping[int, str]) -> str:
     """Return the sentence that more samples than allowed cannot be loaded."""
     return (
         f"expected at most data.max_bad_samples={most} training samples that cannot be loaded, got {len(bad)}, "
-        f"the last: {bad[-1]}"
+        f"the last: {list(bad.values())[-1]}"
     )

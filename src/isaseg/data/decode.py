@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import scipy.io
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 
 class DecodeError(Exception):
@@ -31,7 +31,7 @@ def read_image(path: Path) -> np.ndarray:
                 raise DecodeError(
                     f"expected an image of 8 bits a channel, got {_layout(picture) or picture.mode}"
                 )
-            return np.asarray(picture.convert("RGB"))
+            return np.array(picture.convert("RGB"))  # a copy, which torch may write to
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(error) from error
 
@@ -139,6 +139,8 @@ def _read_mat(path: Path, variable: str | None) -> np.ndarray:
 
 
 def _unreadable(error: Exception) -> DecodeError:
+    if isinstance(error, UnidentifiedImageError):  # its text holds an address in memory
+        return DecodeError("expected a readable file: no image")
     return DecodeError(
         f"expected a readable file: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     )

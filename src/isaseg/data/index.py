@@ -27,6 +27,7 @@ def find_root(root: str | None, facts: Facts, split: str, inside: Sequence[str] 
     Raises:
         DataError: If `root` is not given or not a folder, or a link leads out of it.
     """
+    root = None if root is None else str(root)  # YAML reads 2012 as a number
     if root is None or not Path(root).expanduser().is_dir():
         raise DataError(
             f"data set not found: expected {facts.title} in a folder, got data.root={root!r} (split {split!r}); "

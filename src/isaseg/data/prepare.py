@@ -5,6 +5,7 @@ is converted. By the manifest a second run finds nothing to do, an interrupted o
 name is noticed, and `verify` finds a changed byte.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ def prepare(name: str, archives: Path, root: Path, checksums: Path | None = None
         ConfigError: If the data set has no archives.
         DataError: If archives are missing, damaged, harmful, too large, or others than before or in the list.
     """
-    job = _plan(name, archives.expanduser(), root.expanduser())
+    root = root.expanduser()
+    _check_root(root)
+    job = _plan(name, archives.expanduser(), root)
     _check_all_there(job)
     new = _identify(job, checksums)
     todo = _todo(job, new)
@@ -83,6 +86,20 @@ def prepare(name: str, archives: Path, root: Path, checksums: Path | None = None
     save_manifest(job.root, job.manifest)
     end = f"checksums of {len(job.manifest.files)} files are in '{job.root / MANIFEST}'"
     return [*lines, *_absent(job), end]
+
+
+def _check_root(root: Path) -> None:
+    """Check that `root` is a folder, or can be one, in which no folder is a link that leads out of it."""
+    if root.exists() and not root.is_dir():
+        raise DataError(f"expected a folder for the data set, got the file data.root='{root}'; give another")
+    real = root.resolve()
+    for folder, names, _ in os.walk(root):
+        for path in (Path(folder, name) for name in names):
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                raise DataError(
+                    f"expected to write below data.root='{root}', got the link '{path}' to '{path.resolve()}' there; "
+                    "remove the link"
+                )
 
 
 def _plan(name: str, archives: Path, root: Path) -> _Job:
@@ -155,8 +172,12 @@ def _identify(job: _Job, checksums: Path | None) -> set[str]:
             continue
         with byte_progress(f"checksum of {path.name}", now.st_size) as advance, path.open("rb") as file:
             sha = digest(file, advance)[1]
-        listed = None if wanted is None else wanted.get(path.name.casefold(), "nothing")
-        if listed not in (None, sha):
+        listed = sha if wanted is None else wanted.get(path.name.casefold())
+        if listed is None:
+            raise DataError(
+                f"expected every archive in the list '{checksums}', got none for '{path.name}'; add its line"
+            )
+        if listed != sha:
             raise DataError(
                 f"expected SHA-256 {listed} of '{path}' as in '{checksums}', got {sha}; fetch the archive again"
             )

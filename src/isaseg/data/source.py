@@ -156,6 +156,14 @@ class FileSource:
         assert mask is not None
         return self._tell(lambda: read_labels(mask, self.modes, self.variable), mask)
 
+    def check_ids(self, raw: np.ndarray, index: int) -> None:
+        """Check that every id is in the table.
+
+        Raises:
+            DataError: If one is not.
+        """
+        self._train_ids(raw, self.pairs[index])
+
     def unknown_ids(self, raw: np.ndarray) -> dict[int, int]:
         """Return the ids in `raw` that are not in the id table, with their numbers of pixels."""
         values, counts = np.unique(raw, return_counts=True)

@@ -65,13 +65,13 @@ class TrainTransform:
         ignore_index: int = 255,
     ) -> None:
         for name, limits in (("scale", scale), ("aspect", aspect)):
-            if limits is not None and (len(limits) != 2 or not 0 < limits[0] <= limits[1]):
+            if limits is not None and not _is_range(limits):
                 raise ConfigError(
                     f"expected data.transform.{name} as [smallest, largest] above 0, got {limits}"
                 )
         if quarter_turns and crop_size[0] != crop_size[1]:
             raise ConfigError(f"expected a square data.crop_size for quarter turns, got {crop_size=}")
-        if not 0 < cat_max_ratio <= 1:
+        if not isinstance(cat_max_ratio, int | float) or not 0 < cat_max_ratio <= 1:
             raise ConfigError(
                 f"expected data.transform.cat_max_ratio above 0 and at most 1, got {cat_max_ratio}"
             )
@@ -108,7 +108,7 @@ class TrainTransform:
         """
         rng = np.random.default_rng(tuple(key))
         size = (image.shape[0], image.shape[1])
-        if self.scale is not None or self.resize is not None or size != self.crop_size:
+        if self.scale or self.aspect or self.resize or size != self.crop_size:
             windows = self.windows(size, rng)
             window, labels = self._choose(mask, windows)
             flag = cv2.INTER_NEAREST_EXACT  # INTER_NEAREST takes the pixel half a pixel up and left
@@ -130,6 +130,11 @@ class TrainTransform:
             transform.set_random_seed(int(rng.integers(2**31)))
             done = transform(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(mask))
             image, mask = done["image"], done["mask"]
+            if image.shape[:2] != mask.shape or mask.shape != self.crop_size:
+                raise ConfigError(
+                    f"expected transforms that keep the size in data.transform.extra, got {type(transform).__name__}, "
+                    f"which makes {self.crop_size} {image.shape[:2]}"
+                )
         return image, mask, far
 
     def windows(self, size: tuple[int, int], rng: np.random.Generator) -> "Windows":
@@ -154,8 +159,8 @@ class TrainTransform:
         for attempt in range(_TRIES + 1):
             window = next(windows)
             labels = mask[window.rows, window.columns]
-            if self.cat_max_ratio == 1 or attempt == _TRIES:
-                break
+            if self.cat_max_ratio == 1 or attempt == _TRIES or labels.shape == mask.shape:
+                break  # the last: the whole picture, wherever it is tried
             if not _is_filled(labels, self.ignore_index, self.cat_max_ratio):
                 break
         return window, labels
@@ -246,6 +251,12 @@ def check_resize(resize: Resize | None, key: str) -> None:
             f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
             f"got {resize}"
         )
+
+
+def _is_range(limits: Any) -> bool:
+    if not isinstance(limits, list | tuple) or not all(isinstance(x, int | float) for x in limits):
+        return False
+    return len(limits) == 2 and 0 < limits[0] <= limits[1]
 
 
 def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
