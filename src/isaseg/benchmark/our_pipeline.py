@@ -11,12 +11,15 @@ from hydra import compose, initialize_config_dir
 from isaseg import config
 from isaseg.benchmark.serve import Repeated, serve
 from isaseg.data.dataset import SegmentationDataset
+from isaseg.data.loader import collate
 from isaseg.data.module import SegmentationDataModule
 from isaseg.training import keep_freed_memory
 
 
 class Samples(Repeated):
     """The pictures of a split over and over, each time with other crops."""
+
+    collate = staticmethod(collate)
 
     def __init__(self, data: SegmentationDataModule, split: str) -> None:
         self.dataset = SegmentationDataset(data.source(split), data.transform)
