@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from isaseg.data.transforms import Sample, TrainTransform, base_size
+from isaseg.data.resize import base_size
+from isaseg.data.transforms import Sample, TrainTransform
 from isaseg.errors import ConfigError
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from isaseg.data.resize import Resize, resized
 from isaseg.data.sampler import Key
 from isaseg.data.source import Source
-from isaseg.data.transforms import Resize, TrainTransform, resized
+from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
 
 

@@ -11,9 +11,10 @@ import torch
 from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
+from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
 from isaseg.data.source import FileSource, Source
-from isaseg.data.transforms import Resize, TrainTransform, check_resize
+from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
@@ -40,7 +41,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         root: Folder of the files; read by `source` through interpolation.
         classes: Class names; read by `source` through interpolation.
         val_length: Use only so many validation and test samples; None: all.
-        val_resize: How an image, never its labels, is resized for evaluation, see `transforms.base_size`; None: native.
+        val_resize: How an image, never its labels, is resized for evaluation, see `resize.base_size`; None: native.
         cache: Folder of decoded images, used where it has them; None: none.
         timeout: Seconds after which a loader's worker that gives nothing is given up.
         strict_size: Take a split that has not its published number of images for an error.

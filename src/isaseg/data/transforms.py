@@ -5,20 +5,18 @@ scale, place and flip is that of resizing the whole picture and cropping it, at 
 of its key (seed, batch number, sample index): no global random state is read or changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from isaseg.data import colours
+from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_resize, fit
 from isaseg.errors import ConfigError
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 Pairs = Sequence[tuple[int, int]]
-Resize = Mapping[str, Any]
-
-INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 PADS = ("corner", "centre", "random")
 _GREY = (124, 116, 104)  # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): about zero once normalised
 _TRIES = 10  # mmsegmentation's RandomCrop
@@ -112,10 +110,10 @@ class TrainTransform:
             windows = self.windows(size, rng)
             window, labels = self._choose(mask, windows)
             flag = cv2.INTER_NEAREST_EXACT  # INTER_NEAREST takes the pixel half a pixel up and left
-            mask = _padded(_fit(labels, window.size, flag), window, self.crop_size, self.ignore_index)
+            mask = _padded(fit(labels, window.size, flag), window, self.crop_size, self.ignore_index)
             if far is not None:
                 inside = np.ascontiguousarray(far[window.rows, window.columns]).view(np.uint8)
-                far = _padded(_fit(inside, window.size, flag), window, self.crop_size, 0).view(bool)
+                far = _padded(fit(inside, window.size, flag), window, self.crop_size, 0).view(bool)
             image = self._image(image[window.rows, window.columns], window, rng)
         else:
             image, mask = self._recolour(image[:, :], rng), mask[:, :]
@@ -149,7 +147,7 @@ class TrainTransform:
         enlarged = pixels.shape[0] * pixels.shape[1] < window.size[0] * window.size[1]
         if enlarged:
             pixels = self._recolour(pixels, rng)
-        pixels = _fit(pixels, window.size, INTERPOLATIONS[self.interpolation])
+        pixels = fit(pixels, window.size, INTERPOLATIONS[self.interpolation])
         return _padded(pixels if enlarged else self._recolour(pixels, rng), window, self.crop_size, _GREY)
 
     def _recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -209,66 +207,10 @@ class Windows:
         return slice(0, length), filled, int(self.rng.integers(room + 1)) if offset is None else offset
 
 
-def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]:
-    """Return the size that `resize` gives a picture.
-
-    Args:
-        height: H.
-        width: W.
-        resize: {short_side: S}: the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
-            mmsegmentation's keep_ratio; {size: [H, W]}: that size. None: unchanged.
-    """
-    if resize is None:
-        return height, width
-    if "size" in resize:
-        return int(resize["size"][0]), int(resize["size"][1])
-    factor = resize["short_side"] / min(height, width)
-    if "long_side" in resize:
-        factor = min(factor, resize["long_side"] / max(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
-
-
-def check_resize(resize: Resize | None, key: str) -> None:
-    """Check the form of `resize`.
-
-    Raises:
-        ConfigError: Naming `key`.
-    """
-    if resize is None:
-        return
-    fine = isinstance(resize, Mapping) and set(resize) in (
-        {"short_side"},
-        {"short_side", "long_side"},
-        {"size"},
-    )
-    sides = resize.get("size", list(resize.values())) if fine else None
-    if (
-        not isinstance(sides, list | tuple)
-        or not all(isinstance(n, int) and n > 0 for n in sides)
-        or ("size" in resize and len(sides) != 2)
-    ):
-        raise ConfigError(
-            f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
-            f"got {resize}"
-        )
-
-
 def _is_range(limits: Any) -> bool:
     if not isinstance(limits, list | tuple) or not all(isinstance(x, int | float) for x in limits):
         return False
     return len(limits) == 2 and 0 < limits[0] <= limits[1]
-
-
-def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
-    """Return the whole image, uint8 (H, W, 3), at its `base_size`."""
-    return _fit(image, base_size(image.shape[0], image.shape[1], resize), INTERPOLATIONS[interpolation])
-
-
-def _fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:
-    if pixels.shape[:2] == size:
-        return pixels
-    done: np.ndarray = cv2.resize(pixels, size[::-1], interpolation=flag)
-    return done
 
 
 def _padded(

@@ -1,0 +1,70 @@
+"""Sizes that protocols ask for, and resizing to them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+
+from isaseg.errors import ConfigError
+
+Resize = Mapping[str, Any]
+
+INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+
+
+def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]:
+    """Return the size that `resize` gives a picture.
+
+    Args:
+        height: H.
+        width: W.
+        resize: {short_side: S}: the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
+            mmsegmentation's keep_ratio; {size: [H, W]}: that size. None: unchanged.
+    """
+    if resize is None:
+        return height, width
+    if "size" in resize:
+        return int(resize["size"][0]), int(resize["size"][1])
+    factor = resize["short_side"] / min(height, width)
+    if "long_side" in resize:
+        factor = min(factor, resize["long_side"] / max(height, width))
+    return int(height * factor + 0.5), int(width * factor + 0.5)
+
+
+def check_resize(resize: Resize | None, key: str) -> None:
+    """Check the form of `resize`.
+
+    Raises:
+        ConfigError: Naming `key`.
+    """
+    if resize is None:
+        return
+    fine = isinstance(resize, Mapping) and set(resize) in (
+        {"short_side"},
+        {"short_side", "long_side"},
+        {"size"},
+    )
+    sides = resize.get("size", list(resize.values())) if fine else None
+    if (
+        not isinstance(sides, list | tuple)
+        or not all(isinstance(n, int) and n > 0 for n in sides)
+        or ("size" in resize and len(sides) != 2)
+    ):
+        raise ConfigError(
+            f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
+            f"got {resize}"
+        )
+
+
+def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
+    """Return the whole image, uint8 (H, W, 3), at its `base_size`."""
+    return fit(image, base_size(image.shape[0], image.shape[1], resize), INTERPOLATIONS[interpolation])
+
+
+def fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:
+    """Return pixels (H, W) or (H, W, C) at `size` (h, w), by an interpolation of OpenCV."""
+    if pixels.shape[:2] == size:
+        return pixels
+    done: np.ndarray = cv2.resize(pixels, size[::-1], interpolation=flag)
+    return done
