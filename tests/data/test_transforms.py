@@ -85,6 +85,17 @@ def test_padding_is_grey_and_ignored() -> None:
     assert not far[mask == 7].any()
 
 
+@pytest.mark.parametrize("scale", [(0.5, 0.6), (1.2, 1.4)])
+@pytest.mark.parametrize("colours", ["photometric", "brightness"])
+def test_colours_never_change_padding(scale: tuple[float, float], colours: str) -> None:
+    """It stands for zero once normalised."""
+    transform = TrainTransform((96, 96), scale, colours=colours, ignore_index=7)
+    for k in range(20):
+        image, mask, _ = transform(*sample(), (0, k, 0))
+        assert (mask == 7).any()
+        assert (image[mask == 7] == (124, 116, 104)).all()
+
+
 def test_a_mirror_swaps_paired_classes() -> None:
     transform = TrainTransform((40, 56), scale=None, flip=True, colours=None)
     image, mask, _ = sample()
