@@ -195,6 +195,7 @@ def test_d3_a_file_counts_once_however_often_it_is_drawn_and_in_a_resumed_run(tm
     resumed = data.train_dataloader()
     resumed.load_state_dict(state)
     assert same(list(resumed), whole[5:])
+    resumed = data.train_dataloader()
     resumed.load_state_dict(state)
     assert dict(resumed.bad) == state["bad"]
     resumed.max_bad = 0
