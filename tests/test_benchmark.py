@@ -56,5 +56,7 @@ def test_ratios_are_medians_over_rounds_that_were_taken_in_turns(tmp_path: Path)
     theirs = Row("x", "mmsegmentation", {0: [0.03, 0.08, 0.03]})
     save([ours, theirs], [0], tmp_path / "data.json")
     first, second = json.loads((tmp_path / "data.json").read_text())
-    assert (first["milliseconds"], first["times_mmseg"], second["times_mmseg"]) == (10.0, "3.00", "1.00")
+    assert (first["milliseconds"], first["times_mmseg"], second["times_mmseg"]) == pytest.approx(
+        (10.0, 3.0, 1.0)
+    )
     assert table([ours, theirs], [0]).row_count == 2

@@ -40,7 +40,7 @@ class Row:
 
 
 class Served:
-    """A process that times samples when asked; one core of its own class of work at a time, as nobody else is asked."""
+    """A process that times samples when it is asked, and is idle otherwise."""
 
     def __init__(self, command: Sequence[str], task: Mapping[str, Any]) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -149,7 +149,8 @@ def table(rows: Sequence[Row], workers: Sequence[int]) -> Table:
         cells = []
         for number in workers:
             cells += [f"{row.milliseconds(number):.1f}", f"{1e3 / row.milliseconds(number):.0f}"]
-            cells.append(_ratio(rows, row, number))
+            ratio = _ratio(rows, row, number)
+            cells.append("" if ratio is None else f"{ratio:.2f}")
         made.add_row(row.data, row.pipeline, *cells)
     return made
 
@@ -162,7 +163,7 @@ def save(rows: Sequence[Row], workers: Sequence[int], path: Path) -> None:
             "pipeline": row.pipeline,
             "workers": number,
             "milliseconds": row.milliseconds(number),
-            "times_mmseg": _ratio(rows, row, number) or None,
+            "times_mmseg": _ratio(rows, row, number),
             "rounds": [1e3 * s for s in row.seconds[number]],
         }
         for row in rows
@@ -172,13 +173,13 @@ def save(rows: Sequence[Row], workers: Sequence[int], path: Path) -> None:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
-def _ratio(rows: Sequence[Row], row: Row, workers: int) -> str:
-    """Return the median over the rounds of mmsegmentation's time divided by the row's."""
+def _ratio(rows: Sequence[Row], row: Row, workers: int) -> float | None:
+    """Return the median over the rounds of mmsegmentation's time divided by the row's; None if it was not measured."""
     theirs = [r for r in rows if r.data == row.data and r.pipeline == "mmsegmentation"]
     if not theirs:
-        return ""
+        return None
     pairs = zip(theirs[0].seconds[workers], row.seconds[workers], strict=True)
-    return f"{statistics.median(a / b for a, b in pairs):.2f}"
+    return statistics.median(a / b for a, b in pairs)
 
 
 def _source(name: str, root: str, split: str) -> tuple[Any, FileSource]:

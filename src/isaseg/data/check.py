@@ -1,12 +1,8 @@
 """What is checked before the first step: the number of files, and that they can be decoded."""
 
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
 
-from rich.console import Console
-from rich.progress import track
-
+from isaseg.data.parallel import in_threads
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
@@ -35,17 +31,10 @@ def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0)
     indices = range(len(source))
     if len(source) > _CHECK_ALL:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        done = pool.map(lambda index: _fault(source, index), indices)
-        console = Console(stderr=True)
-        text = f"checking {source.facts.title} {source.split}"
-        bad = 0
-        for error in track(done, text, len(indices), console=console, transient=True):
-            if error is None:
-                continue
-            bad += 1
+    text = f"checking {source.facts.title} {source.split}"
+    with in_threads(lambda index: _fault(source, index), indices, text) as faults:
+        for bad, error in enumerate(filter(None, faults), 1):
             if bad > max_bad:
-                pool.shutdown(wait=False, cancel_futures=True)
                 raise error
             log.warning("%s", error)
 

@@ -111,7 +111,7 @@ def _find(cfg: DictConfig) -> tuple[list[FileSource], list[Fault]]:
     errors: list[DataError] = []
     for split in SPLITS if asked is None else asked:
         try:
-            source = module._find(split) if asked is None else module.source(split)
+            source = module.find(split) if asked is None else module.source(split)
         except DataError as error:
             errors.append(error)
             faults.append(Fault(split, "", str(cfg.data.root), str(error)))

@@ -105,7 +105,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
     @property
     def has_test(self) -> bool:
         """Whether there is a labelled test split."""
-        test = self._find("test")
+        test = self.find("test")
         return test is not None and (not isinstance(test, FileSource) or test.labelled)
 
     def source(self, split: str) -> Source:
@@ -115,7 +115,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             ConfigError: If there is no such split, or its classes do not agree with the configuration.
             DataError: If its files are absent.
         """
-        source = self._find(split)
+        source = self.find(split)
         if source is None:
             raise ConfigError(
                 f"expected a split of the data set, got {split=}, which {self.name or 'it'} has not"
@@ -144,7 +144,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
             DataError: If a sample cannot be used.
         """
         for split in SPLITS:
-            source = self._find(split)
+            source = self.find(split)
             if isinstance(source, FileSource):
                 check_files(source, self.strict_size, self.max_bad_samples if split == "train" else 0)
 
@@ -200,7 +200,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
             **self._loading(),
         )
 
-    def _find(self, split: str) -> Source | None:
+    def find(self, split: str) -> Source | None:
+        """Return a split, None where there is no such split.
+
+        Raises:
+            ConfigError: If its classes do not agree with the configuration.
+            DataError: If its files are absent.
+        """
         if split not in self._sources:
             source = self.make_source(split=split)
             if source is not None and len(source.classes) != self.num_classes:
