@@ -52,7 +52,7 @@ bench-peers: ## install mmsegmentation 1.2.2 into .venv-peers, for src/benchmark
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
+	uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
 
 clean: ## remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -29,7 +29,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
 DIRECT = [
     *RUN_TIME,
-    *(Requirement(r) for r in PROJECT["project"]["optional-dependencies"]["dev"]),
+    *(Requirement(r) for extra in PROJECT["project"]["optional-dependencies"].values() for r in extra),
     *(Requirement(r) for r in PROJECT["build-system"]["requires"]),
 ]
 

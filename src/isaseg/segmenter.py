@@ -40,8 +40,13 @@ class Segmenter(nn.Module):
             size: (H, W) of the logits where it is not that of `image`: of labels that were not resized with it. They are
                 then resized twice, as mmsegmentation does it.
         """
-        logits = self._resize(self.head(self.backbone(image)[-1]), image.shape[-2:])
+        logits = self._resize(self.coarse(image), image.shape[-2:])
         return logits if size is None or size == image.shape[-2:] else self._resize(logits, size)
+
+    def coarse(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) at the resolution of the head, before they are resized, for `image` as in `forward`."""
+        logits: Tensor = self.head(self.backbone(image)[-1])
+        return logits
 
     def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits and the auxiliary logits, both (B, K, H, W), or None without auxiliary head."""
