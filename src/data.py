@@ -1,19 +1,14 @@
 """Check, prepare or cache a data set: `python src/data.py check data=cityscapes data.root=/path/to/it`."""
 
 import difflib
-import logging
-import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from isaseg import command, config
+from isaseg.errors import ConfigError
 
-from isaseg import config
-from isaseg.errors import ConfigError, IsasegError
-
+SCRIPT = "src/data.py"
 _HELP = {
     "check": """\
 check    Decode every file and tell all that is wrong; count sizes and classes; draw samples under their labels.
@@ -43,26 +38,26 @@ cache    Decode every file once: training then reads only the pixels of a crop. 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return the exit code: 0 done, 2 bad input or faulty files, 130 interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files end with this process
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_help(arguments), end="")
         return 0 if arguments else 2
-    try:
-        command = _command(arguments[0])
-        cfg = _compose(arguments[1:])
-        from isaseg.data import commands  # imports torch: seconds that a typo need not wait for
-
-        return {"check": commands.check, "prepare": commands.prepare, "cache": commands.cache}[command](cfg)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _tell(config.explain(error, "data_tool", "src/data.py"), 2)
-    except IsasegError as error:
-        return _tell(error, error.exit_code)
-    except KeyboardInterrupt:
-        return _tell("interrupted; nothing is left half-written, give the same command again", 130)
+    return command.run(
+        partial(_work, arguments),
+        "data_tool",
+        SCRIPT,
+        "nothing is left half-written, give the same command again",
+    )
 
 
-def _command(word: str) -> str:
+def _work(arguments: Sequence[str]) -> int:
+    word = _word(arguments[0])
+    cfg = command.composed("data_tool", arguments[1:], SCRIPT)
+    from isaseg.data import commands  # imports torch: seconds that a typo need not wait for
+
+    return {"check": commands.check, "prepare": commands.prepare, "cache": commands.cache}[word](cfg)
+
+
+def _word(word: str) -> str:
     if word in _HELP:
         return word
     near = difflib.get_close_matches(word, _HELP, n=1, cutoff=0.4)
@@ -70,14 +65,6 @@ def _command(word: str) -> str:
     raise ConfigError(
         f"expected check, prepare or cache as the first word, got '{word}'; {hint}see `python src/data.py --help`"
     )
-
-
-def _compose(overrides: Sequence[str]) -> DictConfig:
-    options = [word for word in overrides if word.startswith("-")]
-    if options:
-        raise ConfigError(f"expected KEY=VALUE, got '{options[0]}'; see `python src/data.py --help`")
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("data_tool", overrides=list(overrides))
 
 
 def _help(arguments: Sequence[str]) -> str:
@@ -88,11 +75,6 @@ def _help(arguments: Sequence[str]) -> str:
     )
     end = f"data sets: {', '.join(names)}\nkeys: conf/data_tool.yaml and conf/data\n"
     return usage + "\n".join(known or _HELP.values()) + "\n" + end
-
-
-def _tell(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

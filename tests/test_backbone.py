@@ -51,6 +51,45 @@ def test_float_is_taken_as_it_is() -> None:
 
 
 @torch.no_grad()
+def test_the_normalisation_and_the_order_of_channels_may_be_given() -> None:
+    mean, std = torch.tensor([103.0, 116.0, 123.0]), torch.tensor([50.0, 60.0, 70.0])
+    backbone, image = make(bgr=True, mean=mean.tolist(), std=std.tolist()), random_image(40, 33)
+    blue_first = torch.stack([image[:, 2], image[:, 1], image[:, 0]], dim=1)
+    for got, want in zip(backbone(image), backbone.model(normalise(blue_first, mean, std)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(backbone.normalise(image), normalise(blue_first, mean, std))
+    for got, want in zip(backbone(backbone.normalise(image)), backbone(image), strict=True):
+        assert torch.equal(got, want), "float is taken as it is"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size, plain, rounded", [((64, 96), (8, 12), (9, 13)), ((41, 33), (6, 5), (6, 5))])
+def test_pooling_may_round_up(
+    size: tuple[int, int], plain: tuple[int, int], rounded: tuple[int, int]
+) -> None:
+    for ceil_pool, want in ((False, plain), (True, rounded)):
+        maps = make("resnet18", output_stride=8, ceil_pool=ceil_pool)(random_image(*size))
+        assert [m.shape[-2:] for m in maps] == [want, want]
+
+
+@pytest.mark.parametrize(
+    "kwargs, match",
+    [
+        (
+            {"ceil_pool": True, "name": "convnext_atto"},
+            r"backbone.ceil_pool, got backbone.name='convnext_atto'",
+        ),
+        ({"mean": [1.0, 2.0]}, r"expected backbone.mean as three numbers .* got \[1.0, 2.0\]"),
+        ({"std": [1.0, 0.0, 1.0]}, r"expected backbone.std as three numbers .* above 0"),
+        ({"input_multiple": 0}, "expected backbone.input_multiple of at least 1, got 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make(**kwargs)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(
     "name, kwargs, channels, strides",
     [

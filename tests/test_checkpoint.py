@@ -1,19 +1,46 @@
 """Checkpoint files survive crashes, damage and malice."""
 
 import errno
-import logging
+import json
 import os
 import pickle
 import signal
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_checkpoint, load_weights
+from isaseg.checkpoint import (
+    DurableCheckpointIO,
+    Model,
+    load_checkpoint,
+    load_model,
+    load_segmenter,
+    load_weights,
+    save_safetensors,
+)
+from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError
+from isaseg.resume import find_resume
+from isaseg.segmenter import build_described
+from isaseg.training import _description as describe
+from isaseg.training import train
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: int(len(content) * float(how))])
 
 
 def save(path: Path, step: int) -> Path:
@@ -95,59 +122,6 @@ def test_a_hostile_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> 
     assert not sentinel.exists()
 
 
-def damage(path: Path, how: str) -> None:
-    content = bytearray(path.read_bytes())
-    if how == "flip":
-        content[len(content) // 2] ^= 0xFF
-        path.write_bytes(content)
-    else:
-        path.write_bytes(content[: int(len(content) * float(how))])
-
-
-@pytest.mark.parametrize("how", ["0", "0.1", "0.5", "0.99", "flip"])
-def test_a_damaged_last_gives_way_to_an_older_good_one(
-    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    last, best = (save(tmp_path / "checkpoints" / n, s) for n, s in (("last.ckpt", 9), ("best.ckpt", 6)))
-    assert find_resume(tmp_path, "auto") == last
-    damage(last, how)
-    caplog.clear()
-    assert find_resume(tmp_path, "auto") == best
-    assert "passed over" in caplog.text
-    assert "last.ckpt" in caplog.text
-    assert "at step 6" in caplog.text
-    damage(best, how)
-    for resume in ("auto", "must"):
-        with pytest.raises(CheckpointError, match="2 that do not"):
-            find_resume(tmp_path, resume)
-
-
-def test_the_newest_step_wins_and_among_equals_the_one_written_after_validation(tmp_path: Path) -> None:
-    last, best = (save(tmp_path / "checkpoints" / n, 6) for n in ("last.ckpt", "best.ckpt"))
-    assert find_resume(tmp_path, "auto") == best
-    save(last, 8)
-    assert find_resume(tmp_path, "auto") == last
-
-
-def test_resume_never_and_nothing_to_resume(tmp_path: Path) -> None:
-    assert find_resume(tmp_path, "auto") is None
-    with pytest.raises(CheckpointError, match="resume=must"):
-        find_resume(tmp_path, "must")
-    with pytest.raises(CheckpointError, match="does not exist"):
-        find_resume(tmp_path, str(tmp_path / "missing.ckpt"))
-    path = save(tmp_path / "checkpoints" / "last.ckpt", 2)
-    assert find_resume(tmp_path, "never") is None
-    assert find_resume(tmp_path / "elsewhere", str(path)) == path
-
-
-def test_a_bare_state_dict_cannot_be_resumed(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save(nn.Linear(2, 2).state_dict(), path)
-    with pytest.raises(CheckpointError, match="no global_step"):
-        find_resume(tmp_path, str(path))
-
-
 def test_load_weights_takes_a_part_by_prefix(tmp_path: Path) -> None:
     source, target = nn.Linear(3, 2), nn.Linear(3, 2)
     state = {f"net.{k}": v for k, v in source.state_dict().items()} | {"other.weight": torch.zeros(1)}
@@ -171,6 +145,257 @@ def test_load_weights_lists_every_difference_and_changes_nothing(tmp_path: Path)
     for part in ("missing: 0.bias", "unexpected: x", "0.weight (5, 3) -> (2, 3)"):
         assert part in str(caught.value)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_a_file_that_claims_more_bytes_than_it_has_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="claims more bytes than it has"):
+        load_checkpoint(tmp_path / "bomb.pt")
+
+
+# ---------------------------------------------------------------- whole networks
+
+DESCRIPTION: dict[str, Any] = {
+    "backbone": {"name": "test_resnet", "output_stride": 8},
+    "attention": {"name": "InterlacedSparseAttention", "group_size": [2, 2]},
+    "head": {"channels": 8, "dropout": 0.1, "aux_channels": 4, "align_corners": False},
+    "num_classes": 3,
+    "data": "camvid",
+    "classes": ["sky", "road", "ground"],
+}
+
+
+def picture(height: int = 33, width: int = 41) -> Tensor:
+    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+
+
+@pytest.fixture
+def model() -> Model:
+    segmenter = build_described(DESCRIPTION).eval()
+    for name, buffer in segmenter.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(buffer, 0.5, 1.5)
+    return Model(segmenter, "isaseg", DESCRIPTION)
+
+
+def save_ours(model: Model, path: Path, **changes: Any) -> Path:
+    """Save what a training run would."""
+    state = {f"segmenter.{k}": v for k, v in model.segmenter.state_dict().items()}
+    content = {"state_dict": state | {"loss.weight": torch.ones(3)}, "isaseg": model.description} | changes
+    torch.save({k: v for k, v in content.items() if v is not None}, path)
+    return path
+
+
+@torch.no_grad()
+def test_the_checkpoint_of_a_run_is_a_whole_network(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    tiny = ["trainer.val_check_interval=1", "data.batch_size=2", "data.val_length=1", "score_test=false"]
+    common = [*tiny, "logger=csv", "trainer.accelerator=cpu", f"run_dir={tmp_path}", "head.channels=16"]
+    train(compose(*common, "trainer.max_steps=1"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    model = load_model(last)
+    assert model.kind == "isaseg"
+    assert (model.description["data"], model.description["protocol"]) == ("lamps", "none")
+    classes = model.description["classes"]
+    assert len(classes) == len(model.description["palette"]) == model.description["num_classes"]
+    twin = build_described(model.description).eval()
+    load_weights(twin, last, "segmenter.")
+    x = picture()
+    assert torch.equal(model.segmenter(x), twin(x))
+    content = load_checkpoint(last)
+    del content["isaseg"]  # as it was before there were descriptions
+    torch.save(content, last)
+    (last.parent / "best.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot load '.*last.ckpt'.*older version.*`resume`"):
+        load_model(last)
+    train(compose(*common, "trainer.max_steps=2", "resume=must"))
+    assert load_checkpoint(last)["global_step"] == 2
+    assert load_model(last).description == model.description
+
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{group}={path.stem}"
+        for group in ("attention", "backbone")
+        for path in sorted((CONF / group).glob("*.yaml"))
+    ],
+)
+def test_every_network_of_the_configuration_can_be_described(
+    override: str, compose: Callable[..., DictConfig]
+) -> None:
+    cfg = compose(override, "head.aux_channels=null")
+    labels = SimpleNamespace(classes=list("abcdef"), palette=[[1, 2, 3]] * 6)
+    described = describe(cfg, cast(SegmentationDataModule, labels))
+    with torch.device("meta"):
+        assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 6
+
+
+def test_a_network_of_other_parts_is_not_described(compose: Callable[..., DictConfig]) -> None:
+    cfg = compose("attention._target_=isaseg.mine.Attention")
+    assert describe(cfg, cast(SegmentationDataModule, None)) is None
+
+
+@torch.no_grad()
+def test_our_files_give_the_same_network(model: Model, tmp_path: Path) -> None:
+    x = picture()
+    want = model.segmenter(x)
+    save_safetensors(model, tmp_path / "new" / "model.safetensors")
+    for path in (save_ours(model, tmp_path / "a.ckpt"), tmp_path / "new" / "model.safetensors"):
+        loaded = load_model(path)
+        assert loaded.kind == "isaseg"
+        assert loaded.description == DESCRIPTION
+        assert not loaded.segmenter.training
+        assert torch.equal(loaded.segmenter(x), want)
+        other = load_segmenter(path, group_size=(4, 1), align_corners=True)
+        assert other.head.attention.group_size == (4, 1)
+        assert other.align_corners
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "renamed")  # known by what it holds
+    assert torch.equal(load_segmenter(tmp_path / "renamed")(x), want)
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_loading_makes_single_precision(model: Model, tmp_path: Path) -> None:
+    state = {
+        f"segmenter.{k}": v.half() if v.is_floating_point() else v
+        for k, v in model.segmenter.state_dict().items()
+    }
+    loaded = load_segmenter(save_ours(model, tmp_path / "a.ckpt", state_dict=state))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
+def test_group_size_of_a_network_without_groups_is_refused(model: Model, tmp_path: Path) -> None:
+    description = {**DESCRIPTION, "attention": {"name": "NoContext"}}
+    path = save_ours(Model(build_described(description), "isaseg", description), tmp_path / "a.ckpt")
+    load_model(path)
+    with pytest.raises(CheckpointError, match=r"a.ckpt'.*got attention.group_size=\[2, 2\]"):
+        load_model(path, group_size=(2, 2))
+
+
+def test_every_tensor_of_ours_is_needed_and_no_other(model: Model, tmp_path: Path) -> None:
+    state = {f"segmenter.{k}": v for k, v in model.segmenter.state_dict().items()}
+    del state["segmenter.head.classifier.bias"]
+    state |= {"segmenter.extra": torch.ones(1), "segmenter.head.classifier.weight": torch.ones(4, 8, 1, 1)}
+    state["segmenter.backbone.model.bn1.bias"] = state["segmenter.backbone.model.bn1.bias"].int()
+    with pytest.raises(CheckpointError) as caught:
+        load_model(save_ours(model, tmp_path / "a.ckpt", state_dict=state))
+    for part in (
+        "missing: segmenter.head.classifier.bias;",
+        "unexpected: segmenter.extra;",
+        "(file -> model): segmenter.head.classifier.weight (4, 8, 1, 1) -> (3, 8, 1, 1); ",
+        "segmenter.backbone.model.bn1.bias torch.int32 -> torch.float32",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (
+            {"isaseg": {**DESCRIPTION, "backbone": {"name": "test_resnet", "pretrained": True}}},
+            "backbone.pretrained=True",
+        ),
+        ({"isaseg": {**DESCRIPTION, "attention": {"name": "os.system"}}}, "attention.name='os.system'"),
+        (
+            {"isaseg": {**DESCRIPTION, "num_classes": 4000, "classes": None}},
+            r"\(3, 8, 1, 1\) -> \(4000, 8, 1, 1\)",
+        ),
+        ({"isaseg": {**DESCRIPTION, "backbone": {"name": "vit_giant_patch14_224"}}}, "vit_giant.*missing: "),
+        ({"isaseg": "text"}, "a description of the network in it, got a str"),
+        ({"isaseg": None}, "expected a description of the network beside its weights, got none"),
+        ({"state_dict": None}, "expected nothing but tensors|expected the weights"),
+    ],
+)
+def test_a_hostile_description_is_refused_before_anything_is_built(
+    changes: dict[str, Any], match: str, model: Model, tmp_path: Path
+) -> None:
+    path = save_ours(model, tmp_path / "a.ckpt", **changes)
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load_model(path)
+    assert "a.ckpt" in str(caught.value)
+
+
+def test_a_failed_export_leaves_the_old_file(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_safetensors(model, path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"expected to write .*model.safetensors.*No space left"):
+        save_safetensors(model, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def header(text: str | bytes, claimed: int | None = None) -> bytes:
+    raw = text.encode() if isinstance(text, str) else text
+    return (len(raw) if claimed is None else claimed).to_bytes(8, "little") + raw
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 7,
+        header("{", claimed=2**63),
+        header("{}", claimed=10**9),
+        header("{" * 100_000),
+        header('{"w":{"dtype":"F32","shape":[1000000000,1000000000],"data_offsets":[0,4]}}') + b"1234",
+        header('{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000]}}') + b"1234",
+        header('{"w":{"dtype":"pickle","shape":[1],"data_offsets":[0,4]}}') + b"1234",
+        header('{"__metadata__":{"isaseg":5}}'),
+        header(json.dumps({"__metadata__": {"isaseg": "not json"}})),
+        header(json.dumps({"__metadata__": {"isaseg": "[" * 100_000}})),
+        header(json.dumps({"__metadata__": {"isaseg": "{}"}})),
+        header(json.dumps({"__metadata__": {"isaseg": "5"}})),
+        header("{}"),
+    ],
+)
+def test_a_hostile_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors'"):
+        load_model(path)
+
+
+def test_a_spoiled_safetensors_file_of_ours_is_refused(model: Model, tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "model.safetensors"
+    save_safetensors(model, whole)
+    for size in (5, 100, 10_000, whole.stat().st_size - 1):
+        path.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match="expected a whole safetensors file"):
+            load_model(path)
+    save_file(load_file(whole), path)
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors'.*description of the network beside its weights"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize("how", ["0", "0.5", "0.99", "flip"])
+def test_a_damaged_network_is_refused(how: str, model: Model, tmp_path: Path) -> None:
+    path = save_ours(model, tmp_path / "a.ckpt")
+    damage(path, how)
+    with pytest.raises(CheckpointError, match=r"whole checkpoint .* got '.*a.ckpt'"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "none.ckpt")
 
 
 def test_only_one_file_loads_or_saves() -> None:

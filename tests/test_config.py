@@ -186,13 +186,19 @@ def test_a_typo_in_such_a_transform_is_told() -> None:
 
 
 DATA = [p.stem for p in sorted((CONF / "data").glob("*.yaml")) if not p.stem.startswith("_")]
-PUBLISHED = [p.stem.rpartition("_")[::2] for p in sorted((CONF / "recipe").glob("*.yaml"))]
+PROTOCOLS = [p.stem for p in sorted((CONF / "protocol").glob("*.yaml"))]
+PUBLISHED = [
+    (data, protocol)
+    for data in DATA
+    for protocol in PROTOCOLS
+    if (CONF / "recipe" / f"{data}_{protocol}.yaml").is_file()
+]
 
 
 def test_every_published_data_set_has_both_protocols() -> None:
     main = {"cityscapes", "ade20k", "lip", "pascal_voc", "pascal_context", "coco_stuff"}
     assert {(d, p) for d in main for p in ("openseg", "mmseg")} <= set(PUBLISHED)
-    assert {d for d, _ in PUBLISHED} <= set(DATA)
+    assert {f"{d}_{p}" for d, p in PUBLISHED} == {p.stem for p in (CONF / "recipe").glob("*.yaml")}
     assert {f"{d}_isa" for d in main} <= {p.stem for p in (CONF / "experiment").glob("*.yaml")}
 
 
@@ -202,6 +208,8 @@ def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) 
     config.check(cfg)
     recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")
     shared = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
+    for base in shared.pop("defaults", ()):
+        shared = OmegaConf.merge(OmegaConf.load(CONF / "protocol" / f"{base}.yaml"), shared)
     assert cfg.data.crop_size == recipe.data.crop_size
     assert cfg.data.val_resize == cfg.data.transform.resize == recipe.data.val_resize
     assert cfg.data.transform.colours == shared.data.transform.colours

@@ -120,11 +120,21 @@ def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
         The padded map (B, C, Q_h * P_h, Q_w * P_w), and the (top, left) offset of the original in it.
     """
     height, width = x.shape[-2:]
-    pad_h, pad_w = -height % group_size[0], -width % group_size[1]
+    pad_h, pad_w = _ceil(height, group_size[0]) - height, _ceil(width, group_size[1]) - width
     top, left = pad_h // 2, pad_w // 2
-    if pad_h or pad_w:
+    if _for_any_size() or pad_h or pad_w:
         x = F.pad(x, (left, pad_w - left, top, pad_h - top))
     return x, (top, left)
+
+
+def _ceil(size: int, multiple: int) -> int:
+    """Return the next multiple, in terms that torch.export can simplify where `size` is a symbol."""
+    return (size + multiple - 1) // multiple * multiple
+
+
+def _for_any_size() -> bool:
+    """Tell whether an ONNX graph is being recorded, which serves every size: no branch may then depend on one."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
 def _split_axes(x: Tensor, group_size: Size) -> Tensor:
@@ -171,6 +181,8 @@ _SMALL = 64  # positions up to which two batched products on a CPU are faster th
 
 
 def _is_small(q: Tensor) -> bool:
+    if _for_any_size():  # ONNX has no fused kernel to record
+        return True
     if q.device.type != "cpu" or torch.is_autocast_enabled("cpu"):  # which would round the scores
         return False
     # a compiled or exported graph may serve other sizes too
@@ -187,19 +199,19 @@ def _small(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
 
 
-def long_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size) -> Tensor:
+def long_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
     """Attend among the positions that lie a multiple of `group_size` apart (the lattice of the query).
 
     A map that is not a multiple of `group_size` is padded; padding is never attended to.
-    Shapes as in `dense`.
+    Shapes as in `dense`. `fits` promises that the maps are multiples, which an ONNX graph cannot ask.
     """
-    return _grouped(q, k, v, group_size, interlace, partial(deinterlace, group_size=group_size))
+    return _grouped(q, k, v, group_size, interlace, partial(deinterlace, group_size=group_size), fits)
 
 
-def short_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size) -> Tensor:
-    """Attend inside each P_h x P_w window. Padding is never attended to. Shapes as in `dense`."""
-    size = (q.shape[2] + -q.shape[2] % group_size[0], q.shape[3] + -q.shape[3] % group_size[1])
-    return _grouped(q, k, v, group_size, split_windows, partial(merge_windows, size=size))
+def short_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
+    """Attend inside each P_h x P_w window. Padding is never attended to. Shapes and `fits` as in `long_range`."""
+    size = (_ceil(q.shape[2], group_size[0]), _ceil(q.shape[3], group_size[1]))
+    return _grouped(q, k, v, group_size, split_windows, partial(merge_windows, size=size), fits)
 
 
 def _grouped(
@@ -209,11 +221,12 @@ def _grouped(
     group_size: Size,
     split: Callable[[Tensor, Size], Tensor],
     merge: Callable[[Tensor], Tensor],
+    fits: bool,
 ) -> Tensor:
     height, width = q.shape[-2:]
-    (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
-    mask = None
-    if q.shape[-2:] != (height, width):
+    mask, top, left = None, 0, 0
+    if not fits and (_for_any_size() or height % group_size[0] or width % group_size[1]):
+        (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
         inside = q.new_zeros((q.shape[0], 1, *q.shape[-2:]), dtype=torch.bool)
         inside[..., top : top + height, left : left + width] = True
         mask = split(inside, group_size)
@@ -254,7 +267,9 @@ class Pointwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, H, W) for `x` (B, inputs, H, W)."""
-        if x.device.type != "cpu":
+        if (
+            x.device.type != "cpu" or _for_any_size()
+        ):  # ONNX Runtime folds batch norms into convolutions alone
             return super().forward(x)
         return F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
@@ -361,7 +376,8 @@ class InterlacedSparseAttention(nn.Module):
             x, (top, left) = pad_to_multiple(x, self.group_size)
         for stage in _STAGES[self.order]:
             core = long_range if stage == "long_range" else short_range
-            x = self.get_submodule(stage)(x, partial(core, group_size=self.group_size))
+            core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
+            x = self.get_submodule(stage)(x, core)
         return x[..., top : top + height, left : left + width]
 
     def cost(self, height: int, width: int) -> Cost:
@@ -554,9 +570,8 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W); the 1x1 bin's batch norm needs B >= 2 in training."""
         size = x.shape[-2:]
-        pooled = [
-            branch(F.adaptive_avg_pool2d(x, b)) for b, branch in zip(self.bins, self.branches, strict=True)
-        ]
+        pool = _pool_any_size if _for_any_size() else F.adaptive_avg_pool2d
+        pooled = [branch(pool(x, b)) for b, branch in zip(self.bins, self.branches, strict=True)]
         return torch.cat(
             [F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in pooled], dim=1
         )
@@ -565,6 +580,18 @@ class PyramidPooling(nn.Module):
         """Return the cost for one map: the 1x1 convolutions on the pooled maps; no attention, no scores."""
         positions = sum(b * b for b in self.bins)
         return Cost(positions * self.out_channels * (self.out_channels // len(self.bins)), 0, 0)
+
+
+def _pool_any_size(x: Tensor, bins: int) -> Tensor:
+    """Compute `F.adaptive_avg_pool2d(x, bins)` as two matrix products, which ONNX can record for any size."""
+    weights = []
+    index = torch.arange(bins, device=x.device)[:, None]
+    for length in x.shape[-2:]:
+        position = torch.arange(length, device=x.device)
+        first, last = index * length // bins, ((index + 1) * length + bins - 1) // bins
+        inside = (position >= first) & (position < last)  # (bins, H), then (bins, W)
+        weights.append(inside / (last - first))
+    return weights[0] @ x @ weights[1].T
 
 
 class NoContext(nn.Module):

@@ -18,7 +18,7 @@ from isaseg.files import sha256
 class Backbone(nn.Module):
     """A timm `features_only` model: uint8 RGB in, a list of (B, C_i, H_i, W_i) feature maps out.
 
-    The image is normalised with the mean and std that the model's own weights were trained with.
+    The image is normalised with the mean and std that the model's own weights were trained with, unless others are given.
 
     Args:
         name: timm model name, e.g. `resnet101c`.
@@ -31,9 +31,13 @@ class Backbone(nn.Module):
         fuse: Resize all the maps to the first one's size and concatenate them: HRNet's way, one map out.
         input_multiple: Pad the normalised image at the right and bottom to a multiple of this (32 for HRNet).
         model_args: Further arguments of the timm model, e.g. `feature_location`.
+        ceil_pool: Let the stem's pooling round its size up, as openseg's ResNets do: 65 columns of 1024 / 16, not 64.
+        bgr: Give the network its channels as blue, green, red: openseg. The image stays RGB.
+        mean: Mean of each channel in the order that the network sees, 0 to 255; None: what timm has.
+        std: Deviation of each, likewise.
 
     Raises:
-        ConfigError: If timm knows no such model, or the weights cannot be had.
+        ConfigError: If timm knows no such model, the weights cannot be had, or an argument does not fit the model.
 
     Attributes:
         channels: C_i of each map that `forward` returns.
@@ -54,6 +58,10 @@ class Backbone(nn.Module):
         fuse: bool = False,
         input_multiple: int = 1,
         model_args: Mapping[str, Any] | None = None,
+        ceil_pool: bool = False,
+        bgr: bool = False,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
@@ -61,7 +69,11 @@ class Backbone(nn.Module):
             args["output_stride"] = output_stride
         if weights is not None and weights_sha256 is not None:
             _check_sum(Path(weights), weights_sha256)
+        if input_multiple < 1:
+            raise ConfigError(f"expected backbone.input_multiple of at least 1, got {input_multiple}")
         self.model = _create(name, tuple(out_indices), pretrained, weights, args)
+        if ceil_pool:
+            _round_up(self.model, name)
         info: Any = self.model.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
         self.channels = [sum(channels)] if fuse else channels
@@ -70,15 +82,14 @@ class Backbone(nn.Module):
         self.input_multiple = input_multiple
         self._timm_channels, self._timm_strides = channels, strides
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
+        self.bgr = bgr
         source: Any = self.model.pretrained_cfg
-        for key, fallback in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
-            values = torch.tensor(source.get(key, fallback), dtype=torch.float32).view(1, 3, 1, 1)
-            self.register_buffer(key, values * 255, persistent=False)
+        self.register_buffer("mean", _stat("mean", mean, source, (0.485, 0.456, 0.406)), persistent=False)
+        self.register_buffer("std", _stat("std", std, source, (0.229, 0.224, 0.225)), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the feature maps of `image`, RGB (B, 3, H, W): uint8, or float normalised already."""
-        x = image.contiguous()  # loaders give channels last
-        x = x if x.is_floating_point() else (x.to(self.mean.dtype) - self.mean) / self.std
+        """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or what `normalise` made of it."""
+        x = image if image.is_floating_point() else self.normalise(image)
         x = x.contiguous(memory_format=torch.channels_last)  # x1.5 faster on CPUs, and what GPUs want in bf16
         height, width = x.shape[-2:]
         pad_h, pad_w = -height % self.input_multiple, -width % self.input_multiple
@@ -93,6 +104,34 @@ class Backbone(nn.Module):
                 for m, s in zip(maps, self._timm_strides, strict=True)
             ]
         return [_fuse(maps)] if self.fuse else maps
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return RGB uint8 (B, 3, H, W) as the network takes it: float, normalised, channels in its own order."""
+        x = image.flip(1) if self.bgr else image
+        x = x.contiguous()  # loaders give channels last
+        return (x.to(self.mean.dtype) - self.mean) / self.std
+
+
+def _stat(
+    key: str, given: Sequence[float] | None, source: Mapping[str, Any], fallback: Sequence[float]
+) -> Tensor:
+    if given is None:
+        return torch.tensor(source.get(key, fallback), dtype=torch.float32).view(1, 3, 1, 1) * 255
+    if len(given) != 3 or (key == "std" and min(given) <= 0):
+        raise ConfigError(
+            f"expected backbone.{key} as three numbers of 0 to 255, of std above 0, got {given}"
+        )
+    return torch.tensor(given, dtype=torch.float32).view(1, 3, 1, 1)
+
+
+def _round_up(model: nn.Module, name: str) -> None:
+    pool = getattr(model, "maxpool", None)
+    if not isinstance(pool, nn.MaxPool2d):
+        raise ConfigError(
+            f"expected a ResNet with max pooling in its stem for backbone.ceil_pool, got backbone.name='{name}'; "
+            "set backbone.ceil_pool=false"
+        )
+    pool.ceil_mode = True
 
 
 def _fuse(maps: list[Tensor]) -> Tensor:

@@ -3,25 +3,24 @@
 The only file of the project that calls `torch.save` or `torch.load`.
 """
 
-import logging
+import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from safetensors import safe_open
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
+from isaseg import published
 from isaseg.errors import CheckpointError
 from isaseg.files import replace_file
-
-log = logging.getLogger(__name__)
-
-# Of two at the same step, best.ckpt is the later: it is written after the validation and knows the best score.
-_NAMES = ("best.ckpt", "last.ckpt")
+from isaseg.segmenter import Segmenter, build_described
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -73,6 +72,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it claims more bytes than it has, and torch never compresses")
                 damaged = archive.testzip()
             if damaged is not None:
                 raise ValueError(f"checksum of {damaged} is wrong")
@@ -87,53 +88,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a dict in '{path}', got {type(checkpoint).__name__}; use another file"
         )
     return checkpoint
-
-
-def find_resume(run_dir: Path, resume: str) -> Path | None:
-    """Return the checkpoint to continue from, or None to start afresh; which of both is logged.
-
-    Temporary files that a killed run left in `run_dir` are removed.
-
-    Args:
-        run_dir: Run folder.
-        resume: "auto" (the newest in the run folder that loads, if there is any), "must" (the same, but there has
-            to be one), "never", or the path of a checkpoint.
-
-    Raises:
-        CheckpointError: If there are checkpoints and none loads, there is none and there must be, or the path
-            does not load. A run never starts from scratch unsaid.
-    """
-    folder = run_dir / "checkpoints"
-    for stale in folder.glob(".*.tmp"):
-        stale.unlink(missing_ok=True)
-    if resume == "never":
-        return None
-    if resume not in ("auto", "must"):
-        path = Path(resume)
-        log.info("continues from %s at step %d", path, _step(path))
-        return path
-    steps: dict[Path, int] = {}
-    rejected = []
-    for path in (folder / name for name in _NAMES if (folder / name).exists()):
-        try:
-            steps[path] = _step(path)
-        except CheckpointError as error:
-            log.warning("passed over: %s", error)
-            rejected.append(str(error))
-    if steps:
-        newest = max(steps, key=steps.__getitem__)  # the first of equals
-        log.info("continues from %s at step %d", newest, steps[newest])
-        return newest
-    if rejected:
-        raise CheckpointError(
-            f"expected a checkpoint that loads in '{folder}', got {len(rejected)} that do not ({'; '.join(rejected)}). "
-            "Restore one, or start over with resume=never"
-        )
-    if resume == "must":
-        raise CheckpointError(
-            f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start afresh"
-        )
-    return None
 
 
 def load_weights(module: nn.Module, path: Path, prefix: str = "") -> dict[str, Any]:
@@ -158,18 +112,8 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "") -> dict[str, A
         for k, v in weights.items()
         if k.startswith(prefix) and isinstance(v, Tensor)
     }
-    ours = module.state_dict()
-    faults = {
-        "missing": [k for k in ours if k not in theirs],
-        "unexpected": [k for k in theirs if k not in ours],
-        "mismatched (file -> model)": [
-            f"{k} {tuple(theirs[k].shape)} -> {tuple(v.shape)}"
-            for k, v in ours.items()
-            if k in theirs and theirs[k].shape != v.shape
-        ],
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+    listed = _differences(module.state_dict(), theirs, str)
+    if listed:
         raise CheckpointError(
             f"expected the weights of this model in '{path}', got others. {listed}. "
             "Build the model with the configuration that the file was made with"
@@ -178,11 +122,171 @@ def load_weights(module: nn.Module, path: Path, prefix: str = "") -> dict[str, A
     return checkpoint
 
 
-def _step(path: Path) -> int:
-    step = load_checkpoint(path).get("global_step")
-    if not isinstance(step, int):
-        raise CheckpointError(f"expected a training checkpoint, got '{path}', which holds no global_step")
-    return step
+class Model(NamedTuple):
+    """A network and what is known of it.
+
+    Attributes:
+        segmenter: The network, in evaluation mode, float32, on the CPU.
+        kind: Whose file it was: "isaseg", "mmseg" or "openseg".
+        description: Plain data, from which `build_described` builds the network again.
+    """
+
+    segmenter: Segmenter
+    kind: str
+    description: dict[str, Any]
+
+
+def load_model(
+    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+) -> Model:
+    """Load a network from one of our checkpoints, or of mmsegmentation's or openseg's ISANets, told by their keys.
+
+    All that defines the network is read from the file, down to how the image is normalised; nothing in it is executed,
+    and every tensor is used or the file is refused.
+
+    Args:
+        path: A checkpoint of a training run, a safetensors file of `save_safetensors`, or a .pth file of the others.
+        group_size: (P_h, P_w) instead of what the file says. A published file that lost its configuration says nothing;
+            then it is (8, 8), the only published value.
+        align_corners: How logits are resized, instead of what the file says. openseg: True. mmsegmentation: True for its
+            models of 769x769, else False; False where a file lacks its configuration.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another network; lists all tensors that are missing,
+            unexpected or of another shape.
+    """
+    path = Path(path)
+    content = _load_safetensors(path) if _is_safetensors(path) else load_checkpoint(path)
+    try:
+        kind, description, weights, key = _recognise(content)
+        description = _overridden(description, group_size, align_corners)
+        with torch.device("meta"):  # takes no memory, however large the file says that the network is
+            wanted = build_described(description).state_dict()
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load '{path}': {error}") from error
+    listed = _differences(wanted, weights, key)
+    if listed:
+        raise CheckpointError(
+            f"expected the weights of {description['backbone']['name']} with {description['attention']['name']} in "
+            f"'{path}', got others. {listed}. Use the whole and unchanged file"
+        )
+    segmenter = build_described(description)
+    segmenter.load_state_dict({name: weights[key(name)] for name in wanted})
+    return Model(segmenter.eval(), kind, description)
+
+
+def load_segmenter(
+    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+) -> Segmenter:
+    """Return the network of `load_model` alone: uint8 RGB (B, 3, H, W) in, logits (B, K, H, W) out."""
+    return load_model(path, group_size=group_size, align_corners=align_corners).segmenter
+
+
+def save_safetensors(model: Model, path: Path) -> None:
+    """Write weights and description to a safetensors file, which `load_model` reads and which can hold no code.
+
+    Raises:
+        CheckpointError: If it cannot be written; a file that was there before is untouched.
+    """
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
+    content = as_safetensors(weights, {"isaseg": json.dumps(model.description)})
+    try:
+        with replace_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise CheckpointError(
+            f"expected to write {path}, got {_reason(error)}; {_free(path.parent)} are free there, make room"
+        ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:  # eight bytes of length, then JSON
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    """Return the file's tensors as `state_dict`, and its description, if it has one, as `isaseg`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            text = (file.metadata() or {}).get("isaseg")
+        return (
+            {"state_dict": weights} if text is None else {"state_dict": weights, "isaseg": json.loads(text)}
+        )
+    except Exception as error:
+        raise CheckpointError(
+            f"expected a whole safetensors file, got '{path}': {_reason(error)}; use another file"
+        ) from error
+
+
+def _recognise(content: dict[str, Any]) -> published.Published:
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError("expected a state_dict of named tensors in it, got none")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise CheckpointError(
+                f"expected nothing but tensors in its state_dict, got {name[:100]} of type {type(value).__name__}"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"expected whole tensors, got {name[:100]}, which repeats a smaller one")
+    ours = any(name.startswith(("segmenter.", "backbone.model.")) for name in weights)
+    if "isaseg" not in content and ours:
+        raise CheckpointError(
+            "expected a description of the network beside its weights, got none: an older version of isaseg wrote it. "
+            "Continue its run for a step (`resume`), which writes one, or build the network and use load_weights"
+        )
+    if "isaseg" not in content:
+        return published.recognise(content, weights)
+    prefix = "segmenter." if any(name.startswith("segmenter.") for name in weights) else ""
+    weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
+    return published.Published("isaseg", content["isaseg"], weights, lambda name: prefix + name)
+
+
+def _overridden(
+    description: Any, group_size: Sequence[int] | None, align_corners: bool | None
+) -> dict[str, Any]:
+    """Return the description with the caller's values; whether they fit is checked with the rest of it."""
+    if not isinstance(description, dict):
+        raise CheckpointError(
+            f"expected a description of the network in it, got a {type(description).__name__}"
+        )
+    values: dict[str, dict[str, Any]] = {
+        "attention": {} if group_size is None else {"group_size": list(group_size)},
+        "head": {} if align_corners is None else {"align_corners": align_corners},
+    }
+    changed = {
+        part: {**description[part], **new} for part, new in values.items() if new and part in description
+    }
+    return {**description, **changed}
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:
+    """Return all that is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
+
+    Args:
+        wanted: The tensors of the network.
+        found: The tensors of the file, under its names.
+        key: Gives the file's name for one of the network's.
+    """
+    names = {key(name): tensor for name, tensor in wanted.items()}
+    faults = {
+        "missing": [name for name in names if name not in found],
+        "unexpected": [name for name in found if name not in names],
+        "mismatched (file -> model)": [
+            f"{name} {tuple(found[name].shape)} -> {tuple(tensor.shape)}"
+            for name, tensor in names.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+        "mismatched type (file -> model)": [
+            f"{name} {found[name].dtype} -> {tensor.dtype}"
+            for name, tensor in names.items()
+            if name in found and found[name].is_floating_point() != tensor.is_floating_point()
+        ],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
 
 
 def _reason(error: BaseException) -> str:

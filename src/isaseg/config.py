@@ -50,6 +50,7 @@ _NOT_IDENTITY = (
     "data.cache",
     "data.strict_size",
     "recipe",  # what is used of it stands in optim
+    "test",  # of evaluate.py alone
     "trainer.accelerator",
     "trainer.devices",
     "trainer.log_every_n_steps",
@@ -84,6 +85,17 @@ def check_nodes(cfg: DictConfig) -> dict[str, Any]:
         if "_target_" in node:
             _check_node(path, node)
     return {str(key): value for key, value in plain.items()}
+
+
+def require(cfg: DictConfig, key: str) -> Any:
+    """Return the value of `key`.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if OmegaConf.is_missing(cfg, key) or cfg[key] is None:
+        raise ConfigError(f"expected a value for {key}, got none; give it as {key}=VALUE")
+    return cfg[key]
 
 
 def check(cfg: DictConfig) -> None:
@@ -170,12 +182,12 @@ def run_dir(cfg: DictConfig) -> Path:
     """Return the run's folder, the same for the same configuration and seed."""
     if cfg.run_dir is not None:
         return Path(cfg.run_dir)
-    return Path(cfg.output_dir) / _safe(cfg.name) / run_name(cfg)
+    return Path(cfg.output_dir) / safe_name(cfg.name) / run_name(cfg)
 
 
 def data_dir(cfg: DictConfig) -> Path:
     """Return the folder of the report on a data set."""
-    return Path(cfg.output_dir) / "data" / _safe(cfg.data.name)
+    return Path(cfg.output_dir) / "data" / safe_name(cfg.data.name)
 
 
 def run_name(cfg: DictConfig) -> str:
@@ -190,8 +202,12 @@ def run_name(cfg: DictConfig) -> str:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
-    return _safe(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest}")
+    return safe_name(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest(plain)}")
+
+
+def digest(plain: Any) -> str:
+    """Return eight letters that differ for different plain data."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def same_run(cfg: DictConfig, folder: Path) -> bool:
@@ -313,5 +329,6 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
             )
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """Return a name as that of a file or folder: letters, digits and . = , _ - alone, no dot first."""
     return re.sub(r"[^\w.=,-]+", "-", name).lstrip(".")

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+_PART = 2**18  # pixels counted at once
+
 
 class ConfusionMatrix(Metric):
     """Counts of (target, prediction) pairs over a split, summed over processes.
@@ -33,34 +35,65 @@ class ConfusionMatrix(Metric):
         Raises:
             ValueError: If a target is neither a class nor `ignore_index`.
         """
-        valid = target != self.ignore_index
-        target, prediction = target[valid].long(), prediction[valid].long()
-        if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < self.num_classes:
-            raise ValueError(
-                f"expected labels 0 to {self.num_classes - 1} or {self.ignore_index=}, "
-                f"got {int(target.min())} to {int(target.max())}"
-            )
-        pairs = torch.bincount(target * self.num_classes + prediction, minlength=self.num_classes**2)
-        self.matrix += pairs.view(self.num_classes, self.num_classes)
+        self.matrix += count(prediction, target, self.num_classes, self.ignore_index)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return mIoU, mAcc, aAcc (scalars), iou and acc (K,), float64; NaN where a class is absent; matrix (K, K).
+        """Return the `scores` of all that was counted."""
+        return scores(self.matrix)
 
-        A class that occurs neither in the targets nor in the predictions has no IoU and is left out of the
-        mean; so it is in mmsegmentation's IoUMetric.
-        """
-        matrix = self.matrix.cpu().double()  # not every device has float64
-        correct, in_target = matrix.diag(), matrix.sum(1)
-        iou = correct / (in_target + matrix.sum(0) - correct)  # 0 / 0 is NaN: absent
-        acc = correct / in_target
-        return {
-            "mIoU": iou.nanmean(),
-            "mAcc": acc.nanmean(),
-            "aAcc": correct.sum() / in_target.sum(),
-            "iou": iou,
-            "acc": acc,
-            "matrix": matrix,
-        }
+
+def count(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Return how often each (target, prediction) pair occurs, int64 (K, K), rows are targets.
+
+    Args:
+        prediction: Classes, integers of any shape.
+        target: Classes or `ignore_index`, integers of the same shape.
+        num_classes: K.
+        ignore_index: Target that is left out.
+
+    Raises:
+        ValueError: If a target is neither a class nor `ignore_index`.
+    """
+    ignored, wrong = num_classes, num_classes + 1  # rows of their own
+    total = torch.zeros((num_classes + 2) * num_classes, dtype=torch.int64, device=target.device)
+    # in parts, so that no integer map of the whole picture is made
+    parts = (torch.split(x.flatten(), _PART) for x in (prediction, target))
+    for p, t in zip(*parts, strict=True):
+        row = t.int()
+        row = row.masked_fill((row < 0) | (row >= num_classes), wrong)
+        row.masked_fill_(t == ignore_index, ignored)
+        total += torch.bincount(row.mul_(num_classes).add_(p), minlength=len(total))
+    counts = total.view(num_classes + 2, num_classes)
+    if counts[wrong].any():
+        valid = target[target != ignore_index]
+        raise ValueError(
+            f"expected labels 0 to {num_classes - 1} or {ignore_index=}, "
+            f"got {int(valid.min())} to {int(valid.max())}"
+        )
+    return counts[:num_classes]
+
+
+def scores(matrix: Tensor) -> dict[str, Tensor]:
+    """Return mIoU, mAcc, aAcc (scalars), iou and acc (K,), float64; NaN where a class is absent; matrix (K, K).
+
+    A class that occurs neither in the targets nor in the predictions has no IoU and is left out of the
+    mean; so it is in mmsegmentation's IoUMetric.
+
+    Args:
+        matrix: What `count` returns, summed over pictures.
+    """
+    matrix = matrix.cpu().double()  # not every device has float64
+    correct, in_target = matrix.diag(), matrix.sum(1)
+    iou = correct / (in_target + matrix.sum(0) - correct)  # 0 / 0 is NaN: absent
+    acc = correct / in_target
+    return {
+        "mIoU": iou.nanmean(),
+        "mAcc": acc.nanmean(),
+        "aAcc": correct.sum() / in_target.sum(),
+        "iou": iou,
+        "acc": acc,
+        "matrix": matrix,
+    }
 
 
 def group_accuracy(matrix: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:

@@ -33,6 +33,8 @@ class SegmentationModule(lightning.LightningModule):
         aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
         class_weights: Of the auxiliary cross-entropy; openseg weighs both losses alike.
         groups: Groups of classes of which the group accuracy is reported.
+        description: Plain data from which `build_described` builds the network again; stored in each checkpoint as
+            `isaseg`, so that the file alone suffices.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class SegmentationModule(lightning.LightningModule):
         aux_weight: float = 0.4,
         class_weights: Sequence[float] | None = None,
         groups: Sequence[Sequence[int]] | None = None,
+        description: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
@@ -53,6 +56,7 @@ class SegmentationModule(lightning.LightningModule):
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
         self.groups = groups
+        self.description = description
         self.confusion = ConfusionMatrix(num_classes, ignore_index)
         self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
 
@@ -124,6 +128,11 @@ class SegmentationModule(lightning.LightningModule):
                 self.log(f"{split}/group_acc_far", far.float())
         self.confusion.reset()
         self.confusion_far.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the description of the network."""
+        if self.description is not None:
+            checkpoint["isaseg"] = self.description
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return optimizer and schedule, stepped every optimizer step."""

@@ -77,16 +77,20 @@ def predict(segmenter: nn.Module, sample: Sample) -> Tensor:
 
 def save_pictures(segmenter: nn.Module, datamodule: Data, folder: Path, count: int = 6) -> None:
     """Write `count` validation images, each beside truth and prediction, as PNGs named by their ids."""
-    for number, sample in enumerate(samples(datamodule, count)):
-        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(sample.id).stem)
+    for place, sample in enumerate(samples(datamodule, count)):
         save_picture(
-            folder / f"{number:02d}_{stem}.png",
+            folder / f"{place:02d}_{stem(sample.id)}.png",
             *sample[:2],
             predict(segmenter, sample),
             datamodule.palette,
             datamodule.ignore_index,
             datamodule.classes,
         )
+
+
+def stem(sample_id: str) -> str:
+    """Return the name of a sample as that of a file."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(sample_id).stem)
 
 
 def save_picture(
@@ -172,14 +176,15 @@ def _patch(label: str, colour: Sequence[int]) -> Patch:
 # ---------------------------------------------------------------- scores
 
 
-def class_table(classes: Sequence[str], scores: Mapping[str, Tensor]) -> Table:
+def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str = "validation") -> Table:
     """Return IoU and accuracy per class in per cent, with the means below.
 
     Args:
         classes: Names, K.
         scores: What `ConfusionMatrix.compute` returns.
+        title: Above it.
     """
-    table = Table(title="validation", show_footer=True)
+    table = Table(title=title, show_footer=True)
     table.add_column("class", footer="mIoU / mAcc")
     table.add_column("IoU %", footer=_percent(scores["mIoU"]), justify="right")
     table.add_column("acc %", footer=_percent(scores["mAcc"]), justify="right")
@@ -192,7 +197,7 @@ def class_table(classes: Sequence[str], scores: Mapping[str, Tensor]) -> Table:
 def log_class_table(loggers: Sequence[Logger], classes: Sequence[str], scores: Mapping[str, Tensor]) -> None:
     """Send the table to the W&B loggers among `loggers`."""
     rows = [
-        [name, *map(_number, pair)] for name, *pair in zip(classes, scores["iou"], scores["acc"], strict=True)
+        [name, *map(number, pair)] for name, *pair in zip(classes, scores["iou"], scores["acc"], strict=True)
     ]
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
@@ -203,10 +208,43 @@ def write_metrics(
     path: Path, metrics: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Tensor]
 ) -> None:
     """Write numbers and the IoU of every class as JSON, whole or not at all; what is not a number becomes null."""
-    iou = {name: _number(x) for name, x in zip(classes, scores["iou"], strict=True)}
-    content = {**{k: _number(v) for k, v in metrics.items()}, "val/IoU": iou}
+    iou = {name: number(x) for name, x in zip(classes, scores["iou"], strict=True)}
+    content = {**{k: number(v) for k, v in metrics.items()}, "val/IoU": iou}
     with replace_file(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
+    """Draw which share of each class's pixels is predicted as which class; with the numbers where they fit.
+
+    Args:
+        path: PNG file.
+        matrix: Counts (K, K), rows are targets.
+        classes: Names.
+    """
+    share = (100 * matrix.double() / matrix.sum(1, keepdim=True)).numpy()
+    side = min(max(5.0, 0.42 * len(classes) + 2.5), 24.0)
+    size = 9 if len(classes) <= 30 else max(2.5, 330 / len(classes))
+    figure = Figure(figsize=(side, side), dpi=110, facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(classes)), classes, fontsize=size)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("labelled")
+    axis.set_title("pixels of each class, % of its row", fontsize=10)
+    for row, column in np.argwhere(share >= 0.5) if len(classes) <= 30 else ():
+        value = share[row, column]
+        axis.text(
+            column,
+            row,
+            f"{value:.0f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if value > 60 else "0.2",
+        )
+    _save_figure(figure, path)
 
 
 def plot_curves(metrics_csv: Path, path: Path) -> None:
@@ -252,8 +290,9 @@ def _percent(value: Tensor) -> str:
     return "absent" if math.isnan(number) else f"{100 * number:.2f}"
 
 
-def _number(value: Any) -> int | float | None:
+def number(value: Any) -> int | float | None:
+    """Return what JSON can hold: None for what is not finite."""
     if isinstance(value, int):
         return value
-    number = float(value)
-    return number if math.isfinite(number) else None
+    found = float(value)
+    return found if math.isfinite(found) else None

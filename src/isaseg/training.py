@@ -17,11 +17,12 @@ from rich.console import Console
 from isaseg import callbacks, config, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
-from isaseg.checkpoint import DurableCheckpointIO, find_resume, load_weights
+from isaseg.checkpoint import DurableCheckpointIO, load_weights
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 from isaseg.module import SegmentationModule
+from isaseg.resume import find_resume
 from isaseg.segmenter import build_segmenter
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     )
     try:
         with warnings.catch_warnings():
-            _quiet()
+            quiet()
             trainer = _build_trainer(cfg, folder, run_loggers)
             _begin(cfg, folder)
             trainer.fit(module, datamodule, ckpt_path=resume)
@@ -101,10 +102,32 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         cfg.aux_weight,
         _plain(cfg.loss)["class_weights"],
         datamodule.groups,
+        _description(cfg, datamodule),
     )
     # with it the model summary counts FLOPs
     module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
     return module
+
+
+def _description(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
+    """Return what `build_described` takes; None for a network with a part that it would not build."""
+    backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
+    library, _, name = str(attention["_target_"]).rpartition(".")
+    if backbone["_target_"] != "isaseg.backbone.Backbone" or library != "isaseg.attention":
+        return None
+    for key in ("pretrained", "weights", "weights_sha256"):  # the checkpoint itself has the weights
+        backbone.pop(key, None)
+    return {
+        "backbone": {k: v for k, v in backbone.items() if not k.startswith("_")},
+        "attention": {"name": name, **{k: v for k, v in attention.items() if not k.startswith("_")}},
+        "num_classes": cfg.data.num_classes,
+        "negative_slope": head.pop("negative_slope", 0.0),
+        "head": head,
+        "data": cfg.data.name,
+        "protocol": cfg.recipe.protocol,
+        "classes": list(datamodule.classes),
+        "palette": datamodule.palette,
+    }
 
 
 def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
@@ -242,7 +265,8 @@ def keep_freed_memory() -> None:
             mallopt(parameter, value)
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Silence what Lightning says and nobody can mend."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and advertisements
     # lightning/_pytree.py uses a check that torch deprecates; nothing a user can do
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)

@@ -1,12 +1,9 @@
 """Samples a second of the training pipeline: with and without the cache, beside mmsegmentation's."""
 
 import json
-import os
 import statistics
-import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from isaseg import config
+from isaseg.benchmark.served import Served
 from isaseg.data.build_cache import build_cache
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
@@ -37,47 +35,6 @@ class Row:
     def milliseconds(self, workers: int) -> float:
         """Return the median of the rounds."""
         return 1e3 * statistics.median(self.seconds[workers])
-
-
-class Served:
-    """A process that times samples when it is asked, and is idle otherwise."""
-
-    def __init__(self, command: Sequence[str], task: Mapping[str, Any]) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        # a pipe that nobody empties would block it; closed by `end`
-        self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.words, text=True, env=env
-        )
-        self.facts = self.ask(task)
-
-    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer.
-
-        Raises:
-            ConfigError: If the process ended; with its last words.
-        """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(question) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
-        answer = self.process.stdout.readline()
-        if not answer:
-            self.process.wait()
-            self.words.seek(0)
-            words = self.words.read().strip().splitlines() or ["nothing"]
-            raise ConfigError(f"a measured process ended: {words[-1]}")
-        reply: dict[str, Any] = json.loads(answer)
-        return reply
-
-    def end(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.words.close()
 
 
 def measure(

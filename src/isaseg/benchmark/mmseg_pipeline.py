@@ -1,35 +1,19 @@
-"""mmsegmentation's training pipeline, timed. Run as a script by the Python that has mmseg, not by ours.
-
-mmsegmentation 1.2.2 does not import with a current torch unless `mmcv.ops`, compiled operators that a pipeline never
-calls, is replaced by an empty stand-in.
-"""
+"""mmsegmentation's training pipeline, timed. Run as a script by the Python that has mmseg, not by ours."""
 
 import json
-import os
 import sys
-import types
-import warnings
+from functools import partial
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1")
-warnings.filterwarnings("ignore")
+import mmseg_import  # type: ignore[import-not-found]  # noqa: F401
 
-
-class _Operators(types.ModuleType):
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-sys.modules["mmcv.ops"] = _Operators("mmcv.ops")
-
-import cv2  # noqa: E402
-import mmseg  # type: ignore[import-not-found]  # noqa: E402
-import torch  # noqa: E402
-from mmseg.registry import TRANSFORMS  # type: ignore[import-not-found]  # noqa: E402
-from mmseg.utils import register_all_modules  # type: ignore[import-not-found]  # noqa: E402
-from serve import Repeated, serve  # type: ignore[import-not-found]  # noqa: E402
+# isort: split
+import cv2
+import mmseg  # type: ignore[import-not-found]
+import torch
+from mmseg.registry import TRANSFORMS  # type: ignore[import-not-found]
+from mmseg.utils import register_all_modules  # type: ignore[import-not-found]
+from serve import Repeated, serve, timed_samples  # type: ignore[import-not-found]
 
 
 class Pipeline(Repeated):  # type: ignore[misc]
@@ -77,7 +61,11 @@ def main() -> None:
     register_all_modules()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    serve(Pipeline(json.loads(sys.stdin.readline())), {"version": mmseg.__version__}, answers)
+    serve(
+        partial(timed_samples, Pipeline(json.loads(sys.stdin.readline()))),
+        {"version": mmseg.__version__},
+        answers,
+    )
 
 
 if __name__ == "__main__":

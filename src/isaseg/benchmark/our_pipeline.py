@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import cv2
@@ -9,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from isaseg import config
-from isaseg.benchmark.serve import Repeated, serve
+from isaseg.benchmark.serve import Repeated, serve, timed_samples
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.loader import collate
 from isaseg.data.module import SegmentationDataModule
@@ -39,7 +40,7 @@ def main() -> None:
         task = json.loads(sys.stdin.readline())
         cfg = compose("train", overrides=task["overrides"])
     samples = Samples(config.build(cfg.data, "data"), task["split"])
-    serve(samples, {"samples": len(samples.dataset)}, answers)
+    serve(partial(timed_samples, samples), {"samples": len(samples.dataset)}, answers)
 
 
 if __name__ == "__main__":

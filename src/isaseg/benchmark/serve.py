@@ -1,8 +1,9 @@
-"""Time a data set's samples as a process that answers questions, so that two code bases can take turns.
+"""A process that answers questions with measurements, so that two code bases can take turns.
 
 Imports torch alone: the Python of another code base runs it too.
 """
 
+import ctypes
 import json
 import sys
 import time
@@ -28,18 +29,56 @@ class Repeated(torch.utils.data.Dataset[Any]):
         return self.samples
 
 
-def serve(dataset: Repeated, facts: dict[str, Any], answers: TextIO) -> None:
-    """Tell `facts`, then answer each line {"samples": n, "workers": w} with the seconds that a sample took.
+def serve(answer: Callable[[Any], dict[str, Any]], facts: dict[str, Any], answers: TextIO) -> None:
+    """Tell `facts`, then the answer to each line, as JSON."""
+    print(json.dumps(facts), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
+
+
+def timed_samples(dataset: Repeated, wanted: dict[str, int]) -> dict[str, list[float]]:
+    """Answer {"samples": n, "workers": w} with the seconds that a sample took.
 
     Without workers: of every sample. With workers: of all but the first batch of 4, divided by their number.
     """
-    print(json.dumps(facts), file=answers, flush=True)
-    for line in sys.stdin:
-        wanted = json.loads(line)
-        dataset.samples = wanted["samples"]
-        seconds = _alone(dataset) if wanted["workers"] == 0 else _with_workers(dataset, wanted["workers"])
-        dataset.start += dataset.samples
-        print(json.dumps({"seconds": seconds}), file=answers, flush=True)
+    dataset.samples = wanted["samples"]
+    seconds = _alone(dataset) if wanted["workers"] == 0 else _with_workers(dataset, wanted["workers"])
+    dataset.start += dataset.samples
+    return {"seconds": seconds}
+
+
+def timed_work(make: Callable[[str, str], Callable[[], Any]]) -> Callable[[dict[str, str]], dict[str, Any]]:
+    """Return an answer to {"work": w, "kind": k}: at first its result and peak memory, from then on its seconds."""
+    works: dict[tuple[str, str], Callable[[], Any]] = {}
+
+    def answer(question: dict[str, str]) -> dict[str, Any]:
+        key = (question["work"], question["kind"])
+        if key not in works:
+            works[key] = make(*key)
+            return {"areas": works[key](), "bytes": peak_memory(works[key])}
+        start = time.perf_counter()
+        works[key]()
+        return {"seconds": time.perf_counter() - start}
+
+    return answer
+
+
+def peak_memory(work: Callable[[], Any]) -> int | None:
+    """Return by how many bytes the memory of this process rises above what it holds while `work` runs; Linux alone."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # the peak begins anew
+    except (OSError, AttributeError):
+        return None
+    before = _kibibytes("VmRSS")
+    work()
+    return 1024 * (_kibibytes("VmHWM") - before)
+
+
+def _kibibytes(key: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(key + ":"))
 
 
 def _alone(dataset: Repeated) -> list[float]:

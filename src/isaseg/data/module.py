@@ -105,8 +105,12 @@ class SegmentationDataModule(lightning.LightningDataModule):
     @property
     def has_test(self) -> bool:
         """Whether there is a labelled test split."""
-        test = self.find("test")
-        return test is not None and (not isinstance(test, FileSource) or test.labelled)
+        return self.is_labelled("test")
+
+    def is_labelled(self, split: str) -> bool:
+        """Tell whether a split is there and its labels are public."""
+        source = self.find(split)
+        return source is not None and (not isinstance(source, FileSource) or source.labelled)
 
     def source(self, split: str) -> Source:
         """Return a split.
@@ -124,18 +128,26 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def dataset(self, split: str) -> SegmentationDataset:
         """Return a split as tensors, train with the training transform."""
+        if split != "train":
+            return self.eval_dataset(split)
         if split not in self._datasets:
-            training = split == "train"
             self._datasets[split] = SegmentationDataset(
                 self.source(split),
-                self.transform if training else None,
+                self.transform,
                 self.seed,
-                None if training else self.val_length,
-                self.val_resize,
-                self.transform.interpolation,
-                self.max_bad_samples,
+                interpolation=self.transform.interpolation,
+                max_bad=self.max_bad_samples,
             )
         return self._datasets[split]
+
+    def eval_dataset(self, split: str) -> SegmentationDataset:
+        """Return a split as tensors, whole pictures, train too."""
+        return SegmentationDataset(
+            self.source(split),
+            length=self.val_length,
+            resize=self.val_resize,
+            interpolation=self.transform.interpolation,
+        )
 
     def check(self) -> None:
         """Check the files of all splits, see `check.check_files`.
@@ -177,19 +189,19 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """Return the validation split in order; each item is a list of batches of one size."""
-        return self._eval_loader("val")
+        return self.eval_loader("val", *self._place())
 
     def test_dataloader(self) -> EvalLoader:
         """Return the test split in order, like validation."""
-        return self._eval_loader("test")
+        return self.eval_loader("test", *self._place())
 
     def predict_dataloader(self) -> EvalLoader:
         """Return the test split in order, like validation; without mask where the labels are not public."""
-        return self._eval_loader("test")
+        return self.eval_loader("test", *self._place())
 
-    def _eval_loader(self, split: str) -> EvalLoader:
-        rank, world = self._place()
-        dataset = self.dataset(split)
+    def eval_loader(self, split: str, rank: int = 0, world: int = 1) -> EvalLoader:
+        """Return a process' share of a split in order, whole pictures; each item is a list of batches of one size."""
+        dataset = self.eval_dataset(split)
         # strided and not padded: a sampler that pads counts samples twice
         mine = range(rank, len(dataset), world)
         return EvalLoader(

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from isaseg.progress import counted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,20 +44,9 @@ def in_threads(
 def _tracked(
     results: Iterator[Result], total: int, text: str, count_bytes: Callable[[Result], int] | None
 ) -> Generator[Result]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # where it would leave an empty line
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(text, total=total, pace="")
+    with counted(text, total) as advance:
         size = 0
         for result in results:
             size += 0 if count_bytes is None else count_bytes(result)
-            speed = bar.tasks[0].speed
-            pace = "" if speed is None else f"{speed:.3g}/s"
-            bar.update(task, advance=1, pace=pace + ("" if count_bytes is None else f", {size / 1e6:.0f} MB"))
+            advance(1, "" if count_bytes is None else f"{size / 1e6:.0f} MB")
             yield result

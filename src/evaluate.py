@@ -1,0 +1,79 @@
+"""Score a trained network: `python src/evaluate.py checkpoint=FILE data=cityscapes data.root=/path/to/it`."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isaseg import command, config
+from isaseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from isaseg.checkpoint import Model
+
+SCRIPT = "src/evaluate.py"
+_HELP = """\
+usage: python src/evaluate.py checkpoint=FILE [data=NAME] [data.root=/path/to/it] [KEY=VALUE ...]
+
+Score a network on a labelled split: IoU and accuracy of each class, mIoU, mAcc and aAcc. Writes metrics.json,
+confusion.png and the worst images into a folder below <output_dir>/evaluate.
+
+  checkpoint=FILE       of src/train.py or src/export.py, of mmsegmentation or of openseg
+  data=cityscapes       the data set; what the checkpoint was trained on unless given
+  protocol=mmseg        how it is tested: mmseg, mmseg_769, openseg or none; that of the checkpoint unless given
+  split=val             or test, train
+  test.tta=true         several scales and their mirror images, as the published "ms+flip"
+  test.mode=slide       in windows: test.crop_size=[769,769] test.stride=[513,513]
+  trainer.devices=2     with trainer=ddp on several GPUs; the figures are the same
+  trainer.precision=bf16-mixed
+  data.val_length=100   only so many images
+  worst=6               so many of the worst images are drawn
+  output=DIR            instead of a folder below <output_dir>/evaluate
+
+examples:
+  python src/evaluate.py checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt
+  python src/evaluate.py checkpoint=isanet_r101-d8_512x1024_80k_cityscapes.pth data=cityscapes data.root=/data/cityscapes
+keys: conf/evaluate.yaml, conf/data
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Evaluate; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    return command.run(partial(_work, arguments), "evaluate", SCRIPT, "nothing is written")
+
+
+def _work(arguments: Sequence[str]) -> int:
+    cfg = command.composed("evaluate", arguments, SCRIPT)
+    path = Path(str(config.require(cfg, "checkpoint")))
+    from isaseg.checkpoint import load_model  # imports torch: seconds that a typo need not wait for
+    from isaseg.evaluation import evaluate
+
+    model = load_model(path)
+    words = [*arguments, *_following(arguments, model)]
+    evaluate(command.composed("evaluate", words, SCRIPT), model)
+    return 0
+
+
+def _following(arguments: Sequence[str], model: "Model") -> list[str]:
+    """Return the overrides that follow from a checkpoint where they are not given."""
+    given = dict(word.partition("=")[::2] for word in arguments)
+    description = model.description
+    data = given.get("data", description["data"])
+    if data is None:
+        raise ConfigError(
+            f"expected data=NAME, since '{given['checkpoint']}' does not tell which data set it was trained on"
+        )
+    protocol = given.get("protocol", description["protocol"])
+    if "protocol" not in given and model.kind == "mmseg" and description["head"]["align_corners"]:
+        protocol = "mmseg_769"  # the only ISANets of mmsegmentation that align corners
+    if "protocol" not in given and not (config.conf_dir() / "recipe" / f"{data}_{protocol}.yaml").is_file():
+        protocol = "none"
+    return [f"data={data}", f"protocol={protocol}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,92 @@
+"""Write a trained network in other formats: `python src/export.py checkpoint=FILE output=DIR`."""
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from isaseg import config
+from isaseg.errors import ConfigError, IsasegError
+
+_HELP = """\
+usage: python src/export.py checkpoint=FILE output=DIR [KEY=VALUE ...]
+
+Write a network in other formats, each compared with PyTorch before it is written. In the folder `output`, under the
+name of the checkpoint:
+  NAME.safetensors    weights and description, without anything that could run; checkpoint= of every command takes it
+  NAME.onnx           a graph for any number of images of any size; needs `pip install 'isaseg[onnx]'`
+  NAME.pt2            a torch.export program for one image of one size
+
+  checkpoint=FILE     of src/train.py, of mmsegmentation or of openseg
+  formats=[onnx]      only these of safetensors, onnx, program
+  size=[512,1024]     height and width of the image that the program takes
+  group_size=[8,8]    and
+  align_corners=true  for a published file that has lost its configuration
+
+examples:
+  python src/export.py checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
+  python src/export.py checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[program] size=[769,769]
+keys: conf/export.yaml
+
+Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and gives `logits`, float32
+(batch, classes, height, width), of which the largest names the class:
+
+  image = numpy.asarray(PIL.Image.open("a.jpg").convert("RGB")).transpose(2, 0, 1)[None]
+
+  session = onnxruntime.InferenceSession("exported/best.onnx")
+  labels = session.run(["logits"], {"image": image})[0].argmax(1)
+
+  program = torch.export.load("exported/best.pt2").module()
+  labels = program(torch.from_numpy(image.copy())).argmax(1)
+
+  segmenter = isaseg.checkpoint.load_segmenter("exported/best.safetensors")
+  labels = segmenter(torch.from_numpy(image.copy())).argmax(1)
+
+The class names, the palette and the description of the network are in each: ONNX metadata (`classes`, `palette`,
+`isaseg`), the program's extra file `isaseg.json`, safetensors' metadata `isaseg`.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Export; return the exit code: 0 done, 2 bad input or a network that a format cannot hold, 130 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files end with this process
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    try:
+        cfg = _compose(arguments)
+        from isaseg.export import run  # imports torch: seconds that a typo need not wait for
+
+        run(cfg)
+        return 0
+    except OverrideParseException as error:
+        return _tell(f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help", 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _tell(config.explain(error, "export", "src/export.py"), 2)
+    except IsasegError as error:
+        return _tell(error, error.exit_code)
+    except KeyboardInterrupt:
+        return _tell("interrupted; nothing is left half-written, give the same command again", 130)
+
+
+def _compose(words: Sequence[str]) -> DictConfig:
+    strange = [word for word in words if word.startswith("-") or "=" not in word]
+    if strange:
+        raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see `python src/export.py --help`")
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return compose("export", overrides=list(words))
+
+
+def _tell(message: object, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,135 @@
+"""Pictures that a user names: which files they are, under which names results are kept, and their pixels."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from isaseg.data.decode import DecodeError, read_image
+from isaseg.data.index import IMAGE_ENDINGS
+from isaseg.errors import DataError
+
+
+class Picture(NamedTuple):
+    """A file, and its name: the path below the folder that was given, without ending; of a file, its own name."""
+
+    path: Path
+    name: str
+
+
+def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
+    """Return the pictures that files and folders name; those of a folder sorted, its folders included.
+
+    Links to files are followed, links to folders are not; what is hidden or lies in `output` is passed over.
+
+    Raises:
+        DataError: If there are none, an input does not exist, or two pictures would have one output.
+    """
+    found: list[Picture] = []
+    for word in inputs:
+        path = Path(os.path.expanduser(word))
+        if word and os.path.isdir(path):
+            inside = sorted(_walk(path, os.path.realpath(output)))
+            if not inside:
+                raise DataError(
+                    f"expected pictures ({', '.join(IMAGE_ENDINGS)}) in the folder input={word!r}, got none; give "
+                    "another, or the files themselves"
+                )
+            found += [Picture(path / name, _stem(name)) for name in inside]
+        elif os.path.isfile(path):
+            found.append(Picture(path, _stem(path.name)))
+        else:
+            raise DataError(
+                f"expected a picture or a folder, got input={word!r}, which is neither; check the path"
+            )
+    if not found:
+        raise DataError(
+            "expected pictures, got none; give input=FOLDER_OR_FILES, or files as plain words after --"
+        )
+    _check_names(found)
+    return found
+
+
+@contextmanager
+def pixels_at_most(limit: int) -> Iterator[None]:
+    """Let `read_picture` take pictures of up to `limit` pixels; Pillow's own limit is 89 million, for the process."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def read_picture(picture: Picture) -> np.ndarray:
+    """Return a picture as uint8 RGB (H, W, 3); EXIF orientation is not applied.
+
+    Raises:
+        DataError: If it cannot be read, or is larger than `pixels_at_most` allows; names the file.
+    """
+    path = str(picture.path)
+    try:
+        return read_image(picture.path)
+    except Exception as error:  # decoders raise whatever they stumble over
+        cause = error.__cause__ or error
+        if isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            limit = Image.MAX_IMAGE_PIXELS
+            raise DataError(
+                f"expected at most max_pixels={limit}, got more in {path!r}; raise max_pixels if you trust the file"
+            ) from error
+        what = str(error) if isinstance(error, DecodeError) else f"no image: {type(error).__name__}"
+        if isinstance(cause, OSError) and cause.strerror:
+            what = f"expected a readable file: {cause.strerror}"  # without the path, which follows
+        raise DataError(f"{what} in {path!r}; replace the file, or leave it out") from error
+
+
+def _walk(folder: Path, output: str) -> Iterator[str]:
+    """Give the paths of files with the ending of a picture, relative to `folder`."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"expected to list {error.filename!r}, got: {error.strerror}; leave the folder out"
+        ) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "." and os.path.realpath(os.path.join(place, name)) != output
+        ]
+        for name in names:
+            path = os.path.join(place, name)
+            is_picture = name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+            # a link to nowhere is told later, as a file that cannot be read; a pipe would never end
+            if is_picture and (os.path.isfile(path) or not os.path.exists(path)):
+                yield os.path.relpath(path, folder)
+
+
+def _stem(name: str) -> str:
+    return Path(os.path.splitext(name)[0]).as_posix()
+
+
+def _check_names(pictures: Sequence[Picture]) -> None:
+    taken: dict[str, Picture] = {}
+    for picture in pictures:
+        if picture.name in taken:
+            other = str(taken[picture.name].path)
+            raise DataError(
+                f"expected one picture for each output, got {other!r} and {str(picture.path)!r}, both for "
+                f"{picture.name + '.png'!r}; give them in two calls, or rename one"
+            )
+        taken[picture.name] = picture
+    for picture in pictures:
+        for above in PurePosixPath(picture.name).parents:
+            stem, ending = os.path.splitext(above)
+            if stem in taken and ending in (".png", ".jpg"):
+                raise DataError(
+                    f"expected names that can lie side by side, got {str(taken[stem].path)!r}, whose output "
+                    f"would have the name of the folder of {str(picture.path)!r}; rename one"
+                )

@@ -1,0 +1,66 @@
+"""Which checkpoint an interrupted run continues from."""
+
+import logging
+from pathlib import Path
+
+from isaseg.checkpoint import load_checkpoint
+from isaseg.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+# Of two at the same step, best.ckpt is the later: it is written after the validation and knows the best score.
+_NAMES = ("best.ckpt", "last.ckpt")
+
+
+def find_resume(run_dir: Path, resume: str) -> Path | None:
+    """Return the checkpoint to continue from, or None to start afresh; which of both is logged.
+
+    Temporary files that a killed run left in `run_dir` are removed.
+
+    Args:
+        run_dir: Run folder.
+        resume: "auto" (the newest in the run folder that loads, if there is any), "must" (the same, but there has
+            to be one), "never", or the path of a checkpoint.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none loads, there is none and there must be, or the path
+            does not load. A run never starts from scratch unsaid.
+    """
+    folder = run_dir / "checkpoints"
+    for stale in folder.glob(".*.tmp"):
+        stale.unlink(missing_ok=True)
+    if resume == "never":
+        return None
+    if resume not in ("auto", "must"):
+        path = Path(resume)
+        log.info("continues from %s at step %d", path, _step(path))
+        return path
+    steps: dict[Path, int] = {}
+    rejected = []
+    for path in (folder / name for name in _NAMES if (folder / name).exists()):
+        try:
+            steps[path] = _step(path)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+            rejected.append(str(error))
+    if steps:
+        newest = max(steps, key=steps.__getitem__)  # the first of equals
+        log.info("continues from %s at step %d", newest, steps[newest])
+        return newest
+    if rejected:
+        raise CheckpointError(
+            f"expected a checkpoint that loads in '{folder}', got {len(rejected)} that do not ({'; '.join(rejected)}). "
+            "Restore one, or start over with resume=never"
+        )
+    if resume == "must":
+        raise CheckpointError(
+            f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start afresh"
+        )
+    return None
+
+
+def _step(path: Path) -> int:
+    step = load_checkpoint(path).get("global_step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"expected a training checkpoint, got '{path}', which holds no global_step")
+    return step
