@@ -1,7 +1,7 @@
 """Score a trained network: `python src/evaluate.py checkpoint=FILE data=cityscapes data.root=/path/to/it`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,32 +47,34 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _work(arguments: Sequence[str]) -> int:
-    cfg = command.composed("evaluate", arguments, SCRIPT)
-    path = Path(str(config.require(cfg, "checkpoint")))
+    given = dict(word.partition("=")[::2] for word in arguments)
+    # the keys of a data set that only the checkpoint names can be checked when it is read
+    early = [word for word in arguments if "data" in given or not word.startswith("data.")]
+    path = Path(str(config.require(command.composed("evaluate", early, SCRIPT), "checkpoint")))
     from isaseg.checkpoint import load_model  # imports torch: seconds that a typo need not wait for
     from isaseg.evaluation import evaluate
 
     model = load_model(path)
-    words = [*arguments, *_following(arguments, model)]
+    following = _following(given, model, path)
+    words = [*arguments, *(f"{key}={value}" for key, value in following.items() if key not in given)]
     evaluate(command.composed("evaluate", words, SCRIPT), model)
     return 0
 
 
-def _following(arguments: Sequence[str], model: "Model") -> list[str]:
-    """Return the overrides that follow from a checkpoint where they are not given."""
-    given = dict(word.partition("=")[::2] for word in arguments)
+def _following(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, str]:
+    """Return the data set and the protocol, which follow from a checkpoint unless they are given."""
     description = model.description
-    data = given.get("data", description["data"])
+    data = given.get("data") or description.get("data")
     if data is None:
         raise ConfigError(
-            f"expected data=NAME, since '{given['checkpoint']}' does not tell which data set it was trained on"
+            f"expected data=NAME, since '{path}' does not tell which data set it was trained on"
         )
-    protocol = given.get("protocol", description["protocol"])
-    if "protocol" not in given and model.kind == "mmseg" and description["head"]["align_corners"]:
-        protocol = "mmseg_769"  # the only ISANets of mmsegmentation that align corners
-    if "protocol" not in given and not (config.conf_dir() / "recipe" / f"{data}_{protocol}.yaml").is_file():
-        protocol = "none"
-    return [f"data={data}", f"protocol={protocol}"]
+    protocols = [description.get("protocol", "none")]
+    if model.kind == "mmseg" and description["head"]["align_corners"]:
+        protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
+    recipes = config.conf_dir() / "recipe"
+    known = (protocol for protocol in protocols if (recipes / f"{data}_{protocol}.yaml").is_file())
+    return {"data": data, "protocol": next(known, "none")}
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError
 from isaseg.resume import find_resume
 from isaseg.segmenter import build_described
-from isaseg.training import _description as describe
-from isaseg.training import train
+from isaseg.training import describe, train
 
 
 def damage(path: Path, how: str) -> None:
@@ -197,7 +196,7 @@ def test_the_checkpoint_of_a_run_is_a_whole_network(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     tiny = ["trainer.val_check_interval=1", "data.batch_size=2", "data.val_length=1", "score_test=false"]
-    common = [*tiny, "logger=csv", "trainer.accelerator=cpu", f"run_dir={tmp_path}", "head.channels=16"]
+    common = [*tiny, "logger=csv", "trainer.accelerator=cpu", f"run_dir={tmp_path}", "check_data=false"]
     train(compose(*common, "trainer.max_steps=1"))
     last = tmp_path / "checkpoints" / "last.ckpt"
     model = load_model(last)
@@ -235,10 +234,10 @@ def test_every_network_of_the_configuration_can_be_described(
     override: str, compose: Callable[..., DictConfig]
 ) -> None:
     cfg = compose(override, "head.aux_channels=null")
-    labels = SimpleNamespace(classes=list("abcdef"), palette=[[1, 2, 3]] * 6)
+    labels = SimpleNamespace(classes=list("abcdefgh"), palette=[[1, 2, 3]] * 8)
     described = describe(cfg, cast(SegmentationDataModule, labels))
     with torch.device("meta"):
-        assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 6
+        assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 8
 
 
 def test_a_network_of_other_parts_is_not_described(compose: Callable[..., DictConfig]) -> None:
@@ -312,6 +311,7 @@ def test_every_tensor_of_ours_is_needed_and_no_other(model: Model, tmp_path: Pat
             r"\(3, 8, 1, 1\) -> \(4000, 8, 1, 1\)",
         ),
         ({"isaseg": {**DESCRIPTION, "backbone": {"name": "vit_giant_patch14_224"}}}, "vit_giant.*missing: "),
+        ({"isaseg": {**DESCRIPTION, "head": 5}}, "a mapping of names to values, got head=5"),
         ({"isaseg": "text"}, "a description of the network in it, got a str"),
         ({"isaseg": None}, "expected a description of the network beside its weights, got none"),
         ({"state_dict": None}, "expected nothing but tensors|expected the weights"),
@@ -324,6 +324,8 @@ def test_a_hostile_description_is_refused_before_anything_is_built(
     with pytest.raises(CheckpointError, match=match) as caught:
         load_model(path)
     assert "a.ckpt" in str(caught.value)
+    with pytest.raises(CheckpointError, match="a.ckpt"):
+        load_model(path, group_size=(2, 2), align_corners=True)
 
 
 def test_a_failed_export_leaves_the_old_file(

@@ -9,12 +9,13 @@ from PIL import Image
 
 from isaseg import config
 from isaseg.data.decode import read_labels
-from isaseg.data.facts import facts
+from isaseg.data.facts import Facts, facts
 from isaseg.errors import ConfigError, DataError
 from isaseg.label_files import (
     KNOWN,
     known_format,
     label_format,
+    own_ids,
     submission_names,
     voc_colours,
     write_labels,
@@ -68,6 +69,11 @@ def test_ids_become_the_same_classes_when_they_are_read(data: str) -> None:
     assert all(
         min(raw for raw, train in ids.items() if train == k) == form.ids[k] for k in range(len(form.ids))
     )
+
+
+def test_of_several_ids_of_a_class_the_least_is_written() -> None:
+    known = Facts("", ("a", "b"), np.zeros((2, 3), np.uint8), {9: 0, 3: 1, 7: 0, 0: 255, 5: 1})
+    assert own_ids(known).tolist() == [7, 3]
 
 
 @pytest.mark.parametrize(

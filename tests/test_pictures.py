@@ -129,6 +129,14 @@ def test_pictures_of_all_kinds_are_read_as_rgb(name: str, mode: str, tmp_path: P
         assert np.array_equal(image, np.asarray(picture.convert("RGB")))
 
 
+def test_transparency_in_a_palette_is_no_matter(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
+    picture.putpalette([7, 8, 9] * 256)
+    picture.save(tmp_path / "a.png", transparency=bytes(range(6)))
+    with pixels_at_most(100):
+        assert np.array_equal(read_picture(Picture(tmp_path / "a.png", "a")), np.full((2, 3, 3), (7, 8, 9)))
+
+
 def test_what_cannot_be_read_is_told_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a\nb.png"
     path.touch()

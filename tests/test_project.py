@@ -23,7 +23,7 @@ from isaseg import config
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "bench-peers", "clean"}
+TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "peers", "clean"}
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]

@@ -227,6 +227,7 @@ NESTED.append(NESTED)
         (_set("num_classes", to=True), "got num_classes=True"),
         (_set("negative_slope", to=2), "got negative_slope=2"),
         (_set("data", to="../../etc"), "the name of a data set, got data='../../etc'"),
+        (_set("protocol", to=torch.ones(2)), "mmseg, openseg or none, got protocol"),
         (_set("protocol", to="mine"), "mmseg, openseg or none, got protocol='mine'"),
         (_set("classes", to=["a"]), r"5 names, got classes=\['a'\]"),
         (_set("palette", to=[[0, 0, 256]] * 5), "5 colours of three integers"),

@@ -92,7 +92,9 @@ class Backbone(nn.Module):
         x = image if image.is_floating_point() else self.normalise(image)
         x = x.contiguous(memory_format=torch.channels_last)  # x1.5 faster on CPUs, and what GPUs want in bf16
         height, width = x.shape[-2:]
-        pad_h, pad_w = -height % self.input_multiple, -width % self.input_multiple
+        # no quotient of a negative number here or below: ONNX would round it towards zero
+        multiple = self.input_multiple
+        pad_h, pad_w = ((n + multiple - 1) // multiple * multiple - n for n in (height, width))
         if pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
         maps: list[Tensor] = self.model(x)
@@ -100,7 +102,7 @@ class Backbone(nn.Module):
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
         if pad_h or pad_w:
             maps = [
-                m[..., : -(-height // s), : -(-width // s)]
+                m[..., : (height + s - 1) // s, : (width + s - 1) // s]
                 for m, s in zip(maps, self._timm_strides, strict=True)
             ]
         return [_fuse(maps)] if self.fuse else maps

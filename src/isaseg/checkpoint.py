@@ -257,10 +257,10 @@ def _overridden(
         "attention": {} if group_size is None else {"group_size": list(group_size)},
         "head": {} if align_corners is None else {"align_corners": align_corners},
     }
-    changed = {
-        part: {**description[part], **new} for part, new in values.items() if new and part in description
-    }
-    return {**description, **changed}
+    for part, new in values.items():
+        if new and isinstance(description.get(part), dict):
+            description = {**description, part: description[part] | new}
+    return description
 
 
 def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:

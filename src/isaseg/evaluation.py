@@ -36,6 +36,8 @@ from isaseg.training import quiet
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
 
+_LARGEST_SCALE = 16
+
 
 class Evaluation(lightning.LightningModule):
     """Label pictures and count.
@@ -49,7 +51,8 @@ class Evaluation(lightning.LightningModule):
 
     Attributes:
         scores: At the end: what `metrics.scores` returns for the split, of all processes.
-        pictures: At the end: mIoU and name of every picture, of all processes, the worst first.
+        pictures: At the end: mIoU and name of every picture, of all processes, the worst first, those without labels that
+            count (NaN) last.
     """
 
     scores: Mapping[str, Tensor]
@@ -90,7 +93,8 @@ class Evaluation(lightning.LightningModule):
         if is_initialized():
             parts = [[] for _ in range(get_world_size())]
             all_gather_object(parts, self.mine)
-        self.pictures = sorted(pair for part in parts for pair in part if not math.isnan(pair[0]))
+        every = [pair for part in parts for pair in part]
+        self.pictures = sorted(every, key=lambda pair: (math.isnan(pair[0]), pair))
 
 
 def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Inference:
@@ -100,6 +104,25 @@ def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Infe
         ConfigError: Naming the key that cannot be.
     """
     test: Any = OmegaConf.to_container(cfg.test, resolve=True)
+    _check_test(test)
+    slide, tta = test["mode"] == "slide", test["tta"]
+    return Inference(
+        resize=test["tta_resize"] if tta else test["resize"],
+        interpolation=test["interpolation"],
+        crop_size=tuple(test["crop_size"]) if slide else None,
+        stride=tuple(test["stride"]) if slide and test["stride"] else None,
+        scales=tuple(test["scales"]) if tta else (1.0,),
+        flip=tta and test["flip"],
+        flip_pairs=tuple(flip_pairs),
+        average=test["average"],
+        scaling=test["scaling"],
+        pad_multiple=test["pad_multiple"],
+        final=test["final"],
+        batch=test["batch"],
+    )
+
+
+def _check_test(test: Mapping[str, Any]) -> None:
     for key, options in (
         ("mode", ("whole", "slide")),
         ("average", ("probabilities", "logits")),
@@ -113,38 +136,29 @@ def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Infe
             raise ConfigError(
                 f"expected test.{key} to be one of {', '.join(map(str, options))}, got {test[key]}"
             )
+    crop, stride, scales = test["crop_size"], test["stride"], test["scales"]
     for key in ("crop_size", "stride"):
         if test[key] is not None and not _is_size(test[key]):
             raise ConfigError(f"expected test.{key} as [height, width] in pixels, got {test[key]}")
+    if test["mode"] == "slide" and crop is None:
+        raise ConfigError("expected test.crop_size as [height, width] for test.mode=slide, got null")
+    if test["mode"] == "slide" and stride and (stride[0] > crop[0] or stride[1] > crop[1]):
+        raise ConfigError(
+            f"expected test.stride of at most test.crop_size={crop}, got {stride}; larger ones leave gaps"
+        )
     for key in ("resize", "tta_resize"):
         check_resize(test[key], f"test.{key}")
-    scales = test["scales"]
     if (
         not isinstance(scales, list)
         or not scales
-        or not all(isinstance(s, int | float) and s > 0 for s in scales)
+        or not all(isinstance(s, int | float) and 0 < s <= _LARGEST_SCALE for s in scales)
     ):
-        raise ConfigError(f"expected test.scales as a list of factors above 0, got {scales}")
+        raise ConfigError(
+            f"expected test.scales as a list of factors above 0 and at most {_LARGEST_SCALE}, got {scales}"
+        )
     for key in ("pad_multiple", "batch"):
         if not isinstance(test[key], int) or test[key] < 1:
             raise ConfigError(f"expected test.{key} to be an integer of at least 1, got {test[key]}")
-    slide, tta = test["mode"] == "slide", test["tta"]
-    if slide and test["crop_size"] is None:
-        raise ConfigError("expected test.crop_size as [height, width] for test.mode=slide, got null")
-    return Inference(
-        resize=test["tta_resize"] if tta else test["resize"],
-        interpolation=test["interpolation"],
-        crop_size=tuple(test["crop_size"]) if slide else None,
-        stride=tuple(test["stride"]) if slide and test["stride"] else None,
-        scales=tuple(scales) if tta else (1.0,),
-        flip=tta and test["flip"],
-        flip_pairs=tuple(flip_pairs),
-        average=test["average"],
-        scaling=test["scaling"],
-        pad_multiple=test["pad_multiple"],
-        final=test["final"],
-        batch=test["batch"],
-    )
 
 
 def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
@@ -188,10 +202,15 @@ def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.test(module, verbose=False)
+        try:
+            trainer.test(module, verbose=False)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
     if not trainer.is_global_zero:
         return {}
-    return _report(cfg, model, module, datamodule, folder, pace.images_per_second)
+    module.to(trainer.strategy.root_device)  # from which Lightning took it at the end
+    with trainer.precision_plugin.test_step_context():
+        return _report(cfg, model, module, datamodule, folder, pace.images_per_second)
 
 
 class ImageProgress(Callback):
@@ -237,8 +256,15 @@ def _check(cfg: DictConfig, model: Model) -> None:
     config.check_nodes(cfg)
     if cfg.split not in ("train", "val", "test"):
         raise ConfigError(f"expected split to be train, val or test, got split={cfg.split}")
-    for key, least in (("worst", 0), ("data.val_batch_size", 1), ("data.num_workers", 0)):
+    for key, least in (
+        ("worst", 0),
+        ("data.val_length", 1),
+        ("data.val_batch_size", 1),
+        ("data.num_workers", 0),
+    ):
         value = OmegaConf.select(cfg, key)
+        if key == "data.val_length" and value is None:
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
     classes = model.description["num_classes"]
@@ -271,12 +297,12 @@ def _letters(name: str) -> str:
 
 def _folder(cfg: DictConfig) -> Path:
     if cfg.output is not None:
-        return Path(cfg.output)
-    checkpoint = Path(cfg.checkpoint).resolve()
+        return Path(str(cfg.output))
+    checkpoint = Path(str(cfg.checkpoint)).resolve()
     parents = [checkpoint.parent.parent.name] if checkpoint.parent.name == "checkpoints" else []
-    name = "_".join(
-        [*parents, checkpoint.stem, config.digest(OmegaConf.to_container(cfg.test, resolve=True))]
-    )
+    test = OmegaConf.to_container(cfg.test, resolve=True)
+    what = config.digest([str(checkpoint), cfg.data.val_length, str(cfg.trainer.precision), test])
+    name = "_".join([*parents, checkpoint.stem, what])
     return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
 
 
@@ -291,7 +317,7 @@ def _report(
     scores, classes = module.scores, datamodule.source(cfg.split).classes
     matrix = scores["matrix"].long()
     report.plot_confusion(folder / "confusion.png", matrix, classes)
-    worst = module.pictures[: cfg.worst]
+    worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
     _draw_worst(cfg, module, datamodule, [name for _, name in worst], folder / "worst")
     metrics = {
         "checkpoint": str(cfg.checkpoint),
@@ -344,7 +370,7 @@ def _draw_worst(
             sample["image"],
             sample["mask"],
             labels,
-            datamodule.palette,
+            dataset.source.palette.tolist(),
             datamodule.ignore_index,
             dataset.source.classes,
         )

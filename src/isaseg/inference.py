@@ -133,7 +133,7 @@ def _inputs(segmenter: Segmenter, image: Tensor, how: Inference) -> tuple[list[T
     inside = (x.shape[2], x.shape[3])
     x = F.pad(x, (0, -inside[1] % how.pad_multiple, 0, -inside[0] % how.pad_multiple))
     merged = (x.shape[2], x.shape[3])
-    sizes = [(int(merged[0] * scale), int(merged[1] * scale)) for scale in how.scales]
+    sizes = [(max(int(merged[0] * scale), 1), max(int(merged[1] * scale), 1)) for scale in how.scales]
     return [resize(x, [s], align_corners=True) for s in sizes], merged, inside
 
 
@@ -143,6 +143,7 @@ def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
     if scale != 1:
         short, long = sorted((int(height * scale + 0.5), int(width * scale + 0.5)))
         height, width = base_size(height, width, {"short_side": short, "long_side": long})
+    height, width = max(height, 1), max(width, 1)
     if (height, width) == image.shape[-2:]:
         return image
     flag = INTERPOLATIONS[how.interpolation]

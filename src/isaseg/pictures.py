@@ -62,6 +62,8 @@ def pixels_at_most(limit: int) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # of transparency in a palette, of damaged EXIF: no pixel depends on them
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = before

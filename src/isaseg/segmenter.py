@@ -229,8 +229,9 @@ def _check_facts(node: dict[str, Any]) -> None:
     data = node.get("data")
     if data is not None and not (isinstance(data, str) and re.fullmatch(r"[a-z0-9_]{1,64}", data)):
         raise _fault("data", "the name of a data set", data)
-    if node.get("protocol", "none") not in ("mmseg", "openseg", "none"):
-        raise _fault("protocol", "mmseg, openseg or none", node["protocol"])
+    protocol = node.get("protocol", "none")
+    if not isinstance(protocol, str) or protocol not in ("mmseg", "openseg", "none"):
+        raise _fault("protocol", "mmseg, openseg or none", protocol)
     names, palette = node.get("classes"), node.get("palette")
     if names is not None and not is_names(names, count):
         raise _fault("classes", f"{count} names", names)

@@ -102,14 +102,14 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         cfg.aux_weight,
         _plain(cfg.loss)["class_weights"],
         datamodule.groups,
-        _description(cfg, datamodule),
+        describe(cfg, datamodule),
     )
     # with it the model summary counts FLOPs
     module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
     return module
 
 
-def _description(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
+def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
     """Return what `build_described` takes; None for a network with a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
     library, _, name = str(attention["_target_"]).rpartition(".")
