@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help install train test lint format sweep ablation figures peers bench-peers lock clean clean-all
 
 help: ## show this list
-	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+)[a-z -]*:.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo '  options after ARGS=, e.g.  make train ARGS="attention=dense seed=1"'
 
 install: $(STAMP) ## create .venv and install the locked packages (about two minutes)
@@ -47,9 +47,11 @@ ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and
 figures: $(STAMP) ## draw the ablation's table and figures again from the runs on disk
 	$(BIN)/python src/ablation.py --report-only $(ARGS)
 
-peers bench-peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to compare with in tests and benchmarks
+peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to compare with in tests and benchmarks
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex cityscapesscripts==2.3.0
+
+bench-peers: peers ## the same as peers
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -1,5 +1,6 @@
 """Score a trained network: `python src/evaluate.py checkpoint=FILE data=cityscapes data.root=/path/to/it`."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -62,7 +63,7 @@ def _work(arguments: Sequence[str]) -> int:
 
 
 def _following(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, str]:
-    """Return the data set and the protocol, which follow from a checkpoint unless they are given."""
+    """Return what follows from a checkpoint unless it is given: data set, protocol, the classes of a user's own folder."""
     description = model.description
     data = given.get("data") or description.get("data")
     if data is None:
@@ -74,7 +75,11 @@ def _following(given: Mapping[str, str], model: "Model", path: Path) -> dict[str
         protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
     recipes = config.conf_dir() / "recipe"
     known = (protocol for protocol in protocols if (recipes / f"{data}_{protocol}.yaml").is_file())
-    return {"data": data, "protocol": next(known, "none")}
+    following = {"data": data, "protocol": next(known, "none")}
+    classes = description.get("classes")
+    if data == "folder" and classes and not any("$" in name for name in classes):  # which would be resolved
+        following["data.classes"] = json.dumps(list(classes))
+    return following
 
 
 if __name__ == "__main__":

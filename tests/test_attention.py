@@ -534,6 +534,17 @@ def test_compiles_without_a_break(name: str) -> None:
     torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=1e-12)
 
 
+@every_module
+@pytest.mark.parametrize("size", [(7, 5), (1, 9), (8, 6), (24, 12)])
+def test_what_an_onnx_graph_records_is_the_same(
+    name: str, size: Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x = make(name), random_map(2, 16, *size)
+    want = module(x)
+    monkeypatch.setattr("isaseg.attention._for_any_size", lambda: True)  # that branches on no size
+    torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
+
+
 def test_state_dict_keys_of_isa_are_frozen() -> None:
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     part = {f"{p}.{i}.weight" for p in ("query", "key") for i in (0, 3)} | {"value.weight", "value.bias"}

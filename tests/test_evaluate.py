@@ -24,8 +24,9 @@ from isaseg import command, config, evaluation
 from isaseg.checkpoint import Model, load_model
 from isaseg.data.lip import FACTS as LIP
 from isaseg.errors import ConfigError
-from isaseg.evaluation import evaluate, inference_of
+from isaseg.evaluation import evaluate
 from isaseg.inference import predict_labels
+from isaseg.protocol import inference_of
 from tests import fakes
 from tests.test_predict import make_checkpoint
 
@@ -160,13 +161,14 @@ def test_figures_are_those_of_full_size_logits(
     assert all(min(read(p).shape[:2]) > 200 for p in (*pictures, tmp_path / "out" / "confusion.png"))
 
 
-def test_what_is_drawn_of_the_worst_is_its_own(
-    network: Path, own: list[str], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_drawn_of_the_worst_is_what_was_scored(
+    network: Path, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In half precision too, which Lightning ends with the evaluation."""
     drawn = []
     monkeypatch.setattr(evaluation.report, "save_picture", lambda *args: drawn.append(args))
-    model = load_model(network)
-    metrics = evaluate(composed(*own, f"output={tmp_path}", "worst=5"), model)
+    words = [*own, f"output={tmp_path}", "worst=5", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
+    metrics = evaluate(composed(*words), load_model(network))
     assert len(drawn) == 5
     for worst, (_, image, mask, labels, palette, *_) in zip(metrics["worst"], drawn, strict=True):
         matrix = np.zeros((3, 3), np.int64)
@@ -578,3 +580,15 @@ def test_the_words_of_the_help_are_understood(
     words = set(re.findall(r"(?<=\s)[\w.]+=[\w.\[\],-]+(?=\s)", text.split("examples:")[0]))
     assert len(words) > 10
     composed(*words)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"), [(["a b", "c,d"], '["a b", "c,d"]'), (["${oc.env:HOME}", "b"], None)]
+)
+def test_the_classes_of_a_users_folder_follow_from_the_checkpoint(
+    classes: list[str], expected: str | None, script: ModuleType
+) -> None:
+    """But for names that OmegaConf would resolve: the file may be a stranger's."""
+    model = described("isaseg", "folder", "none")
+    model.description["classes"] = classes
+    assert script._following({}, model, Path("model.pth")).get("data.classes") == expected

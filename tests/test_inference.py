@@ -180,7 +180,9 @@ def test_classes_change_places_in_the_mirror(segmenter: Segmenter) -> None:
 
 
 @torch.no_grad()
-def test_windows_that_have_passed_are_forgotten(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_that_have_passed_are_forgotten(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Memory of a picture without end is that of the rows of windows which a strip touches."""
     from isaseg import inference
 

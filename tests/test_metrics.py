@@ -93,9 +93,7 @@ def test_nothing_but_ignored_pixels_is_no_error() -> None:
 
 @pytest.mark.parametrize("label", [5, 254, -1])
 def test_a_wrong_label_is_refused(label: int) -> None:
-    with pytest.raises(
-        ValueError, match=r"labels 0 to 4 or ignore_index=255, got (-1 to 0|0 to 5|0 to 254)"
-    ):
+    with pytest.raises(ValueError, match=r"labels 0 to 4 or ignore_index=255, got (-1 to 0|0 to 5|0 to 254)"):
         count([(torch.tensor([0, 0]), torch.tensor([0, label]))])
 
 

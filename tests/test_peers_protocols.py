@@ -5,6 +5,7 @@ The network is applied as the composed configuration says, so that both are test
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,17 +13,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from isaseg import config
 from isaseg.checkpoint import load_model
-from isaseg.evaluation import inference_of
+from isaseg.command import composed
+from isaseg.data.facts import facts
+from isaseg.evaluation import evaluate
 from isaseg.inference import Inference, predict_labels, predict_logits
+from isaseg.label_files import known_format, write_labels, write_submission
 from isaseg.metrics import count, scores
+from isaseg.protocol import inference_of
 from isaseg.segmenter import Segmenter
+from tests import test_peers_cityscapes as cityscapes
+from tests.fakes import make_fake_cityscapes
 from tests.test_peers import PEER, blobs, run_peer
+from tests.test_predict import make_checkpoint
 
 pytestmark = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
 
@@ -60,8 +66,7 @@ CASES = {
 
 def how_of(*overrides: str) -> Inference:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return inference_of(compose("evaluate", overrides=["checkpoint=none", *overrides]), ())
+    return inference_of(composed("evaluate", ["checkpoint=none", *overrides], "src/evaluate.py"), ())
 
 
 def ours(case: Case) -> Inference:
@@ -190,7 +195,7 @@ def label_maps(classes: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("classes", [19, 150])
 def test_scores_are_those_of_mmsegs_metric(classes: int, tmp_path: Path) -> None:
-    """It divides in float32: its areas must be ours exactly, its formulas in float64 ours to 1e-9, its own scores to 1e-6."""
+    """It divides in float32: its areas must be ours exactly, its formulas in float64 to 1e-9, its own scores to 1e-6."""
     maps = label_maps(classes)
     named = {f"{key}{i}": x for i, pair in enumerate(maps) for key, x in zip(("prediction", "target"), pair)}
     np.savez(tmp_path / "pairs.npz", **named)
@@ -218,3 +223,36 @@ def test_scores_are_those_of_mmsegs_metric(classes: int, tmp_path: Path) -> None
             assert np.array_equal(np.isnan(ours[key].numpy()), np.isnan(theirs[name]))
             assert error <= tolerance
             print(f"{classes} classes, {name}: {error:.1e} of {tolerance:.0e}")
+
+
+@cityscapes.pytestmark
+def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> None:
+    """From files in the official layout, some classes in none of them, to metrics.json: as its own scripts score them."""
+    data = make_fake_cityscapes(tmp_path / "data", 3)
+    truth = sorted(data.glob("gtFine/val/*/*_labelIds.png"))
+    known, form = facts("cityscapes"), known_format("cityscapes")
+    for path in truth:
+        raw = np.array(Image.open(path))
+        raw[np.isin(raw, (27, 28, 31))] = 0  # truck, bus, train; 0 is ignored
+        Image.fromarray(raw).save(path)
+    model = load_model(make_checkpoint(tmp_path / "model.safetensors", 19))
+    model.segmenter.head.classifier.bias.data[[14, 16]] = -1000.0  # truck and train are not predicted either
+    GlobalHydra.instance().clear()
+    words = ["checkpoint=none", "data=cityscapes", f"data.root={data}", "data.num_workers=0", "worst=0"]
+    metrics = evaluate(composed("evaluate", [*words, f"output={tmp_path}/out"], "src/evaluate.py"), model)
+    submitted = {}
+    for path in truth:
+        stem = path.name.removesuffix("_gtFine_labelIds.png")
+        (picture,) = data.glob(f"leftImg8bit/val/*/{stem}_*.png")
+        image = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1)[None]
+        labels = predict_labels(model.segmenter, image, Inference())[0].numpy()
+        submitted[f"{stem}.png"] = tmp_path / f"{stem}.png"
+        write_labels(submitted[f"{stem}.png"], labels, form)
+    write_submission(tmp_path / "submission.zip", submitted)
+    official = cityscapes.official(tmp_path / "submission.zip", truth, tmp_path / "read")["scores"]
+    assert [name for name in known.classes if metrics["IoU"][name] is None] == ["truck", "train"]
+    for name, iou in metrics["IoU"].items():
+        theirs = official["classScores"][name]
+        assert math.isnan(theirs) if iou is None else iou == pytest.approx(theirs, abs=1e-9)
+    assert metrics["mIoU"] == pytest.approx(official["averageScoreClasses"], abs=1e-9)
+    assert metrics["IoU"]["bus"] == 0

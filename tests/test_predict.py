@@ -499,10 +499,10 @@ def test_what_does_not_fit_the_checkpoint_is_told_before_the_work(
 def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, str(SCRIPT), "checkpont=x"]
+    command = [sys.executable, str(SCRIPT), "outputt=x"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.count("\n") == 1 and "did you mean 'checkpoint'?" in done.stderr
+    assert done.stderr.count("\n") == 1 and "did you mean 'output'?" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", ["--help", "-h", "data=lip --help", ""])

@@ -590,7 +590,7 @@ def _pool_any_size(x: Tensor, bins: int) -> Tensor:
         position = torch.arange(length, device=x.device)
         first, last = index * length // bins, ((index + 1) * length + bins - 1) // bins
         inside = (position >= first) & (position < last)  # (bins, H), then (bins, W)
-        weights.append(inside / (last - first))
+        weights.append(inside.to(x.dtype) / (last - first))
     return weights[0] @ x @ weights[1].T
 
 

@@ -257,10 +257,11 @@ def _overridden(
         "attention": {} if group_size is None else {"group_size": list(group_size)},
         "head": {} if align_corners is None else {"align_corners": align_corners},
     }
+    changed: dict[str, Any] = dict(description)
     for part, new in values.items():
-        if new and isinstance(description.get(part), dict):
-            description = {**description, part: description[part] | new}
-    return description
+        if new and isinstance(changed.get(part), dict):
+            changed[part] = changed[part] | new
+    return changed
 
 
 def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:

@@ -24,19 +24,17 @@ from isaseg import config, report
 from isaseg.checkpoint import Model
 from isaseg.data.loader import EvalLoader
 from isaseg.data.module import SegmentationDataModule
-from isaseg.data.resize import check_resize
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
 from isaseg.inference import Inference, predict_labels
 from isaseg.metrics import count, scores
 from isaseg.progress import counted
+from isaseg.protocol import inference_of
 from isaseg.segmenter import Segmenter
 from isaseg.training import quiet
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
-
-_LARGEST_SCALE = 16
 
 
 class Evaluation(lightning.LightningModule):
@@ -95,70 +93,6 @@ class Evaluation(lightning.LightningModule):
             all_gather_object(parts, self.mine)
         every = [pair for part in parts for pair in part]
         self.pictures = sorted(every, key=lambda pair: (math.isnan(pair[0]), pair))
-
-
-def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Inference:
-    """Return how the network is applied, from the node `test`.
-
-    Raises:
-        ConfigError: Naming the key that cannot be.
-    """
-    test: Any = OmegaConf.to_container(cfg.test, resolve=True)
-    _check_test(test)
-    slide, tta = test["mode"] == "slide", test["tta"]
-    return Inference(
-        resize=test["tta_resize"] if tta else test["resize"],
-        interpolation=test["interpolation"],
-        crop_size=tuple(test["crop_size"]) if slide else None,
-        stride=tuple(test["stride"]) if slide and test["stride"] else None,
-        scales=tuple(test["scales"]) if tta else (1.0,),
-        flip=tta and test["flip"],
-        flip_pairs=tuple(flip_pairs),
-        average=test["average"],
-        scaling=test["scaling"],
-        pad_multiple=test["pad_multiple"],
-        final=test["final"],
-        batch=test["batch"],
-    )
-
-
-def _check_test(test: Mapping[str, Any]) -> None:
-    for key, options in (
-        ("mode", ("whole", "slide")),
-        ("average", ("probabilities", "logits")),
-        ("scaling", ("file", "network")),
-        ("final", ("linear", "cubic")),
-        ("interpolation", ("linear", "cubic")),
-        ("tta", (True, False)),
-        ("flip", (True, False)),
-    ):
-        if test[key] not in options:
-            raise ConfigError(
-                f"expected test.{key} to be one of {', '.join(map(str, options))}, got {test[key]}"
-            )
-    crop, stride, scales = test["crop_size"], test["stride"], test["scales"]
-    for key in ("crop_size", "stride"):
-        if test[key] is not None and not _is_size(test[key]):
-            raise ConfigError(f"expected test.{key} as [height, width] in pixels, got {test[key]}")
-    if test["mode"] == "slide" and crop is None:
-        raise ConfigError("expected test.crop_size as [height, width] for test.mode=slide, got null")
-    if test["mode"] == "slide" and stride and (stride[0] > crop[0] or stride[1] > crop[1]):
-        raise ConfigError(
-            f"expected test.stride of at most test.crop_size={crop}, got {stride}; larger ones leave gaps"
-        )
-    for key in ("resize", "tta_resize"):
-        check_resize(test[key], f"test.{key}")
-    if (
-        not isinstance(scales, list)
-        or not scales
-        or not all(isinstance(s, int | float) and 0 < s <= _LARGEST_SCALE for s in scales)
-    ):
-        raise ConfigError(
-            f"expected test.scales as a list of factors above 0 and at most {_LARGEST_SCALE}, got {scales}"
-        )
-    for key in ("pad_multiple", "batch"):
-        if not isinstance(test[key], int) or test[key] < 1:
-            raise ConfigError(f"expected test.{key} to be an integer of at least 1, got {test[key]}")
 
 
 def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
@@ -374,7 +308,3 @@ def _draw_worst(
             datamodule.ignore_index,
             dataset.source.classes,
         )
-
-
-def _is_size(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and n > 0 for n in value)

@@ -7,12 +7,13 @@ Each is compared with PyTorch's own answer before it is written. All take `image
 import copy
 import difflib
 import importlib
+import io
 import json
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ from isaseg.segmenter import Segmenter
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # of max|a - b| / max|b|
+_ROUNDING = 1e-3  # of a network that magnifies rounding so much that no two programs agree to TOLERANCE
 
 _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "program": ".pt2"}
 
@@ -63,6 +65,8 @@ def run(cfg: DictConfig) -> None:
         worst = export(model, name, target, size)
         megabytes = target.stat().st_size / 1e6
         log.info("%s  %.1f MB  largest relative difference from PyTorch %.1e", target, megabytes, worst)
+        if worst > TOLERANCE:
+            log.info("(which is what rounding does to this network in PyTorch too, compared with float64)")
 
 
 def export(model: Model, name: str, target: Path, size: tuple[int, int] = (512, 1024)) -> float:
@@ -180,8 +184,8 @@ def _difference(
 ) -> float:
     """Return the largest relative difference of two networks' logits on noise of these (batch, height, width).
 
-    A deep network of random weights can magnify the rounding of float32 above the tolerance. No two programs agree better
-    on it than PyTorch agrees with itself in float64, so that what is allowed is then a few times that.
+    A deep network, above all of random weights, can magnify the rounding of float32 above the tolerance. No two programs
+    agree better on it than PyTorch agrees with itself in float64: what is allowed is then a few times that.
 
     Raises:
         ConfigError: If it is above `tolerance`, and above what rounding explains.
@@ -200,7 +204,8 @@ def _difference(
         difference = _relative(found, wanted)
         allowed = tolerance
         if tolerance and not difference <= tolerance:
-            allowed = max(tolerance, 4 * _relative(wanted, copy.deepcopy(segmenter).double()(image)))
+            rounding = _relative(wanted, copy.deepcopy(segmenter).double()(image))
+            allowed = max(tolerance, min(4 * rounding, _ROUNDING))
         if not difference <= allowed:  # NaN is no agreement either
             raise ConfigError(
                 f"expected PyTorch's logits within {allowed:.1e} of their largest, got {difference:.1e} for images of "
@@ -223,11 +228,11 @@ def _image(batch: int, height: int, width: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep exporters from telling what no user can act on; what goes wrong they raise."""
+    """Keep exporters from telling what no user can act on, the whole graph at times; what goes wrong they raise."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -247,10 +252,10 @@ def _onnx_packages() -> tuple[Any, Any]:
 
 
 def _formats(cfg: DictConfig) -> tuple[str, ...]:
-    given = [cfg.formats] if isinstance(cfg.formats, str) else list(cfg.formats or [])
+    given = [cfg.formats] if isinstance(cfg.formats, str) else [str(name) for name in cfg.formats or []]
     for name in given:
         if name not in _SUFFIXES:
-            near = difflib.get_close_matches(str(name), _SUFFIXES, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(name, _SUFFIXES, n=1, cutoff=0.4)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise ConfigError(
                 f"expected formats of safetensors, onnx and program, got '{name}'; {hint}set e.g. formats=[onnx]"

@@ -18,12 +18,12 @@ from isaseg import config
 from isaseg.checkpoint import load_model
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
-from isaseg.evaluation import inference_of
 from isaseg.inference import Inference, predict_labels
 from isaseg.label_files import label_format, submission_names
 from isaseg.outputs import Outputs
 from isaseg.pictures import Picture, find_pictures, pixels_at_most, read_picture
 from isaseg.progress import counted
+from isaseg.protocol import inference_of
 from isaseg.segmenter import Segmenter
 
 Label = Callable[[np.ndarray], np.ndarray]

@@ -135,7 +135,7 @@ def build_described(description: Any) -> Segmenter:
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
             module; `head`, with `channels`, `dropout`, `aux_channels` and `align_corners`; `num_classes`; and optionally
-            `negative_slope`, `data` (an option of conf/data), `protocol` (mmseg, openseg or none), `classes` (names) and
+            `negative_slope`, `data` (an option of conf/data), `protocol` (one of conf/protocol), `classes` (names) and
             `palette` (RGB of each).
 
     Raises:
@@ -226,12 +226,10 @@ def _check_facts(node: dict[str, Any]) -> None:
     slope = node.get("negative_slope", 0.0)
     if not isinstance(slope, (int, float)) or not 0 <= slope < 1:
         raise _fault("negative_slope", "a number from 0 to 1", slope)
-    data = node.get("data")
-    if data is not None and not (isinstance(data, str) and re.fullmatch(r"[a-z0-9_]{1,64}", data)):
-        raise _fault("data", "the name of a data set", data)
-    protocol = node.get("protocol", "none")
-    if not isinstance(protocol, str) or protocol not in ("mmseg", "openseg", "none"):
-        raise _fault("protocol", "mmseg, openseg or none", protocol)
+    for key, wanted in (("data", "the name of a data set"), ("protocol", "the name of a protocol")):
+        name = node.get(key)
+        if name is not None and not (isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name)):
+            raise _fault(key, wanted, name)
     names, palette = node.get("classes"), node.get("palette")
     if names is not None and not is_names(names, count):
         raise _fault("classes", f"{count} names", names)
