@@ -63,7 +63,7 @@ def _work(arguments: Sequence[str]) -> int:
 
 
 def _following(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, str]:
-    """Return what follows from a checkpoint unless it is given: data set, protocol, the classes of a user's own folder."""
+    """Return what follows from a checkpoint unless given: data set, protocol, classes of a user's own folder."""
     description = model.description
     data = given.get("data") or description.get("data")
     if data is None:
