@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures peers bench-peers test-peers lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to comp
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex cityscapesscripts==2.3.0
 
 bench-peers: peers ## the same as peers
+
+test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores; some ten minutes
+	$(BIN)/python -m pytest -m peers $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -15,7 +15,8 @@ from isaseg.checkpoint import load_model
 
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".venv-peers" / "bin" / "python"
-pytestmark = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
+needed = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
+pytestmark = [pytest.mark.peers, needed]
 
 
 def blobs(size: tuple[int, int]) -> np.ndarray:

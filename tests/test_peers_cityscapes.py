@@ -31,7 +31,8 @@ def _is_installed() -> bool:
     return PEER.exists() and subprocess.run([str(PEER), "-c", find]).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not _is_installed(), reason="cityscapesscripts is not installed: make peers")
+needed = pytest.mark.skipif(not _is_installed(), reason="cityscapesscripts is not installed: make peers")
+pytestmark = [pytest.mark.peers, needed]
 
 
 def official(submission: Path, truth: list[Path], output: Path) -> dict[str, Any]:

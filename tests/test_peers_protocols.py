@@ -30,7 +30,8 @@ from tests.fakes import make_fake_cityscapes
 from tests.test_peers import PEER, blobs, run_peer
 from tests.test_predict import make_checkpoint
 
-pytestmark = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
+needed = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
+pytestmark = [pytest.mark.peers, needed]
 
 SIZE = (110, 157)
 MODELS = {
@@ -225,7 +226,7 @@ def test_scores_are_those_of_mmsegs_metric(classes: int, tmp_path: Path) -> None
             print(f"{classes} classes, {name}: {error:.1e} of {tolerance:.0e}")
 
 
-@cityscapes.pytestmark
+@cityscapes.needed
 def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> None:
     """From files in the official layout, some classes in none of them, to metrics.json: as its own scripts score them."""
     data = make_fake_cityscapes(tmp_path / "data", 3)
