@@ -141,9 +141,8 @@ def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
     """Return pictures, uint8 (B, 3, H, W), resized in 8 bits; with the rounding of mmcv's Resize."""
     height, width = base_size(image.shape[2], image.shape[3], how.resize)
     if scale != 1:
-        short, long = sorted((int(height * scale + 0.5), int(width * scale + 0.5)))
+        short, long = sorted((max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
         height, width = base_size(height, width, {"short_side": short, "long_side": long})
-    height, width = max(height, 1), max(width, 1)
     if (height, width) == image.shape[-2:]:
         return image
     flag = INTERPOLATIONS[how.interpolation]

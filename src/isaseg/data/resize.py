@@ -29,7 +29,7 @@ def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]
     factor = resize["short_side"] / min(height, width)
     if "long_side" in resize:
         factor = min(factor, resize["long_side"] / max(height, width))
-    return int(height * factor + 0.5), int(width * factor + 0.5)
+    return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
 def check_resize(resize: Resize | None, key: str) -> None:
