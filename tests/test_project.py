@@ -197,9 +197,20 @@ def test_documented_data_commands_compose(command: str) -> None:
 
 @pytest.mark.parametrize("command", commands("python src/benchmark.py"))
 def test_documented_benchmark_commands_have_their_options(command: str) -> None:
-    shown = run(sys.executable, "src/benchmark.py", "data", "--help").stdout
-    options = [word for word in command.split()[3:] if word.startswith("-")]
-    assert command.split()[2] == "data" and all(option in shown for option in options)
+    word, *others = command.split()[2:]
+    assert word in ("data", "evaluate")
+    shown = run(sys.executable, "src/benchmark.py", word, "--help").stdout
+    assert all(option in shown for option in others if option.startswith("-"))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [(n, c) for n in ("evaluate", "predict", "export") for c in commands(f"python src/{n}.py")],
+)
+def test_documented_commands_of_a_trained_network_compose(name: str, command: str) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        hydra_compose(name, overrides=command.split()[2:])
 
 
 def test_documented_attention_choices_are_all_there_are() -> None:
