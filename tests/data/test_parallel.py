@@ -25,7 +25,7 @@ def test_an_interrupt_drops_what_has_not_begun() -> None:
     with pytest.raises(KeyboardInterrupt), in_threads(work, range(1000), "waiting", workers=2) as results:
         assert next(results) == 0
         raise KeyboardInterrupt
-    assert len(begun) < 20
+    assert len(begun) < 500  # a machine may pause for seconds; without giving up it would be all
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
