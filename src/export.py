@@ -1,17 +1,12 @@
 """Write a trained network in other formats: `python src/export.py checkpoint=FILE output=DIR`."""
 
-import logging
-import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from isaseg import command
 
-from isaseg import config
-from isaseg.errors import ConfigError, IsasegError
+SCRIPT = "src/export.py"
 
 _HELP = """\
 usage: python src/export.py checkpoint=FILE output=DIR [KEY=VALUE ...]
@@ -54,38 +49,19 @@ The class names, the palette and the description of the network are in each: ONN
 
 def main(arguments: Sequence[str]) -> int:
     """Export; return the exit code: 0 done, 2 bad input or a network that a format cannot hold, 130 interrupted."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files end with this process
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_HELP, end="")
         return 0 if arguments else 2
-    try:
-        cfg = _compose(arguments)
-        from isaseg.export import run  # imports torch: seconds that a typo need not wait for
-
-        run(cfg)
-        return 0
-    except OverrideParseException as error:
-        return _tell(f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help", 2)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _tell(config.explain(error, "export", "src/export.py"), 2)
-    except IsasegError as error:
-        return _tell(error, error.exit_code)
-    except KeyboardInterrupt:
-        return _tell("interrupted; nothing is left half-written, give the same command again", 130)
+    left = "nothing is left half-written, give the same command again"
+    return command.run(partial(_work, arguments), "export", SCRIPT, left)
 
 
-def _compose(words: Sequence[str]) -> DictConfig:
-    strange = [word for word in words if word.startswith("-") or "=" not in word]
-    if strange:
-        raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see `python src/export.py --help`")
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return compose("export", overrides=list(words))
+def _work(arguments: Sequence[str]) -> int:
+    cfg = command.composed("export", arguments, SCRIPT)
+    from isaseg.export import run  # imports torch: seconds that a typo need not wait for
 
-
-def _tell(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
+    run(cfg)
+    return 0
 
 
 if __name__ == "__main__":
