@@ -57,7 +57,7 @@ test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, pr
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
-	uv pip compile pyproject.toml --extra dev --extra onnx --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
+	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
 
 clean: ## remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

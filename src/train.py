@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
 from isaseg.errors import IsasegError
+from isaseg.run_folder import record_failure
 
 
 def main() -> int:
@@ -26,17 +27,25 @@ def main() -> int:
         try:
             return float(train(cfg)["val/mIoU"])
         except IsasegError as error:
+            record_failure(cfg, error)
             codes.append(_tell(error, error.exit_code))
             return None
+        except Exception as error:
+            record_failure(cfg, error)
+            raise
 
     try:
         job()
+    except IsasegError as error:  # of a sweep
+        return _tell(error, error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         return _tell(config.explain(error), 2)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning answers Ctrl-C with SystemExit(1) of its own
         if type(error).__name__ == "SIGTERMException":  # Lightning's, after the batch; without an exit code
             return _tell("terminated; the same command continues from the last checkpoint", 143)
+        if isinstance(error, SystemExit) and error.code == 143:  # ours, of a sweep
+            return _tell("terminated; the same command goes on", 143)
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         return _tell("interrupted; the same command continues from the last checkpoint", 130)

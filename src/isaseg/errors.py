@@ -1,5 +1,7 @@
 """The errors a user can cause, each with the exit code that `train.py` gives it."""
 
+from collections.abc import Sequence
+
 
 class IsasegError(Exception):
     """A fault that the user can mend; its message says what, where and how."""
@@ -23,3 +25,25 @@ class DivergenceError(IsasegError):
     """A loss or gradient that is not finite, found before the optimizer step."""
 
     exit_code = 3
+
+
+class JobError(IsasegError):
+    """A job of a sweep that did not finish: `state` is "failed" or "stopped"."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, state: str = "failed") -> None:
+        super().__init__(message)
+        self.state = state
+
+
+class SweepError(IsasegError):
+    """A sweep of which some jobs did not finish; each has been told already, with its log."""
+
+    exit_code = 1
+
+    def __init__(self, messages: Sequence[str], total: int) -> None:
+        listed = "".join(f"\n  {message}" for message in dict.fromkeys(messages))
+        super().__init__(
+            f"{len(messages)} of {total} jobs did not finish; the same command tries these again:{listed}"
+        )

@@ -1,0 +1,50 @@
+"""Every combination of what is swept."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from isaseg.errors import ConfigError, SweepError
+
+
+def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job; the first of what is swept changes slowest.
+
+    Args:
+        params: What a file of conf/sweep sweeps: key to values, as on the command line.
+        arguments: Overrides of the command line; they replace a param of the same key.
+
+    Raises:
+        ConfigError: For a sweep that is no list of values, such as interval(0, 1).
+    """
+    parsed = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    choices: dict[str, list[str]] = {}
+    for override in parsed:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            text = override.input_line if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
+            choices[key] = [text or key]
+        elif override.is_discrete_sweep():
+            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(
+                f"expected values to sweep, got {override.input_line}; hydra/sweeper=optuna searches an interval"
+            )
+    return [list(combination) for combination in itertools.product(*choices.values())]
+
+
+def sweep(launcher: Launcher, params: Mapping[str, str], arguments: Sequence[str]) -> list[JobReturn]:
+    """Run every combination; go on past what fails.
+
+    Raises:
+        SweepError: At the end, if a job did not finish.
+    """
+    results = list(launcher.launch(combinations(params, arguments), initial_job_idx=0))
+    failed = [result for result in results if result.status is not JobStatus.COMPLETED]
+    if failed:
+        raise SweepError([str(result._return_value) for result in failed], len(results))
+    return results
+

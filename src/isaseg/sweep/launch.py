@@ -1,0 +1,143 @@
+"""From what Hydra says to jobs and back: shared by every launcher of `hydra_plugins.isaseg_sweep`."""
+
+import copy
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from rich.console import Console
+
+from isaseg import config
+from isaseg.errors import ConfigError, JobError
+from isaseg.files import replace_file
+from isaseg.sweep.jobs import Job, Plan, plan
+from isaseg.sweep.supervise import Outcome, Start, Watch, supervise
+
+# Of these a single job knows nothing.
+_OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper", "hydra.mode")
+
+
+def launch(
+    hydra_context: HydraContext,
+    master: DictConfig,
+    combinations: Sequence[Sequence[str]],
+    make_start: Callable[[Sequence[Job], Path], Start],
+    watch: Watch | None = None,
+) -> list[JobReturn]:
+    """Run the jobs of a sweep and return one result for each of `combinations`.
+
+    Args:
+        hydra_context: Composes configurations.
+        master: Configuration of the sweep, with the node `hydra`.
+        combinations: Overrides of each job.
+        make_start: Gives what starts jobs, of the jobs and the script `train.py`.
+        watch: See `supervise`.
+    """
+    console = Console(stderr=True)
+
+    def compose(overrides: list[str]) -> DictConfig:
+        return _task_config(hydra_context.config_loader.load_sweep_config(master, overrides))
+
+    # what a single job of this sweep is told besides its combination
+    words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
+    found = plan([[*combination, *_grouped(compose, combination, master)] for combination in combinations], compose)
+    for remark in found.remarks:
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+    jobs = [Job(job.name, job.folder, (*_flags(master), *job.overrides, *words), job.cfg) for job in found.jobs]
+    start = make_start(jobs, _script())
+    members = write_members(jobs, master)
+    with _sigterm_interrupts():
+        outcomes = supervise(jobs, start, console, watch)
+    console.print(f"compare them: python src/compare.py {members}", markup=False, highlight=False, soft_wrap=True)
+    return _returns(Plan(jobs, found.job_of, []), combinations, list(outcomes.values()))
+
+
+def sweep_name(master: DictConfig) -> str:
+    """Return the name of a sweep: that of conf/sweep, or grid."""
+    return str(master.hydra.runtime.choices.get("sweep") or "grid")
+
+
+def write_members(jobs: Sequence[Job], master: DictConfig) -> Path:
+    """Write the run folders of a sweep, one a line, to <output_dir>/<name>/<sweep>.sweep; return its path.
+
+    The file begins with the overrides of the sweep; the same sweep again adds to it, another one replaces it.
+    """
+    first = jobs[0].cfg
+    path = Path(first.output_dir) / config.safe_name(first.name) / f"{sweep_name(master)}.sweep"
+    header = f"# {' '.join(master.hydra.overrides.task)}"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    held = lines[1:] if lines[:1] == [header] else []
+    members = dict.fromkeys([*held, *(os.path.relpath(job.folder, path.parent) for job in jobs)])
+    with replace_file(path) as file:
+        file.write("".join(f"{line}\n" for line in [header, *members]).encode())
+    return path
+
+
+def _returns(found: Plan, combinations: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> list[JobReturn]:
+    returns = []
+    for combination, number in zip(combinations, found.job_of, strict=True):
+        job, outcome = found.jobs[number], outcomes[number]
+        result = JobReturn(overrides=combination, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name)
+        if outcome.state == "finished":
+            result.status = JobStatus.COMPLETED
+            result.return_value = (outcome.metrics or {}).get("val/mIoU")
+        else:
+            result.status = JobStatus.FAILED
+            result.return_value = JobError(f"{job.name}: {outcome.message or outcome.state}", outcome.state)
+        returns.append(result)
+    return returns
+
+
+def _task_config(full: DictConfig) -> DictConfig:
+    cfg = copy.deepcopy(full)
+    with read_write(cfg), open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _grouped(compose: Any, combination: Sequence[str], master: DictConfig) -> list[str]:
+    """Return the override that puts the runs of one sweep into one W&B group, if nobody has chosen another."""
+    logger = master.logger
+    if "group" not in logger or logger.group is not None:
+        return []
+    name = f"{master.name}-{sweep_name(master)}" if not OmegaConf.is_missing(master, "name") else sweep_name(master)
+    return [f"logger.group='{config.safe_name(name)}'"]
+
+
+def _flags(master: DictConfig) -> list[str]:
+    """Return --config-dir and --config-name as this process was given them."""
+    flags = [
+        f"--config-dir={source.path}"
+        for source in master.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    return flags + ([] if master.hydra.job.config_name == "train" else [f"--config-name={master.hydra.job.config_name}"])
+
+
+def _script() -> Path:
+    main = getattr(sys.modules["__main__"], "__file__", None)
+    if main is None:
+        raise ConfigError("a sweep starts its jobs with the script that was started; start it as src/train.py")
+    return Path(main).resolve()
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the jobs too, as Ctrl-C does."""
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,151 @@
+"""Jobs on this machine: so many at a time, each with GPUs of its own, each a fresh process (several: torchrun)."""
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from isaseg.errors import ConfigError
+from isaseg.sweep.jobs import Job, command, processes
+from isaseg.sweep.supervise import Process, Start
+
+_GRACE = 60.0  # seconds that a job has to save its checkpoint before it is killed
+_PR_SET_PDEATHSIG = 1
+
+
+def local(jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Sequence[str] | None = None) -> Start:
+    """Return what starts jobs on this machine while there is room.
+
+    Args:
+        jobs: All that will be started.
+        script: `train.py`.
+        slots: Jobs at a time; None: as many as there is room for on the GPUs, without GPUs one.
+        gpus: Ids of the GPUs, as for CUDA_VISIBLE_DEVICES; None: all that this process sees.
+
+    Raises:
+        ConfigError: If a job needs more than there is.
+    """
+    found = list(visible_gpus() if gpus is None else gpus)
+    if slots is not None and slots < 1:
+        raise ConfigError(f"expected hydra.launcher.slots of at least 1, got {slots}")
+    needs = {job: gpus_needed(job.cfg, len(found)) for job in jobs}
+    for job, need in needs.items():
+        if need > len(found):
+            raise ConfigError(f"{job.name} needs {need} GPUs, this machine has {len(found)}; lower trainer.devices")
+        if job.cfg.trainer.get("num_nodes", 1) != 1:
+            raise ConfigError("a job on this machine has one node; several nodes: hydra/launcher=slurm")
+    room = slots or (len(found) if any(needs.values()) else 1)
+    threads = max((os.cpu_count() or 1) // room, 1)
+    free, running = list(found), []
+
+    def start(waiting: list[Job]) -> dict[Job, Process]:
+        running[:] = [process for process in running if process.poll() is None]
+        started: dict[Job, Process] = {}
+        for job in waiting:
+            if len(running) >= room or needs[job] > len(free):
+                break  # in order: a large job is not overtaken for ever
+            mine = [free.pop(0) for _ in range(needs[job])]
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
+            if room > 1:
+                environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+            popen = spawn(job, local_command(job, script, len(mine)), environment)
+            started[job] = process = _LocalProcess(popen, mine, free)
+            running.append(process)
+        return started
+
+    return start
+
+
+def spawn(job: Job, words: Sequence[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a job that writes to log.txt and ends with this process; what it left of a failure is removed."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "failed.txt").unlink(missing_ok=True)
+    with (job.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            list(words),
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def local_command(job: Job, script: Path, gpus: int) -> list[str]:
+    """Return the command of a job on this machine; of several processes by torchrun, which ends all if one fails.
+
+    Lightning would start the others itself, again with the words of this command, and end them less surely.
+    """
+    words = command(job, script)
+    count = processes(job.cfg) or max(gpus, 1)
+    if count == 1 or not _in_processes(job.cfg):
+        return words
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words[1:]]
+
+
+def gpus_needed(cfg: DictConfig, available: int) -> int:
+    """Return how many GPUs a run takes of those that there are."""
+    accelerator = cfg.trainer.accelerator
+    if accelerator not in ("gpu", "cuda") and (accelerator != "auto" or available == 0):
+        return 0
+    return processes(cfg) or max(available, 1)
+
+
+def visible_gpus() -> list[str]:
+    """Return the ids of the GPUs that this process may use, without loading torch."""
+    limit = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if limit is not None:
+        return [name for name in (part.strip() for part in limit.split(",")) if name and name != "-1"]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
+
+
+@dataclass
+class _LocalProcess:
+    popen: "subprocess.Popen[bytes]"
+    gpus: list[str]
+    free: list[str]
+
+    def poll(self) -> int | None:
+        code = self.popen.poll()
+        if code is not None:
+            self.free += self.gpus
+            self.gpus = []
+        return code
+
+    def stop(self) -> None:
+        if self.popen.poll() is None:
+            self.popen.terminate()
+
+    def wait(self) -> None:
+        try:
+            self.popen.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self.poll()
+
+
+def _in_processes(cfg: DictConfig) -> bool:
+    """Tell whether the strategy wants a process for each device that somebody else starts."""
+    strategy = str(cfg.trainer.get("strategy", "auto"))
+    return not any(word in strategy for word in ("spawn", "fork", "notebook"))
+
+
+def _end_with_parent() -> None:
+    """Have Linux end the job when this process dies, even by SIGKILL: or the same sweep again would train it twice."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,149 @@
+"""See jobs through to the end, wherever their processes run: progress, each failure at once, interruption."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from isaseg.run_folder import failure, finished_metrics, last_step, write_failure
+from isaseg.sweep.jobs import Job
+
+_POLL = 0.5  # seconds
+_TAIL = 20  # lines of the log that failed.txt quotes where the run itself could not write why
+
+
+class Process(Protocol):
+    """A job that runs somewhere."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def stop(self) -> None:
+        """Ask it to save and end."""
+
+    def wait(self) -> None:
+        """Return when it has ended; kill what does not."""
+
+
+Start = Callable[[list[Job]], dict[Job, Process]]
+Watch = Callable[[Job], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        state: "finished" (also before), "failed", or "stopped": by the watch, or from outside, to be continued.
+        metrics: What metrics.json holds, if finished.
+        message: One sentence, if failed.
+    """
+
+    state: Literal["finished", "failed", "stopped"]
+    metrics: dict[str, Any] | None = None
+    message: str = ""
+
+
+def supervise(
+    jobs: Sequence[Job], start: Start, console: Console, watch: Watch | None = None
+) -> dict[Job, Outcome]:
+    """Run what is not complete yet, and return how each job ended.
+
+    A job that fails is told at once and stops no other. If this process is interrupted the jobs are asked to save and
+    end, and are waited for.
+
+    Args:
+        jobs: All of them, in the order in which they are to start.
+        start: Starts as many of the waiting jobs as there is room for.
+        console: Where progress and failures are told.
+        watch: Asked now and then about each running job; True stops it.
+    """
+    outcomes: dict[Job, Outcome] = {}
+    for job in jobs:
+        metrics = finished_metrics(job.cfg, job.folder)
+        if metrics is not None:
+            outcomes[job] = Outcome("finished", metrics)
+    if outcomes:
+        _say(console, f"{len(outcomes)} of {len(jobs)} runs are complete already")
+    waiting = [job for job in jobs if job not in outcomes]
+    running: dict[Job, Process] = {}
+    unwanted: set[Job] = set()
+    with _progress(console) as bar:
+        task = bar.add_task("training", total=max(len(waiting), 1), runs="")
+        try:
+            while waiting or running:
+                for job, process in start(waiting).items():
+                    waiting.remove(job)
+                    running[job] = process
+                    _say(bar.console, f"start   {job.name}")
+                for job, process in list(running.items()):
+                    code = process.poll()
+                    if code is not None:
+                        del running[job]
+                        outcomes[job] = _outcome(job, code, job in unwanted)
+                        _tell(bar.console, job, outcomes[job])
+                    elif watch is not None and job not in unwanted and watch(job):
+                        unwanted.add(job)
+                        process.stop()
+                share = sum(_share(job) for job in running)
+                ended = len(jobs) - len(waiting) - len(running)
+                runs = f"{ended}/{len(jobs)} runs, {len(running)} running"
+                bar.update(task, completed=ended + share, total=len(jobs), runs=runs)
+                if waiting or running:
+                    time.sleep(_POLL)
+        finally:
+            for process in running.values():
+                process.stop()
+            for process in running.values():
+                process.wait()
+    return {job: outcomes[job] for job in jobs}
+
+
+def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
+    metrics = finished_metrics(job.cfg, job.folder) if code == 0 else None
+    if metrics is not None:
+        return Outcome("finished", metrics)
+    if unwanted or code in (130, 143):
+        return Outcome("stopped")
+    log = job.folder / "log.txt"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:]) if log.is_file() else ""
+    killed = f"killed by signal {-code}" + (", perhaps for want of memory" if code == -9 else "")
+    said = killed if code < 0 else f"ended with exit code {code}"
+    write_failure(job.folder, f"{said} and said no more; see {log}\n\n{tail}\n")
+    return Outcome("failed", message=failure(job.folder) or said)
+
+
+def _tell(console: Console, job: Job, outcome: Outcome) -> None:
+    if outcome.state == "finished":
+        score = (outcome.metrics or {}).get("val/mIoU")
+        _say(console, f"done    {job.name}" + (f"  mIoU {score:.4f}" if isinstance(score, float) else ""))
+    elif outcome.state == "stopped":
+        _say(console, f"stopped {job.name} after step {last_step(job.folder)}")
+    else:
+        _say(console, f"FAILED  {job.name}: {outcome.message}", "bold red")
+        _say(console, f"        {job.folder / 'failed.txt'}, {job.folder / 'log.txt'}")
+
+
+def _share(job: Job) -> float:
+    return min(last_step(job.folder) / int(job.cfg.trainer.max_steps), 1.0)
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(None),
+        TextColumn("{task.fields[runs]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=300,
+        disable=not console.is_terminal,
+    )
