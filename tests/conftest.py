@@ -55,13 +55,14 @@ for _name in ("connect", "connect_ex"):
     setattr(socket.socket, _name, _guard(getattr(socket.socket, _name)))
 
 
+def compose_overrides(*overrides: str) -> DictConfig:
+    """Return the configuration that `train.py` would get from this command line."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        return hydra_compose("train", overrides=list(overrides))
+
+
 @pytest.fixture
 def compose() -> Callable[..., DictConfig]:
-    """Give `compose(*overrides)`: the configuration that `train.py` would get from this command line."""
-
-    def composed(*overrides: str) -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-            return hydra_compose("train", overrides=list(overrides))
-
-    return composed
+    """Give `compose(*overrides)`, as `compose_overrides`."""
+    return compose_overrides

@@ -315,7 +315,7 @@ def test_the_dry_run_goes_all_the_way_and_the_second_trains_nothing(tmp_path: Pa
     before = metrics.stat().st_mtime_ns
     again = run("--dry", "--output", "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "2 of 2 runs are there already" in again.stderr
+    assert "2 of 2 runs are complete already" in again.stderr
     assert again.stdout == first.stdout
     assert metrics.stat().st_mtime_ns == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -45,8 +45,9 @@ class GridSweeper(Sweeper):
         """Make the launcher."""
         from hydra.core.plugins import Plugins
 
-        plugins = Plugins.instance()
-        self.launcher = plugins.instantiate_launcher(hydra_context, task_function, config)
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context, task_function, config
+        )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep."""

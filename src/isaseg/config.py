@@ -53,6 +53,8 @@ _NOT_IDENTITY = (
     "test",  # of evaluate.py alone
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
     "trainer.log_every_n_steps",
 )
 
@@ -236,7 +238,7 @@ def validation_interval(cfg: DictConfig) -> int:
 
 
 def attention_label(cfg: DictConfig) -> str:
-    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `dense`."""
+    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `isa-8x8-d2`, `dense`."""
     node = cfg.attention
     kind = str(node["_target_"]).rsplit(".", 1)[-1]
     name = {
@@ -246,6 +248,9 @@ def attention_label(cfg: DictConfig) -> str:
         "CrissCrossAttention": "criss-cross",
         "PlainCrissCross": "criss-cross-plain",
         "PyramidPooling": "pyramid-pooling",
+        "ASPP": "aspp",
+        "DoubleAttention": "double-attention",
+        "CGNL": "cgnl",
         "NoContext": "none",
     }.get(kind, kind)
     if OmegaConf.is_list(node.get("group_size")):
@@ -255,6 +260,8 @@ def attention_label(cfg: DictConfig) -> str:
     for key in ("recurrence", "passes"):
         if key in node:
             name += f"-r{node[key]}"
+    if node.get("depth", 1) != 1:
+        name += f"-d{node.depth}"
     return name
 
 

@@ -17,16 +17,20 @@ def finished_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
 
     A run that was not scored on the test split is not complete for a configuration that asks for it.
     """
-    path = folder / "metrics.json"
-    if cfg.resume not in ("auto", "must") or not path.is_file():
+    if cfg.resume not in ("auto", "must") or not (folder / "metrics.json").is_file():
         return None
     if not config.same_run(cfg, folder):
         return None
     if cfg.score_test and not OmegaConf.load(folder / "config.yaml").score_test:
         return None
+    return read_metrics(folder)
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return what metrics.json holds, None if there is none that is whole."""
     try:
-        metrics = json.loads(path.read_text())
-    except ValueError:  # not ours: ours is written whole
+        metrics = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
         return None
     return metrics if isinstance(metrics, dict) else None
 

@@ -1,15 +1,9 @@
-"""The ablation over context modules: which rows, which runs, and the processes that train them.
+"""The ablation over context modules: which rows, and which runs.
 
-One run is one fresh process of `train.py`, not one job of an in-process Hydra multirun: no random state,
-cache, thread pool or half-finished logger of one run can then reach the next, and a run that dies takes nobody
-with it.
+One run is one fresh process of `train.py`, as in any sweep: no random state, cache, thread pool or half-finished logger
+of one run can then reach the next, and a run that dies takes nobody with it.
 """
 
-import csv
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +13,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from isaseg import config
 from isaseg.errors import ConfigError
+from isaseg.sweep import jobs as jobs_of_a_sweep
+from isaseg.sweep.jobs import quoted
+from isaseg.sweep.local import local
+from isaseg.sweep.supervise import supervise
 
 
 class Row(NamedTuple):
@@ -178,15 +175,11 @@ def make_jobs(
                 *extra,  # of two overrides of one key the later holds
                 f"seed={seed}",
                 f"trainer.max_steps={length}",
-                f"run_dir={_quoted(folder)}",
-                f"output_dir={_quoted(output)}",  # Hydra makes this folder
+                f"run_dir={quoted(folder)}",
+                f"output_dir={quoted(output)}",  # Hydra makes this folder
             )
             jobs.append(Job(row, seed, length, folder, overrides))
     return jobs
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def compose_job(job: Job) -> DictConfig:
@@ -213,91 +206,23 @@ def run_jobs(jobs: Sequence[Job], train: Path, parallel: int, console: Console) 
     Args:
         jobs: All the runs.
         train: The script `train.py`.
-        parallel: Processes at a time, one thread each.
+        parallel: Processes at a time, which share the cores.
         console: Where progress and failures are told.
 
     Returns:
         The runs that failed.
     """
-    finished = [job for job in jobs if is_finished(job)]
-    waiting = sorted((job for job in jobs if job not in finished), key=lambda job: -job.expected_seconds)
-    if finished:
-        console.print(f"{len(finished)} of {len(jobs)} runs are there already", highlight=False)
-    running: dict[Job, subprocess.Popen[bytes]] = {}
-    failed: list[Job] = []
-    total = sum(job.expected_seconds for job in waiting)
-    with _progress(console) as bar:
-        task = bar.add_task("training", total=total, runs=f"0/{len(waiting)} runs")
-        try:
-            while waiting or running:
-                while waiting and len(running) < parallel:
-                    job = waiting.pop(0)
-                    running[job] = _start(job, train)
-                time.sleep(1)
-                for job in [job for job, process in running.items() if process.poll() is not None]:
-                    if not _tell(job, running.pop(job).returncode, bar.console):
-                        failed.append(job)
-                _advance(bar, task, total, waiting, list(running))
-        finally:
-            for process in running.values():
-                process.terminate()
-            for process in running.values():
-                process.wait()
-    return failed
+    longest_first = sorted(jobs, key=lambda job: -job.expected_seconds)
+    runs = [_as_run(job) for job in longest_first]
+    outcomes = supervise(runs, local(runs, train, slots=parallel), console)
+    return [job for job, run in zip(longest_first, runs, strict=True) if outcomes[run].state != "finished"]
 
 
-def _start(job: Job, train: Path) -> subprocess.Popen[bytes]:
-    """Start one run; what another configuration left in its folder is neither resumed nor its result."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "metrics.json").unlink(missing_ok=True)
-    fresh = [] if config.same_run(compose_job(job), job.folder) else ["resume=never"]
-    command = [sys.executable, str(train), *job.overrides, *fresh]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with (job.folder / "log.txt").open("wb") as log:
-        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-
-def _tell(job: Job, code: int, console: Console) -> bool:
-    if code == 0 and (job.folder / "metrics.json").is_file():
-        console.print(f"done    {job.name}", highlight=False)
-        return True
-    log = job.folder / "log.txt"
-    lines = log.read_text(errors="replace").strip().splitlines()
-    console.print(
-        f"FAILED  {job.name}, exit code {code}, see {log}", style="bold red", markup=False, soft_wrap=True
-    )
-    console.print(f"        {lines[-1] if lines else '(empty)'}", markup=False, soft_wrap=True)
-    return False
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.fields[runs]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=300,
-    )
-
-
-def _advance(
-    bar: Progress, task: TaskID, total: float, waiting: Sequence[Job], running: Sequence[Job]
-) -> None:
-    left = sum(job.expected_seconds for job in waiting)
-    left += sum(job.expected_seconds * (1 - _last_step(job.folder) / job.steps) for job in running)
-    runs = bar.tasks[task].fields["runs"].split("/")[1]
-    done = int(runs.split()[0]) - len(waiting) - len(running)
-    bar.update(task, completed=max(total - left, 0), runs=f"{done}/{runs}")
-
-
-def _last_step(folder: Path) -> int:
-    """Return how far a run has come, 0 if it is not known."""
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return 0
-    with path.open(newline="") as file:
-        steps = [row["step"] for row in csv.DictReader(file) if row.get("step")]
-    return int(steps[-1]) if steps and steps[-1].isdigit() else 0
+def _as_run(job: Job) -> jobs_of_a_sweep.Job:
+    """Return the run; what another configuration left in its folder is neither resumed nor its result."""
+    cfg = compose_job(job)
+    fresh: tuple[str, ...] = ()
+    if not config.same_run(cfg, job.folder):
+        (job.folder / "metrics.json").unlink(missing_ok=True)
+        fresh = ("resume=never",)
+    return jobs_of_a_sweep.Job(job.name, job.folder, (*job.overrides, *fresh), cfg)

@@ -25,7 +25,11 @@ def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[li
     for override in parsed:
         key = override.get_key_element()
         if not override.is_sweep_override():
-            text = override.input_line if override.is_delete() else f"{key}={override.get_value_element_as_str()}"
+            text = (
+                override.input_line
+                if override.is_delete()
+                else f"{key}={override.get_value_element_as_str()}"
+            )
             choices[key] = [text or key]
         elif override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
@@ -47,4 +51,3 @@ def sweep(launcher: Launcher, params: Mapping[str, str], arguments: Sequence[str
     if failed:
         raise SweepError([str(result._return_value) for result in failed], len(results))
     return results
-

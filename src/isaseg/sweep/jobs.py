@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -46,7 +46,8 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> Plan:
     """Return the jobs of a sweep.
 
     An override that the chosen option of its group does not know, but another option of the group does, is left out:
-    a dense model has no group size. Combinations that then describe the same run are one job.
+    a dense model has no group size. That holds where the override or the option is swept; where neither is, it is a
+    mistake. Combinations that then describe the same run are one job.
 
     Args:
         combinations: Overrides of each job.
@@ -59,27 +60,36 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> Plan:
     jobs: list[Job] = []
     number_of: dict[Path, int] = {}
     job_of, remarks = [], []
+    common = set.intersection(*(set(combination) for combination in combinations))
     for combination in combinations:
-        overrides, cfg, dropped = _composed(list(combination), compose)
+        overrides, cfg, dropped = _composed(list(combination), common, compose)
         remarks += [f"left out {text}" for text in dropped]
         folder = config.run_dir(cfg)
         if folder not in number_of:
             number_of[folder] = len(jobs)
-            jobs.append(Job(_name(cfg), folder, tuple(overrides), cfg))
+            jobs.append(Job("", folder, tuple(overrides), cfg))
         elif cfg.run_dir is not None and config.run_name(jobs[number_of[folder]].cfg) != config.run_name(cfg):
             raise ConfigError(
                 f"expected a folder for each job, got run_dir={cfg.run_dir} for several; give output_dir instead"
             )
         job_of.append(number_of[folder])
+    jobs = [replace(job, name=name) for job, name in zip(jobs, _names(jobs), strict=True)]
     twice = len(combinations) - len(jobs)
     if twice:
-        remarks.append(f"{twice} of {len(combinations)} combinations describe a run that another one describes too")
+        remarks.append(
+            f"{twice} of {len(combinations)} combinations describe a run that another one describes too"
+        )
     return Plan(jobs, job_of, list(dict.fromkeys(remarks)))
 
 
 def command(job: Job, script: Path) -> list[str]:
     """Return what a process is started with that trains `job` on one device."""
     return [sys.executable, str(script), *job.overrides, "hydra.mode=RUN"]
+
+
+def quoted(text: object) -> str:
+    """Return a text as the value of an override, whatever is in it."""
+    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def processes(cfg: DictConfig) -> int | None:
@@ -100,8 +110,10 @@ def processes(cfg: DictConfig) -> int | None:
     raise ConfigError(f"expected trainer.devices as a number, a list, auto or -1, got {devices}")
 
 
-def _composed(overrides: list[str], compose: Compose) -> tuple[list[str], DictConfig, list[str]]:
-    dropped = []
+def _composed(
+    overrides: list[str], common: set[str], compose: Compose
+) -> tuple[list[str], DictConfig, list[str]]:
+    dropped: list[str] = []
     while True:
         try:
             return overrides, compose(overrides), dropped
@@ -111,8 +123,12 @@ def _composed(overrides: list[str], compose: Compose) -> tuple[list[str], DictCo
             if not found or not _known_elsewhere(_key(found[0])):
                 raise
             group = _key(found[0]).split(".")[0]
-            choice = next((text for text in overrides if _key(text) == group), f"the {group} that is set")
-            dropped.append(f"{found[0]} where it has no meaning, with {choice}")
+            choice = [text for text in overrides if _key(text) == group]
+            if common.issuperset([*found, *choice]):  # neither is swept
+                raise
+            dropped.append(
+                f"{found[0]} where it has no meaning, with {', '.join(choice) or f'the {group} given'}"
+            )
             overrides = [text for text in overrides if text not in found]
 
 
@@ -128,5 +144,11 @@ def _known_elsewhere(key: str) -> bool:
     return bool(rest) and any(rest in option for option in options)
 
 
-def _name(cfg: DictConfig) -> str:
-    return f"{cfg.name}/{config.run_name(cfg)}"
+def _names(jobs: Sequence[Job]) -> list[str]:
+    """Return `isa-8x8 tiny seed 0` and the like, with what is swept besides where that leaves two alike."""
+    names = [f"{config.attention_label(j.cfg)} {j.cfg.backbone.name} seed {j.cfg.seed}" for j in jobs]
+    common = set.intersection(*(set(job.overrides) for job in jobs))
+    return [
+        name if names.count(name) == 1 else " ".join([name, *(o for o in job.overrides if o not in common)])
+        for name, job in zip(names, jobs, strict=True)
+    ]

@@ -6,19 +6,19 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from isaseg import config
 from isaseg.errors import ConfigError, JobError
 from isaseg.files import replace_file
-from isaseg.sweep.jobs import Job, Plan, plan
+from isaseg.sweep.jobs import Job, Plan, plan, quoted
 from isaseg.sweep.supervise import Outcome, Start, Watch, supervise
 
 # Of these a single job knows nothing.
@@ -48,15 +48,20 @@ def launch(
 
     # what a single job of this sweep is told besides its combination
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
-    found = plan([[*combination, *_grouped(compose, combination, master)] for combination in combinations], compose)
+    found = plan(combinations, compose)
     for remark in found.remarks:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
-    jobs = [Job(job.name, job.folder, (*_flags(master), *job.overrides, *words), job.cfg) for job in found.jobs]
+    flags, name = _flags(master), sweep_name(master)
+    jobs = [
+        replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words)) for job in found.jobs
+    ]
     start = make_start(jobs, _script())
     members = write_members(jobs, master)
     with _sigterm_interrupts():
         outcomes = supervise(jobs, start, console, watch)
-    console.print(f"compare them: python src/compare.py {members}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"compare them: python src/compare.py {members}", markup=False, highlight=False, soft_wrap=True
+    )
     return _returns(Plan(jobs, found.job_of, []), combinations, list(outcomes.values()))
 
 
@@ -81,17 +86,21 @@ def write_members(jobs: Sequence[Job], master: DictConfig) -> Path:
     return path
 
 
-def _returns(found: Plan, combinations: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> list[JobReturn]:
+def _returns(
+    found: Plan, combinations: Sequence[Sequence[str]], outcomes: Sequence[Outcome]
+) -> list[JobReturn]:
     returns = []
     for combination, number in zip(combinations, found.job_of, strict=True):
         job, outcome = found.jobs[number], outcomes[number]
-        result = JobReturn(overrides=combination, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name)
+        result = JobReturn(
+            overrides=combination, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name
+        )
         if outcome.state == "finished":
             result.status = JobStatus.COMPLETED
             result.return_value = (outcome.metrics or {}).get("val/mIoU")
         else:
             result.status = JobStatus.FAILED
-            result.return_value = JobError(f"{job.name}: {outcome.message or outcome.state}", outcome.state)
+            result.return_value = JobError(f"{job.name}: {outcome.state}, see {job.folder}", outcome.state)
         returns.append(result)
     return returns
 
@@ -103,13 +112,15 @@ def _task_config(full: DictConfig) -> DictConfig:
     return cfg
 
 
-def _grouped(compose: Any, combination: Sequence[str], master: DictConfig) -> list[str]:
-    """Return the override that puts the runs of one sweep into one W&B group, if nobody has chosen another."""
-    logger = master.logger
-    if "group" not in logger or logger.group is not None:
-        return []
-    name = f"{master.name}-{sweep_name(master)}" if not OmegaConf.is_missing(master, "name") else sweep_name(master)
-    return [f"logger.group='{config.safe_name(name)}'"]
+def _in_wandb(job: Job, sweep: str) -> list[str]:
+    """Return the overrides that name a job in W&B and put the runs of one sweep into one group, unless chosen."""
+    wanted = {"group": f"{job.cfg.name}-{sweep}", "name": job.name}
+    logger = job.cfg.logger
+    return [
+        f"logger.{key}={quoted(text)}"
+        for key, text in wanted.items()
+        if key in logger and logger[key] is None
+    ]
 
 
 def _flags(master: DictConfig) -> list[str]:
@@ -119,13 +130,17 @@ def _flags(master: DictConfig) -> list[str]:
         for source in master.hydra.runtime.config_sources
         if source.provider == "command-line"
     ]
-    return flags + ([] if master.hydra.job.config_name == "train" else [f"--config-name={master.hydra.job.config_name}"])
+    return flags + (
+        [] if master.hydra.job.config_name == "train" else [f"--config-name={master.hydra.job.config_name}"]
+    )
 
 
 def _script() -> Path:
     main = getattr(sys.modules["__main__"], "__file__", None)
     if main is None:
-        raise ConfigError("a sweep starts its jobs with the script that was started; start it as src/train.py")
+        raise ConfigError(
+            "a sweep starts its jobs with the script that was started; start it as src/train.py"
+        )
     return Path(main).resolve()
 
 

@@ -20,7 +20,9 @@ _GRACE = 60.0  # seconds that a job has to save its checkpoint before it is kill
 _PR_SET_PDEATHSIG = 1
 
 
-def local(jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Sequence[str] | None = None) -> Start:
+def local(
+    jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Sequence[str] | None = None
+) -> Start:
     """Return what starts jobs on this machine while there is room.
 
     Args:
@@ -38,12 +40,15 @@ def local(jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Seq
     needs = {job: gpus_needed(job.cfg, len(found)) for job in jobs}
     for job, need in needs.items():
         if need > len(found):
-            raise ConfigError(f"{job.name} needs {need} GPUs, this machine has {len(found)}; lower trainer.devices")
+            raise ConfigError(
+                f"{job.name} needs {need} GPUs, this machine has {len(found)}; lower trainer.devices"
+            )
         if job.cfg.trainer.get("num_nodes", 1) != 1:
             raise ConfigError("a job on this machine has one node; several nodes: hydra/launcher=slurm")
     room = slots or (len(found) if any(needs.values()) else 1)
     threads = max((os.cpu_count() or 1) // room, 1)
-    free, running = list(found), []
+    free = list(found)
+    running: list[_LocalProcess] = []
 
     def start(waiting: list[Job]) -> dict[Job, Process]:
         running[:] = [process for process in running if process.poll() is None]
@@ -87,7 +92,14 @@ def local_command(job: Job, script: Path, gpus: int) -> list[str]:
     count = processes(job.cfg) or max(gpus, 1)
     if count == 1 or not _in_processes(job.cfg):
         return words
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", *words[1:]]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        *words[1:],
+    ]
 
 
 def gpus_needed(cfg: DictConfig, available: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from isaseg.run_folder import failure, finished_metrics, last_step, write_failure
+from isaseg.run_folder import failure, finished_metrics, last_step, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
@@ -75,10 +75,6 @@ def supervise(
         task = bar.add_task("training", total=max(len(waiting), 1), runs="")
         try:
             while waiting or running:
-                for job, process in start(waiting).items():
-                    waiting.remove(job)
-                    running[job] = process
-                    _say(bar.console, f"start   {job.name}")
                 for job, process in list(running.items()):
                     code = process.poll()
                     if code is not None:
@@ -88,6 +84,10 @@ def supervise(
                     elif watch is not None and job not in unwanted and watch(job):
                         unwanted.add(job)
                         process.stop()
+                for job, process in start(waiting).items():
+                    waiting.remove(job)
+                    running[job] = process
+                    _say(bar.console, f"start   {job.name}")
                 share = sum(_share(job) for job in running)
                 ended = len(jobs) - len(waiting) - len(running)
                 runs = f"{ended}/{len(jobs)} runs, {len(running)} running"
@@ -103,16 +103,16 @@ def supervise(
 
 
 def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
-    metrics = finished_metrics(job.cfg, job.folder) if code == 0 else None
+    metrics = read_metrics(job.folder) if code == 0 else None
     if metrics is not None:
         return Outcome("finished", metrics)
     if unwanted or code in (130, 143):
         return Outcome("stopped")
     log = job.folder / "log.txt"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:]) if log.is_file() else ""
+    lines = log.read_text(errors="replace").rstrip().splitlines()[-_TAIL:] if log.is_file() else []
     killed = f"killed by signal {-code}" + (", perhaps for want of memory" if code == -9 else "")
-    said = killed if code < 0 else f"ended with exit code {code}"
-    write_failure(job.folder, f"{said} and said no more; see {log}\n\n{tail}\n")
+    said = killed if code < 0 else f"exit code {code}: {lines[-1] if lines else '(nothing was said)'}"
+    write_failure(job.folder, "\n".join([said, "", *lines, ""]))
     return Outcome("failed", message=failure(job.folder) or said)
 
 
