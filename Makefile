@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers test-peers lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures peers bench-peers test-peers test-browser lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -55,6 +55,10 @@ bench-peers: peers ## the same as peers
 
 test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores; some ten minutes
 	$(BIN)/python -m pytest -m peers $(ARGS)
+
+test-browser: $(STAMP) ## click through compare's page in headless Chromium; installs Debian's where there is none
+	@command -v chromedriver >/dev/null || apt-get install -y chromium chromium-driver
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from isaseg import config
+from isaseg import config, reach
 from isaseg.ablation import figures, jobs, results, table
 from isaseg.ablation.jobs import Job
 from isaseg.ablation.results import Facts, Result, Run
@@ -289,12 +289,25 @@ def test_bounds_are_known_before_training_and_rows_add_up(tmp_path: Path) -> Non
     extra = ["data.val_length=8", "backbone.name=test_resnet"]
     for name in ("none", "long-16"):
         todo = jobs.make_jobs("lamps", jobs.select_rows([name]), [0, 1], 10, tmp_path, extra)
-        said = results.write_bounds(results.measure(todo), tmp_path)
+        said = results.write_bounds(results.measure(todo, tmp_path), tmp_path)
         assert name in said
         assert "39 pixels" in said
     held = json.loads((tmp_path / "bounds.json").read_text())["bounds"]
     assert 1 / 3 < held["none"]["group_acc"] < held["long-16"]["group_acc"] < 1
     assert math.isclose(held["none"]["group_acc_far"], 1 / 3, abs_tol=0.02)
+
+
+def test_a_bound_is_computed_once_and_again_where_the_row_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = ["data.val_length=8", "backbone.name=test_resnet"]
+    todo = jobs.make_jobs("lamps", jobs.select_rows(["none"]), [0], 10, tmp_path, extra)
+    first = results.measure(todo, tmp_path)
+    results.write_bounds(first, tmp_path)
+    monkeypatch.setattr(reach, "group_accuracy_bound", lambda *_: reach.Bound(0.5, 0.5))
+    assert results.measure(todo, tmp_path) == first
+    other = jobs.make_jobs("lamps", jobs.select_rows(["none"]), [0], 10, tmp_path, ["data.val_length=9"])
+    assert results.measure(other, tmp_path)["none"].bound == reach.Bound(0.5, 0.5)
 
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -21,6 +21,7 @@ from isaseg import config, reach
 from isaseg.ablation.jobs import ROWS, STEPS, Job, Row, compose_job, is_finished, select_rows
 from isaseg.attention import Cost
 from isaseg.errors import DataError
+from isaseg.files import replace_file, sha256
 from isaseg.head import conv_norm_act
 
 LARGE = 128  # side of the second map for which the cost is quoted
@@ -38,6 +39,7 @@ class Facts(NamedTuple):
         cost_large: Cost at 128 x 128.
         bound: Group accuracy that geometry allows; None where no bound is known.
         field_of_view: Pixels that one feature sees without context.
+        key: Differs where the bound may differ; "" where there is none.
     """
 
     side: tuple[int, int]
@@ -45,6 +47,7 @@ class Facts(NamedTuple):
     cost_large: Cost
     bound: reach.Bound | None
     field_of_view: int
+    key: str = ""
 
 
 class Run(NamedTuple):
@@ -80,24 +83,52 @@ class Result(NamedTuple):
         return statistics.fmean(1000 * run.scores["seconds_per_step"] for run in self.runs)
 
 
-def measure(jobs: Sequence[Job]) -> dict[str, Facts]:
-    """Compute reach and cost of every row from the modules themselves, before anything is trained."""
+def measure(jobs: Sequence[Job], output: Path) -> dict[str, Facts]:
+    """Compute reach and cost of every row from the modules themselves, before anything is trained.
+
+    Bounds that `write_bounds` has left in `output` are taken from there, unless the row or the code has changed since.
+    """
     first = {job.row.name: job for job in reversed(jobs)}
-    return {name: _facts(compose_job(first[name])) for name in dict.fromkeys(job.row.name for job in jobs)}
+    known = _held(output).get("known", {})
+    return {
+        name: _facts(compose_job(first[name]), known) for name in dict.fromkeys(job.row.name for job in jobs)
+    }
 
 
-def _facts(cfg: DictConfig) -> Facts:
+def _facts(cfg: DictConfig, known: Mapping[str, Sequence[float]]) -> Facts:
     make_attention = config.build(cfg.attention, "attention")
     backbone = config.build(cfg.backbone, "backbone")
     reduce = conv_norm_act(backbone.channels[-1], cfg.head.channels, 3)  # what ContextHead begins with
     fov = reach.field_of_view([backbone, reduce])
     height, width = (-(-side // fov.stride) for side in cfg.data.crop_size)
     cost = make_attention(cfg.head.channels).cost
-    bound = None
+    bound, key = None, ""
     if cfg.data.name == "lamps":
-        support = reach.attention_support(make_attention(_THIN), height, width)
-        bound = reach.group_accuracy_bound(support, fov, config.build(cfg.data, "data").source("val"))
-    return Facts((height, width), cost(height, width), cost(LARGE, LARGE), bound, fov.size[0])
+        key = _bound_key(cfg)
+        if key in known:
+            bound = reach.Bound(*known[key])
+        else:
+            support = reach.attention_support(make_attention(_THIN), height, width)
+            source = config.build(cfg.data, "data").source("val")
+            bound = reach.group_accuracy_bound(support, fov, source)
+    return Facts((height, width), cost(height, width), cost(LARGE, LARGE), bound, fov.size[0], key)
+
+
+def _bound_key(cfg: DictConfig) -> str:
+    """Return a digest of all that a bound depends on, the code included."""
+    package = Path(reach.__file__).parent
+    code = {str(path): sha256(path) for path in sorted([*package.glob("*.py"), *package.glob("data/*.py")])}
+    parts = {
+        key: OmegaConf.to_container(cfg[key], resolve=True)
+        for key in ("attention", "backbone", "head", "data")
+    }
+    return config.digest({**parts, "code": list(code.values())})
+
+
+def _held(output: Path) -> dict[str, Any]:
+    path = output / "bounds.json"
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    return held if isinstance(held, dict) else {}
 
 
 def write_bounds(facts: Mapping[str, Facts], output: Path) -> str:
@@ -105,11 +136,16 @@ def write_bounds(facts: Mapping[str, Facts], output: Path) -> str:
     bounds = {name: fact.bound._asdict() for name, fact in facts.items() if fact.bound is not None}
     if not bounds:
         return ""
-    path = output / "bounds.json"
-    held = json.loads(path.read_text())["bounds"] if path.is_file() else {}  # of rows not asked for this time
+    held = _held(output)  # of rows not asked for this time too
     pixels = next(iter(facts.values())).field_of_view
-    output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"field_of_view": pixels, "bounds": {**held, **bounds}}, indent=2) + "\n")
+    known = {fact.key: list(fact.bound) for fact in facts.values() if fact.bound is not None}
+    content = {
+        "field_of_view": pixels,
+        "bounds": {**held.get("bounds", {}), **bounds},
+        "known": {**held.get("known", {}), **known},
+    }
+    with replace_file(output / "bounds.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
     lines = [f"group accuracy that geometry allows (a feature sees {pixels} pixels):"]
     for name, bound in bounds.items():
         every, far = (100 * bound[key] for key in ("group_acc", "group_acc_far"))

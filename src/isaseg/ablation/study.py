@@ -60,7 +60,7 @@ def conduct(study: Study, train: Path, console: Console) -> tuple[str, int]:
     overrides = [*(jobs.DRY_OVERRIDES if study.dry else ()), *study.overrides]
     runs = jobs.make_jobs(study.data, rows, study.seeds, study.steps, study.output, overrides)
     with console.status("computing reach and cost of every row"):
-        facts = results.measure(runs)
+        facts = results.measure(runs, study.output)
     console.print(results.write_bounds(facts, study.output), highlight=False, end="")
     failed = [] if study.report_only else jobs.run_jobs(runs, train, study.parallel, console)
     if failed:
