@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers test-peers test-browser lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebooks bench test-peers test-browser test-slurm lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -47,6 +47,17 @@ ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and
 figures: $(STAMP) ## draw the ablation's table and figures again from the runs on disk
 	$(BIN)/python src/ablation.py --report-only $(ARGS)
 
+compare: $(STAMP) ## tables, figures and one page of every run in outputs
+	$(BIN)/python src/compare.py outputs $(ARGS)
+
+bench: $(STAMP) ## parameters, multiply-adds, memory and time of every context module
+	$(BIN)/python src/benchmark.py attention $(ARGS)
+
+notebooks: $(STAMP) ## run the notebooks, with their outputs, into outputs/notebooks
+	@mkdir -p outputs/notebooks
+	for name in quickstart attention_maps compare_runs; do \
+		$(BIN)/jupyter execute --output=../outputs/notebooks/$$name notebooks/$$name.ipynb || exit 1; done
+
 peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to compare with in tests and benchmarks
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex cityscapesscripts==2.3.0
@@ -59,6 +70,9 @@ test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, pr
 test-browser: $(STAMP) ## click through compare's page in headless Chromium; installs Debian's where there is none
 	@command -v chromedriver >/dev/null || apt-get install -y chromium chromium-driver
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if absent (root); some five minutes
+	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

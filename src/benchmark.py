@@ -1,7 +1,8 @@
-"""Measure speed beside mmsegmentation: `python src/benchmark.py {data|evaluate} ...`."""
+"""Measure context modules, and speed beside mmsegmentation: `python src/benchmark.py {attention,data,evaluate} ...`."""
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.errors import HydraException
@@ -17,10 +18,15 @@ def main() -> int:
     """Run the measurement that is asked for; return the exit code: 0 done, 2 bad input, 130 interrupted."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Beside mmsegmentation where `make peers` has installed it; the processes take turns. Let nothing else "
-        "run on the machine. Example: data cityscapes=/data/cityscapes ade20k=/data/ADEChallengeData2016",
+        epilog="data and evaluate measure beside mmsegmentation where `make peers` has installed it. Processes take "
+        "turns: let nothing else run on the machine. Examples: attention --growth; attention --device cuda --sizes 97 "
+        "128; data cityscapes=/data/cityscapes ade20k=/data/ADEChallengeData2016",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{data,evaluate}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{attention,data,evaluate}")
+    attention = commands.add_parser(
+        "attention", help="parameters, multiply-adds, memory and time of every context module"
+    )
+    _attention_options(attention)
     data = commands.add_parser(
         "data", help="samples a second of the training pipeline, with and without the cache"
     )
@@ -42,16 +48,18 @@ def main() -> int:
         "--size", nargs=2, type=int, default=[512, 1024], metavar=("H", "W"), help="of the picture (512 1024)"
     )
     for command in (data, evaluate):
-        command.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
         command.add_argument(
             "--peer", type=Path, default=PEER, metavar="PYTHON", help=f"Python with mmseg ({PEER})"
         )
+    for command in (attention, data, evaluate):
+        command.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
         command.add_argument(
             "--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of results (outputs)"
         )
     arguments = parser.parse_args()
     try:
-        return {"data": _data, "evaluate": _evaluate}[arguments.command](arguments)
+        work = {"attention": _attention, "data": _data, "evaluate": _evaluate}[arguments.command]
+        return work(arguments)
     except IsasegError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -61,6 +69,91 @@ def main() -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 130
+
+
+def _attention_options(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "Writes benchmark/attention.json and attention.md in the folder of results, with --growth attention.png too. "
+        "Example: attention --growth --memory 16; attention --device cuda --dtype bfloat16 --sizes 64 97 128 256"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[128], metavar="S", help="sides of the map (128)"
+    )
+    parser.add_argument("--modules", nargs="+", metavar="NAME", help="rows of the table (all of them)")
+    parser.add_argument(
+        "--channels",
+        nargs=2,
+        type=int,
+        default=[2048, 512],
+        metavar=("IN", "C"),
+        help="of the input and of the context module (2048 512)",
+    )
+    parser.add_argument("--train", action="store_true", help="forward and backward, two maps at a time")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of everything (float32)",
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the CPU (1)")
+    parser.add_argument(
+        "--growth", nargs="*", type=int, metavar="S", help="growth curves too, at these sides (32 to 512)"
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GB", help="how much a process may take (nine tenths of what is free)"
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=60, metavar="S", help="that one size of a growth curve may take (60)"
+    )
+
+
+def _attention(arguments: argparse.Namespace) -> int:
+    _check_attention(arguments)
+    from isaseg.benchmark import attention, attention_figure, attention_report
+    from isaseg.benchmark.attention_rows import ROWS, Setting
+
+    names = arguments.modules or list(ROWS)
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise ConfigError(f"expected --modules among {', '.join(ROWS)}, got '{unknown[0]}'")
+    attention.check_device(arguments.device)
+    channels = (arguments.channels[0], arguments.channels[1])
+    setting = Setting(channels, 1 + arguments.train, arguments.train, arguments.device, arguments.dtype)
+    limit = (
+        attention.free_memory(arguments.device) if arguments.memory is None else int(1e9 * arguments.memory)
+    )
+    plan = attention.Plan(
+        [name for name in ROWS if name in names],
+        arguments.sizes,
+        setting,
+        arguments.threads,
+        arguments.rounds,
+        limit,
+    )
+    facts, entries = attention.measure(plan)
+    curves = []
+    folder = arguments.output / "benchmark"
+    if arguments.growth is not None:
+        grown = replace(plan, sides=sorted(set(arguments.growth)) or attention.SIDES)
+        curves = attention.grow(grown, arguments.seconds)
+        attention_figure.plot_growth(curves, limit, folder / "attention.png")
+    attention_report.show(plan, entries, curves)
+    attention_report.save(plan, facts, entries, curves, folder)
+    print(f"written: {folder / 'attention.json'}, attention.md" + (", attention.png" if curves else ""))
+    return 0
+
+
+def _check_attention(arguments: argparse.Namespace) -> None:
+    sides = [*arguments.sizes, *(arguments.growth or [])]
+    if min(sides) < 1 or min(arguments.rounds, arguments.threads, arguments.seconds, *arguments.channels) < 1:
+        raise ConfigError("expected sides, rounds, threads, seconds and channels of at least 1")
+    if arguments.channels[1] % 16:  # 8 groups of C / 2
+        raise ConfigError(
+            f"expected channels of the context module in 16s, got --channels {arguments.channels[1]}"
+        )
+    if arguments.memory is not None and arguments.memory <= 0:
+        raise ConfigError(f"expected --memory above 0, got {arguments.memory}")
 
 
 def _data(arguments: argparse.Namespace) -> int:

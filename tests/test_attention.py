@@ -34,7 +34,9 @@ from isaseg.attention import (
     pad_to_multiple,
     short_range,
     split_windows,
+    unfused,
 )
+from isaseg.context import ASPP, CGNL, DoubleAttention
 from isaseg.head import ContextHead
 
 Size = tuple[int, int]
@@ -64,6 +66,10 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "criss_cross": CrissCrossAttention,
     "plain_criss_cross": PlainCrissCross,
     "pyramid": PyramidPooling,
+    "isa_deep": partial(InterlacedSparseAttention, group_size=(4, 2), depth=3),
+    "aspp": partial(ASPP, rates=[1, 4]),
+    "double_attention": partial(DoubleAttention, value_channels=6),
+    "cgnl": partial(CGNL, groups=2),
     "none": NoContext,
 }
 ISA: Any = InterlacedSparseAttention  # to be called wrongly
@@ -83,6 +89,9 @@ def randomise(module: nn.Module) -> nn.Module:
             nn.init.uniform_(child.bias, 0.2, 1.0)
             nn.init.normal_(cast(Tensor, child.running_mean), 0, 0.2)
             nn.init.uniform_(cast(Tensor, child.running_var), 0.1, 0.5)
+        if isinstance(child, nn.GroupNorm):
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.uniform_(child.bias, 0.2, 1.0)
         if isinstance(child, CrissCrossAttention):
             nn.init.constant_(child.gamma, 0.7)
     return module.double().eval()
@@ -322,6 +331,24 @@ def test_orders_equal_their_definition(order: Any, mask_padding: bool) -> None:
     )
     x = random_map(1, 6, 5, 7)
     torch.testing.assert_close(isa(x), reference_isa(isa, x), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("order", ["long_short", "short"])
+def test_depth_repeats_the_stages_with_weights_of_their_own(order: Any) -> None:
+    """Compare with as many modules of depth 1, one after the other; the map fits, so that none pads."""
+    deep = make_isa(group_size=(2, 3), order=order, depth=3)
+    x, count = random_map(2, 6, 4, 9), 0
+    expected = x
+    for suffix in ("", "_2", "_3"):
+        one = make_isa(group_size=(2, 3), order=order)
+        for stage in order.split("_"):
+            own = deep.get_submodule(f"{stage}_range{suffix}").state_dict()
+            one.get_submodule(f"{stage}_range").load_state_dict(own)
+            count += len(own)
+        expected = one(expected)
+    assert count == len(deep.state_dict())
+    torch.testing.assert_close(deep(x), expected, rtol=0, atol=1e-12)
+    assert not torch.equal(*(deep.get_parameter(f"short_range{n}.value.weight") for n in ("", "_2")))
 
 
 @pytest.mark.parametrize("group, order", [((1, 1), "long"), ((5, 7), "short")])
@@ -580,6 +607,11 @@ def test_published_widths_are_the_defaults() -> None:
             partial(ISA, order="both"),
             r"one of long_short, short_long, long, short, got.*'both'",
         ),
+        (partial(ISA, depth=0), r"depth as an integer of at least 1, got depth=0"),
+        (partial(ISA, depth=1.5), r"depth as an integer of at least 1, got depth=1.5"),
+        (partial(ASPP, rates=(12, 0)), r"rates as integers of at least 1, got rates=\(12, 0\)"),
+        (partial(CGNL, groups=3), r"groups to divide channels=16 and key_channels=8, got groups=3"),
+        (partial(CGNL, key_channels=6, groups=4), r"channels=16 and key_channels=6, got groups=4"),
         (partial(CrissCrossAttention, recurrence=0), r"at least 1, got recurrence=0"),
         (partial(PlainCrissCross, passes=0), r"at least one pass, got passes=0"),
         (partial(PyramidPooling, bins=(1, 2, 3)), r"multiple of the number of bins, got channels=16"),
@@ -627,6 +659,26 @@ def test_cost_is_what_is_done(name: str, size: Size, small: int, monkeypatch: py
     counts = {str(op).split(".")[-1]: f for op, f in counter.get_flop_counts()["Global"].items()}
     projections = sum(f for op, f in counts.items() if op in ("mm", "addmm", "convolution")) / 2
     assert cost.attention_mult_adds == cost.mult_adds - projections
+
+
+@every_module
+@pytest.mark.parametrize("size", [(128, 128), (65, 97), (8, 72), (7, 5)])
+def test_cost_equals_the_flop_counter(name: str, size: Size) -> None:
+    """Exactly what runs with the scores held is what is counted; meta tensors, so at the sizes of the field too."""
+    with torch.device("meta"):
+        module, x = MODULES[name](16).eval(), torch.empty(1, 16, *size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused():
+        module(x)
+    assert 2 * module.cost(*size).mult_adds == counter.get_total_flops()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["isa", "isa_masked", "isa_deep", "dense"])
+@pytest.mark.parametrize("size", [(16, 24), (11, 13)])
+def test_scores_held_or_not_the_answer_is_the_same(name: str, size: Size) -> None:
+    module, x = make(name), random_map(2, 16, *size)
+    with unfused():
+        held = module(x)
+    torch.testing.assert_close(held, module(x), rtol=0, atol=1e-12)
 
 
 def test_isa_makes_n_times_p_plus_q_scores() -> None:

@@ -10,6 +10,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -156,6 +157,50 @@ def test_the_timer_counts_optimizer_steps(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
     fit(Net(), tmp_path, timer, steps=4, accumulate_grad_batches=2, val_check_interval=8)
     assert timer.seconds_per_step == 2.0
+
+
+class Kept(CSVLogger):
+    """Keeps what Lightning logs, and after which step."""
+
+    def __init__(self) -> None:
+        super().__init__("nowhere")
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        assert step is not None
+        self.rows.append((step + 1, dict(metrics)))
+
+    def save(self) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("accumulate", "first"), [(1, 2 / 3), (2, 6 / 7)])
+def test_the_speed_is_logged_without_the_time_of_validation(
+    accumulate: int, first: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two images take a second and three in turns, a validation a thousand; the first is not timed."""
+    now = 0.0
+
+    class Clock(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            nonlocal now
+            now += 1 + 2 * (batch_idx % 2)
+
+        def on_validation_start(self, *args: Any) -> None:
+            nonlocal now
+            now += 1000
+
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
+    logger, timer = Kept(), StepTimer()
+    options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4, "log_every_n_steps": 2}
+    fit(Net(), tmp_path, Clock(), timer, steps=8, logger=logger, **options)
+    key = "train/images_per_second"
+    speeds = [(step, row[key]) for step, row in logger.rows if key in row]
+    assert speeds == [(2, pytest.approx(first)), (4, 1.0), (6, 1.0), (8, 1.0)]
+    assert all("train/loss" in row for _, row in logger.rows if key in row), "one row"
+    assert not any("train/gpu_memory_mib" in row for _, row in logger.rows)
+    assert timer.seconds_per_step == 3 * accumulate
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,9 +1,14 @@
 """metrics.csv loses nothing; W&B asks nothing, fails softly and never mixes runs."""
 
 import csv
+import json
 import logging
 import os
+import re
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,18 @@ import lightning
 import pytest
 import torch
 import wandb
+from omegaconf import DictConfig
 
-from isaseg.errors import ConfigError
-from isaseg.logging import AppendingCsvLogger, NeverFatalWandbLogger, finish_loggers, make_loggers
+from isaseg.errors import ConfigError, DivergenceError
+from isaseg.logging import NeverFatalWandbLogger, finish_loggers, make_loggers
+from isaseg.metrics_csv import AppendingCsvLogger
+from isaseg.training import train
+from tests.wandb_file import WandbFile, read_run_folder, read_wandb_file
+
+ROOT = Path(__file__).parents[1]
+TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=1"]
+TINY += ["check_data=false", "score_test=false", "callbacks.pictures=0", "trainer.accelerator=cpu"]
+TINY += ["trainer.log_every_n_steps=1"]
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +225,176 @@ def test_a_failed_job_is_marked_failed(tmp_path: Path, monkeypatch: pytest.Monke
         finally:
             finish_loggers([logger])
     assert codes == [1]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, WandbFile]]:
+    """Run four trainings of a sweep in one process, the second of which fails; give folder and W&B run of each."""
+    from hydra import compose, initialize_config_dir
+
+    from isaseg import config
+
+    folder = tmp_path_factory.mktemp("sweep")
+    jobs = {"isa": ["attention.group_size=[4,8]"], "fails": ["optim.lr=1e30", "trainer.max_steps=9"]}
+    jobs |= {"dense": ["attention=dense", "logger.group=null"], "none": ["attention=none", "seed=7"]}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        initialize_config_dir(str(config.conf_dir()), version_base="1.3"),
+    ):
+        patch.setenv("WANDB_MODE", "offline")
+        for name, words in jobs.items():
+            run = [*TINY, "logger.group=a-sweep", *words, f"run_dir={folder / name}"]
+            cfg = compose("train", overrides=run)
+            if name == "fails":
+                with pytest.raises(DivergenceError):
+                    train(cfg)
+            else:
+                train(cfg)
+    return {name: (folder / name, read_run_folder(folder / name)) for name in jobs}
+
+
+def test_a_sweep_is_as_many_runs_each_with_its_own_configuration(
+    sweep: dict[str, tuple[Path, WandbFile]],
+) -> None:
+    runs = {name: kept.run for name, (_, kept) in sweep.items()}
+    assert len({run["id"] for run in runs.values()}) == 4
+    assert {run["project"] for run in runs.values()} == {"isaseg"}
+    assert {run["job_type"] for run in runs.values()} == {"train"}
+    assert {name: run["group"] for name, run in runs.items()} == {
+        "isa": "a-sweep",
+        "fails": "a-sweep",
+        "dense": "lamps_isa",
+        "none": "a-sweep",
+    }
+    labels = {"isa": "isa-4x8", "fails": "isa-8x8", "dense": "dense", "none": "none"}
+    for name, (folder, kept) in sweep.items():
+        assert kept.run["tags"] == ["lamps", labels[name], "test_resnet"]
+        assert kept.run["name"].startswith(f"{labels[name]}_test_resnet_seed{7 if name == 'none' else 0}_")
+        known = json.loads((folder / "facts.json").read_text())
+        assert known["attention_label"] == labels[name]
+        assert all(kept.config[key] == known[key] for key in known.keys() - {"data", "backbone"})
+        assert kept.config["trainer"]["max_steps"] == (9 if name == "fails" else 2)
+    assert sweep["isa"][1].config["attention"]["group_size"] == [4, 8]
+    assert sweep["none"][1].config["attention_mult_adds"] == 0 < sweep["isa"][1].config["attention_mult_adds"]
+    assert {name: kept.exit_code for name, (_, kept) in sweep.items()} == {
+        name: int(name == "fails") for name in sweep
+    }
+
+
+def test_each_run_has_its_own_history_and_summary(sweep: dict[str, tuple[Path, WandbFile]]) -> None:
+    assert [step for step, _ in sweep["fails"][1].curve("val/mIoU")] == [1], "none of the run after it"
+    for name in ("isa", "dense", "none"):
+        folder, kept = sweep[name]
+        table = rows(folder / "metrics.csv")
+        for key in ("train/loss", "train/lr", "val/loss", "val/mIoU", "val/mAcc", "val/aAcc"):
+            expected = [(int(row["step"]), pytest.approx(float(row[key]), rel=1e-6)) for row in table]
+            assert kept.curve(key) == expected, key
+        assert [step for step, _ in kept.curve("train/images_per_second")] == [2]
+        scores = [value for _, value in kept.curve("val/mIoU")]
+        losses = [value for _, value in kept.curve("val/loss")]
+        assert kept.summary["val/mIoU"] == {"max": max(scores), "last": scores[-1]}
+        assert kept.summary["val/loss"] == {"min": min(losses), "last": losses[-1]}
+        assert kept.summary["train/lr"] == kept.curve("train/lr")[-1][1]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert kept.summary["best/mIoU"] == pytest.approx(metrics["val/mIoU"])
+        assert kept.summary["best/step"] == metrics["step"]
+        assert kept.summary["seconds_per_step"] == metrics["seconds_per_step"]
+        assert not [key for row in kept.history for key in row if key == "epoch"]
+        assert {name: axis for name, (axis, _) in kept.metrics.items()}.items() >= {
+            ("*", "trainer/global_step"),
+            ("val/mIoU", "trainer/global_step"),
+            ("train/loss", "trainer/global_step"),
+        }
+
+
+def test_pictures_classes_and_confusion_are_sent(sweep: dict[str, tuple[Path, WandbFile]]) -> None:
+    folder, kept = sweep["isa"]
+    sent = {key for row in kept.history for key in row}
+    assert {"val/pictures.filenames", "val/confusion.path", "val/classes.nrows"} <= sent
+    (files,) = folder.glob("wandb/*run-*/files")
+    assert len(list(files.glob("media/images/val/pictures_*.png"))) >= 4
+    assert len(list(files.glob("media/images/mask/val/pictures_*.mask.png"))) >= 4
+    confusion = json.loads((folder / "confusion.json").read_text())
+    matrix = torch.tensor(confusion["matrix"])
+    iou = matrix.diag() / (matrix.sum(0) + matrix.sum(1) - matrix.diag())
+    kept_iou = json.loads((folder / "metrics.json").read_text())["val/IoU"]
+    assert list(kept_iou) == confusion["classes"]
+    assert iou.nan_to_num(-1).tolist() == pytest.approx([-1 if x is None else x for x in kept_iou.values()])
+
+
+def test_a_run_has_the_keys_that_the_dashboard_asks_for(sweep: dict[str, tuple[Path, WandbFile]]) -> None:
+    """In its configuration, summary and history; but what only a GPU has."""
+    kept = sweep["isa"][1]
+    text = (ROOT / "tests" / "dashboard.json").read_text()
+    asked = set(re.findall(r'"(?:config:)?([\w.]+)\.value"', text)) | set(
+        re.findall(r'"config:([\w.]+)"', text)
+    )
+    found: dict[str, Any] = {}
+    for key in asked:
+        found[key] = kept.config
+        for part in key.removesuffix(".value").split("."):
+            found[key] = found[key][part]
+    assert len(found) > 10
+    logged = set(
+        re.findall(r'"(?:summary:|summary_metrics\.)?((?:train|val|best)/\w+|seconds_per_step)"', text)
+    )
+    sent = {key.partition(".")[0] for row in kept.history for key in row} | kept.summary.keys()
+    assert len(logged) > 8
+    assert logged - sent == {"train/gpu_memory_mib"}
+
+
+def test_what_a_failed_run_left_goes_when_it_starts_again(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "failed.txt").write_text("it failed")
+    train(compose(*TINY, "logger=csv", "attention=none", f"run_dir={tmp_path}"))
+    assert not (tmp_path / "failed.txt").exists()
+    assert not (tmp_path / "wandb").exists()
+
+
+CLOSED = {"WANDB_API_KEY": 40 * "x", "WANDB_BASE_URL": "http://127.0.0.1:9"}  # nobody listens on `discard`
+
+
+def process(tmp_path: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run Python without a network; what does not begin and end in 100 s, imports included, fails."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    environment |= {**CLOSED, "HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1", **more}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_a_closed_network_costs_a_line_and_no_run(tmp_path: Path) -> None:
+    words = [*TINY, "attention=none", "logger.mode=online", f"run_dir={tmp_path / 'run'}"]
+    told = process(tmp_path, str(ROOT / "src" / "train.py"), *words).stderr
+    assert told.count("goes on offline") == 1
+    assert "127.0.0.1:9" in told
+    assert "Traceback" not in told
+    assert "wandb:" not in told
+    kept = read_run_folder(tmp_path / "run")
+    assert kept.run["id"] == (tmp_path / "run" / "wandb_id.txt").read_text().strip()
+    assert [step for step, _ in kept.curve("val/mIoU")] == [1, 2]
+    assert kept.exit_code == 0
+
+
+def test_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Path) -> None:
+    """W&B then holds on to the run's id; with the same one, it would wait for ever."""
+    script = (
+        "import pathlib, wandb\n"
+        "from isaseg import logging\n"
+        "wandb.login = lambda **k: True\n"
+        "logging._ONLINE_SECONDS = 2\n"
+        "logger = logging.make_loggers(pathlib.Path('run'), wandb=True, mode='online')\n"
+        "logger[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
+        "logging.finish_loggers(logger)\n"
+    )
+    told = process(tmp_path, "-c", script).stderr
+    assert told.count("goes on offline") == 1
+    (path,) = tmp_path.glob("run/wandb/offline-run-*/*.wandb")
+    kept = read_wandb_file(path)
+    assert kept.curve("val/mIoU") == [(3, 0.5)]
+    first = (tmp_path / "run" / "wandb_id.txt").read_text().strip()
+    assert kept.run["id"] != first
+    assert f"--id {first}" in told

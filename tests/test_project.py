@@ -20,10 +20,12 @@ from packaging.utils import canonicalize_name
 
 import isaseg
 from isaseg import config
+from isaseg.sweep.grid import combinations
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "peers", "clean"}
+TARGETS |= {"compare", "test-browser", "test-slurm", "notebooks"}
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
@@ -176,7 +178,9 @@ def test_documented_make_targets_exist() -> None:
 @pytest.mark.parametrize("command", commands("python src/train.py"))
 def test_documented_training_commands_compose(command: str, compose: Callable[..., DictConfig]) -> None:
     arguments = [a for a in command.split()[2:] if a not in ("-m", "--help")]
-    config.check(compose(*arguments, *([] if "data.root" in command else ["data.root=somewhere"])))
+    root = [] if "data.root" in command else ["data.root=somewhere"]
+    for job in combinations({}, arguments):
+        config.check(compose(*job, *root))
 
 
 @pytest.mark.parametrize("command", commands("python src/ablation.py"))
@@ -198,19 +202,26 @@ def test_documented_data_commands_compose(command: str) -> None:
 @pytest.mark.parametrize("command", commands("python src/benchmark.py"))
 def test_documented_benchmark_commands_have_their_options(command: str) -> None:
     word, *others = command.split()[2:]
-    assert word in ("data", "evaluate")
+    assert word in ("data", "evaluate", "attention")
     shown = run(sys.executable, "src/benchmark.py", word, "--help").stdout
     assert all(option in shown for option in others if option.startswith("-"))
 
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [(n, c) for n in ("evaluate", "predict", "export") for c in commands(f"python src/{n}.py")],
+    [(n, c) for n in ("evaluate", "predict", "export", "dashboard") for c in commands(f"python src/{n}.py")],
 )
 def test_documented_commands_of_a_trained_network_compose(name: str, command: str) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
         hydra_compose(name, overrides=command.split()[2:])
+
+
+def test_documented_comparisons_have_their_options() -> None:
+    shown = run(sys.executable, "src/compare.py", "--help").stdout
+    named = {word for command in commands("python src/compare.py") for word in command.split()[2:]}
+    assert named
+    assert all(option in shown for option in named if option.startswith("-"))
 
 
 def test_documented_attention_choices_are_all_there_are() -> None:

@@ -89,9 +89,8 @@ def test_the_table_shows_absent_classes_as_absent() -> None:
 
 def test_metrics_are_strict_json_with_null_for_nan(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
-    report.write_metrics(
-        path, {"val/mIoU": torch.tensor(0.5), "step": 7, "seconds_per_step": NAN}, CLASSES, SCORES
-    )
+    values = {"val/mIoU": torch.tensor(0.5), "step": 7, "seconds_per_step": NAN}
+    report.write_json(path, report.metrics(values, CLASSES, SCORES))
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
         "val/mIoU": 0.5,
         "step": 7,
@@ -99,6 +98,16 @@ def test_metrics_are_strict_json_with_null_for_nan(tmp_path: Path) -> None:
         "val/IoU": {"sky": 0.25, "road": None, "lamp": 0.75},
     }
     assert os.listdir(tmp_path) == ["metrics.json"]
+
+
+def test_the_confusion_matrix_is_kept_in_whole_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "confusion.json"
+    matrix = torch.tensor([[2**40 + 1, 0, 3], [0, 0, 0], [1, 0, 4]]).double()
+    report.write_confusion(path, CLASSES, matrix)
+    assert json.loads(path.read_text()) == {
+        "classes": ["sky", "road", "lamp"],
+        "matrix": [[2**40 + 1, 0, 3], [0, 0, 0], [1, 0, 4]],
+    }
 
 
 @pytest.mark.parametrize(
@@ -128,12 +137,14 @@ def test_wandb_overlays_carry_the_class_names() -> None:
     assert image._caption == "a"
 
 
-def test_the_table_goes_to_wandb_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_go_to_wandb_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isaseg.logging import NeverFatalWandbLogger, make_loggers
 
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(
         NeverFatalWandbLogger, "log_payload", lambda self, payload, step=None: sent.append(payload)
     )
-    report.log_class_table(make_loggers(tmp_path, wandb=True, mode="offline"), CLASSES, SCORES)
+    scores = {**SCORES, "matrix": torch.tensor([[1, 0, 1], [0, 0, 0], [0, 0, 3]])}
+    report.log_classes(make_loggers(tmp_path, wandb=True, mode="offline"), CLASSES, scores)
     assert sent[0]["val/classes"].data == [["sky", 0.25, 0.5], ["road", None, None], ["lamp", 0.75, 0.75]]
+    assert sent[0]["val/confusion"].image.width > 300

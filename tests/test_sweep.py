@@ -289,6 +289,8 @@ def test_several_devices_are_started_by_torchrun(tmp_path: Path, script: Path) -
     assert words[1:3] == ["-m", "torch.distributed.run"]
     assert "--nproc-per-node=2" in words
     assert words[words.index(str(script)) + 1 :] == [*two.overrides, "hydra.mode=RUN"]
+    (chosen,) = jobs_of(tmp_path, [0], "trainer=ddp", "trainer.devices=[1,3]")
+    assert local_command(chosen, script, 2)[-1] == "trainer.devices=2", "GPUs 1 and 3 are the job's 0 and 1"
 
 
 def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

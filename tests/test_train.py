@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from PIL import Image
 
 from isaseg.errors import CheckpointError, ConfigError
+from isaseg.module import SegmentationModule
 from isaseg.training import train
 from tests import fakes
 
@@ -360,3 +362,46 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     assert result.returncode == 0, result.stderr
     pages = 160 * 2**20 // resource.getpagesize()
     assert int(result.stdout) < pages, "less than a tenth of what was touched"
+
+
+def test_a_run_cut_before_its_first_validation_and_one_without_a_step_left_end_well(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    words = [*SMALL, f"run_dir={tmp_path}"]
+    first = train(compose(*words))
+    assert first["seconds_per_step"] > 0
+    (tmp_path / "checkpoints" / "best.ckpt").unlink()
+    (tmp_path / "metrics.json").unlink()
+    again = train(compose(*words))
+    assert (again["val/mIoU"], again["step"]) == (first["val/mIoU"], 2)
+    assert again["seconds_per_step"] is None, "nothing was measured"
+    (tmp_path / "metrics.json").write_text(json.dumps(first))
+    tested = train(compose(*words, "score_test=true"))
+    assert "test/mIoU" in tested
+    assert tested["seconds_per_step"] == first["seconds_per_step"]
+
+
+def test_sigterm_saves_the_step_at_which_it_comes(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However rarely checkpoints are written; resumed, the run is bit for bit the one that was never stopped."""
+    words = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
+    train(compose(*words, f"run_dir={tmp_path / 'whole'}"))
+    step = SegmentationModule.training_step
+
+    def terminated(self: SegmentationModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(SIGTERMException):
+        patch.setattr(SegmentationModule, "training_step", terminated)
+        train(compose(*words, f"run_dir={tmp_path / 'cut'}"))
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    train(compose(*words, f"run_dir={tmp_path / 'cut'}"))
+    a, b = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a)

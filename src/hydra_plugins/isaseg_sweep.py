@@ -45,6 +45,7 @@ class GridSweeper(Sweeper):
         """Make the launcher."""
         from hydra.core.plugins import Plugins
 
+        self.master = config
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context, task_function, config
         )
@@ -53,4 +54,4 @@ class GridSweeper(Sweeper):
         """Run the sweep."""
         from isaseg.sweep.grid import sweep
 
-        return sweep(self.launcher, self.params, arguments)
+        return sweep(self.launcher, self.master, self.params, arguments)

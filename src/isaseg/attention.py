@@ -6,10 +6,11 @@ adds no outer residual, and reports its analytic `cost(height, width)`, so that 
 Legend: B batch, C channels, H W map, D key channels, V value channels, G groups, N positions in a group;
 `group_size` P = (P_h, P_w) is the number of long-range groups and the short-range window, per axis;
 Q = (ceil(H / P_h), ceil(W / P_w)).
-ISA: arXiv 1907.12273, section 3; module details: openseg.pytorch, mmsegmentation.
+ISA: arXiv 1907.12273, section 3; module details: openseg.pytorch, mmsegmentation. More context modules: context.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -37,6 +38,7 @@ __all__ = [
     "pad_to_multiple",
     "short_range",
     "split_windows",
+    "unfused",
 ]
 
 Order = Literal["long_short", "short_long", "long", "short"]
@@ -52,7 +54,13 @@ _STAGES: dict[str, tuple[str, ...]] = {
 
 
 class Cost(NamedTuple):
-    """What one forward pass over one map (batch size 1) takes.
+    """What one forward pass over one map (batch size 1) takes, by the definition of the module.
+
+    Sums of products are counted as torch.utils.flop_counter counts them (it gives two for each multiply-add):
+    convolutions, with the taps that lie on their zero padding, and products of matrices. Norms, activations, softmax,
+    pooling and resizing are not. A fused kernel is counted as the two products that it stands for, keys as wide as they
+    are: `dense` widens them with zeros for some kernels, which is no part of the definition. Under `unfused` exactly
+    what is counted runs.
 
     Attributes:
         mult_adds: Multiply-adds of the convolutions and of the attention products together.
@@ -165,8 +173,8 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     """
     scale = q.shape[1] ** -0.5
     narrower = v.shape[1] - q.shape[1]
-    if _is_small(q):
-        return _small(q, k, v, mask, scale)
+    if _unfused or _is_small(q):
+        return _held(q, k, v, mask, scale)
     # The kernels that never hold the score matrix want tokens whose channels lie together and keys as wide as
     # values (zeros change no product). Without either, torch silently takes the slow one that holds it.
     q_B1ND, k_B1ND, v_B1NV = (t.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for t in (q, k, v))
@@ -178,6 +186,18 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
 
 
 _SMALL = 64  # positions up to which two batched products on a CPU are faster than the fused kernel
+_unfused = False
+
+
+@contextmanager
+def unfused() -> Iterator[None]:
+    """Let `dense`, and with it ISA, hold its scores, as code without fused kernels does; to count and to measure."""
+    global _unfused
+    before, _unfused = _unfused, True
+    try:
+        yield
+    finally:
+        _unfused = before
 
 
 def _is_small(q: Tensor) -> bool:
@@ -189,13 +209,15 @@ def _is_small(q: Tensor) -> bool:
     return not torch.compiler.is_compiling() and q.shape[2] * q.shape[3] <= _SMALL
 
 
-def _small(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def _held(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Compute `dense` with the scores held: for many small groups, where a fused kernel has nothing to save."""
     q_BND, k_BND, v_BNV = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
     scores_BNN = (q_BND * scale) @ k_BND.transpose(1, 2)
     if mask is not None:
         scores_BNN = scores_BNN.masked_fill(~mask.flatten(2), float("-inf"))
-    context = scores_BNN.softmax(-1) @ v_BNV
+    weights_BNN = scores_BNN.softmax(-1)
+    del scores_BNN  # as large as the weights
+    context = weights_BNN @ v_BNV
     return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
 
 
@@ -334,9 +356,11 @@ class InterlacedSparseAttention(nn.Module):
             zeros, projects them and attends to them, as every published checkpoint was trained. True pads
             after the projection and masks, so that no result depends on padding.
         value_bias: Bias of the value projection: True in mmsegmentation and PaddleSeg, False in openseg.
+        depth: How many times the stages follow each other, each time with weights of their own; 1 as published. The
+            first are named `long_range` and `short_range`, the second `long_range_2`, and so on.
 
     Raises:
-        ValueError: If `group_size` is not two positive integers or `order` is unknown.
+        ValueError: If `group_size` is not two positive integers, `order` is unknown or `depth` is below 1.
     """
 
     def __init__(
@@ -348,6 +372,7 @@ class InterlacedSparseAttention(nn.Module):
         order: Order = "long_short",
         mask_padding: bool = False,
         value_bias: bool = True,
+        depth: int = 1,
     ) -> None:
         super().__init__()
         if (
@@ -358,15 +383,23 @@ class InterlacedSparseAttention(nn.Module):
             raise ValueError(f"expected group_size as two positive integers [P_h, P_w], got {group_size=}")
         if order not in _STAGES:
             raise ValueError(f"expected order to be one of {', '.join(_STAGES)}, got {order=}")
+        if int(depth) != depth or depth < 1:
+            raise ValueError(f"expected depth as an integer of at least 1, got {depth=}")
         self.out_channels = channels
         self.group_size: Size = (int(group_size[0]), int(group_size[1]))
         self.order = order
         self.mask_padding = mask_padding
-        for stage in _STAGES[order]:
+        self.depth = int(depth)
+        for name, _ in self._stages():
             block = AttentionBlock(
                 channels, key_channels or channels // 2, value_channels or channels, value_bias=value_bias
             )
-            self.add_module(stage, block)
+            self.add_module(name, block)
+
+    def _stages(self) -> list[tuple[str, str]]:
+        """Return name and kind of each stage, in the order in which they run."""
+        kinds = _STAGES[self.order]
+        return [(k if n == 1 else f"{k}_{n}", k) for n in range(1, self.depth + 1) for k in kinds]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
@@ -374,25 +407,26 @@ class InterlacedSparseAttention(nn.Module):
         top = left = 0
         if not self.mask_padding:
             x, (top, left) = pad_to_multiple(x, self.group_size)
-        for stage in _STAGES[self.order]:
-            core = long_range if stage == "long_range" else short_range
+        for name, kind in self._stages():
+            core = long_range if kind == "long_range" else short_range
             core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
-            x = self.get_submodule(stage)(x, core)
+            x = self.get_submodule(name)(x, core)
         return x[..., top : top + height, left : left + width]
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; scores N(P + Q) for the padded N = P Q positions."""
+        """Return the cost for one map; scores N(P + Q) times depth, for the padded N = P Q positions."""
         window = self.group_size[0] * self.group_size[1]
         lattice = -(-height // self.group_size[0]) * -(-width // self.group_size[1])
         padded = window * lattice
         positions = height * width if self.mask_padding else padded
         per_query = {"long_range": lattice, "short_range": window}
-        stages = ((self.get_submodule(s), padded * per_query[s]) for s in _STAGES[self.order])
+        stages = ((self.get_submodule(name), padded * per_query[kind]) for name, kind in self._stages())
         return _total([stage.cost(positions, scores) for stage, scores in stages])  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         """Show what defines the operation."""
-        return f"group_size={self.group_size}, order={self.order}, mask_padding={self.mask_padding}"
+        shown = f"group_size={self.group_size}, order={self.order}, mask_padding={self.mask_padding}"
+        return shown if self.depth == 1 else f"{shown}, depth={self.depth}"
 
 
 class ParallelInterlacedSparseAttention(nn.Module):

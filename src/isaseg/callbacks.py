@@ -3,15 +3,19 @@
 import logging
 import math
 import random
+import signal
 import statistics
 import sys
 import time
 from collections import deque
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -105,29 +109,99 @@ class DivergenceGuard(Callback):
         )
 
 
+class EndOnSigterm(Callback):
+    """Answer SIGTERM by a checkpoint and the end of the run, after the same step on all devices.
+
+    Lightning's handler, which this replaces while a run trains, saves nothing, and with several processes it calls a
+    collective wherever in a step the signal finds it.
+
+    Args:
+        path: The checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._asked = False
+        self._step = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Listen; Lightning puts back what was there before when the run ends."""
+        self._step = trainer.global_step
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save and end after an optimizer step if any process was asked to.
+
+        Raises:
+            SIGTERMException: Then.
+        """
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+            trainer.save_checkpoint(self.path)
+            raise SIGTERMException
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """End, which repeats the validation; several processes may not have as many batches and go on to a step.
+
+        Raises:
+            SIGTERMException: Then.
+        """
+        if self._asked and trainer.world_size == 1:
+            raise SIGTERMException
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+
 class StepTimer(Callback):
-    """Measure the seconds from one optimizer step to the next, data included.
+    """Measure the seconds from one optimizer step to the next, data included, validation left out.
+
+    Logs train/images_per_second, of all devices, and on a GPU train/gpu_memory_mib, the most that was allocated so
+    far, whenever training logs; without waiting for the GPU.
 
     Attributes:
-        seconds_per_step: The median of the last 1000, which neither start-up nor validation moves; NaN before two.
+        seconds_per_step: The median of the last 1000, which start-up does not move; NaN before two.
     """
 
     def __init__(self) -> None:
         self._last: float | None = None
         self._batches: deque[float] = deque(maxlen=1000)
         self._accumulate = 1
+        self._images, self._seconds, self._logged = 0, 0.0, 0  # since the last log, and its step
 
     @property
     def seconds_per_step(self) -> float:
         """Median seconds of the last steps, NaN before the first."""
         return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Take the time."""
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+    ) -> None:
+        """Take the time; log if training does now."""
         now = time.perf_counter()
         if self._last is not None:
             self._batches.append(now - self._last)
+            self._seconds += now - self._last
+            self._images += len(batch["id"]) * trainer.world_size
         self._last, self._accumulate = now, trainer.accumulate_grad_batches
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step != self._logged and step % every == 0 and self._seconds:
+            self._logged = step
+            pl_module.log("train/images_per_second", self._images / self._seconds)
+            self._images, self._seconds = 0, 0.0
+            if pl_module.device.type == "cuda":
+                pl_module.log(
+                    "train/gpu_memory_mib", torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+                )
+
+    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Let the clock go on from here."""
+        self._last = None if self._last is None else time.perf_counter()
 
 
 class PlainProgress(ProgressBar):

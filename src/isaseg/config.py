@@ -194,17 +194,23 @@ def data_dir(cfg: DictConfig) -> Path:
 
 def run_name(cfg: DictConfig) -> str:
     """Return a readable name: context module, backbone, seed and a digest of all that defines the run."""
+    plain = identity(cfg)
+    return safe_name(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest(plain)}")
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """Return all that defines a run, as plain data: without the keys that say where and how it is executed."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     for key in _NOT_IDENTITY:
-        if key.endswith("root") and plain["data"]["name"] == "folder":
+        if key.endswith("root") and plain.get("data", {}).get("name") == "folder":
             continue  # any other data set is the same wherever it lies
         node: Any = plain
         *parents, leaf = key.split(".")
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
-    return safe_name(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest(plain)}")
+    return {str(key): value for key, value in plain.items()}
 
 
 def digest(plain: Any) -> str:

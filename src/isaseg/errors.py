@@ -42,8 +42,8 @@ class SweepError(IsasegError):
 
     exit_code = 1
 
-    def __init__(self, messages: Sequence[str], total: int) -> None:
+    def __init__(
+        self, messages: Sequence[str], total: int, advice: str = "the same command tries these again"
+    ) -> None:
         listed = "".join(f"\n  {message}" for message in dict.fromkeys(messages))
-        super().__init__(
-            f"{len(messages)} of {total} jobs did not finish; the same command tries these again:{listed}"
-        )
+        super().__init__(f"{len(messages)} of {total} jobs did not finish; {advice}:{listed}")

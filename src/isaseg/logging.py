@@ -4,12 +4,11 @@ Both count finished optimizer steps (Lightning numbers them from 0) and hold the
 evaluated after `fit`, with whatever weights, is no point of a curve.
 """
 
-import csv
-import io
 import logging
 import os
 import secrets
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,11 +22,26 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
+from isaseg.metrics_csv import AppendingCsvLogger
 
 log = logging.getLogger(__name__)
 
 _MODES = ("online", "offline", "disabled")
 _STEP_AXIS = "trainer/global_step"
+
+# How W&B's summary shows the curves whose last value is not all one asks for; the others keep their last value.
+_SUMMARIES = {
+    "val/mIoU": "max,last",
+    "val/mAcc": "max,last",
+    "val/aAcc": "max,last",
+    "val/group_acc": "max,last",
+    "val/loss": "min,last",
+    "train/loss": "min,last",
+    "train/loss_aux": "min,last",
+}
+
+# A run begins after this many seconds, online or not. Of these, W&B itself takes up to ten to try the key.
+_ONLINE_SECONDS = 13.0
 
 
 def make_loggers(
@@ -46,7 +60,7 @@ def make_loggers(
     Args:
         run_dir: Run folder; takes metrics.csv, wandb_id.txt and wandb/.
         wandb: Whether to log to W&B too.
-        project, group, name, tags: How W&B files the run; the group is the experiment.
+        project, group, name, tags: How W&B files the run; the group is the experiment or the sweep.
         mode: online, offline or disabled; None takes WANDB_MODE, or else offline.
         config: What W&B keeps as the run's configuration, plain data.
 
@@ -67,6 +81,7 @@ def make_loggers(
                 project=project,
                 group=group,
                 name=name,
+                job_type="train",
                 tags=list(tags),
                 mode=mode,
                 config=dict(config or {}),
@@ -85,82 +100,6 @@ def finish_loggers(loggers: Sequence[Logger]) -> None:
             logger.finalize("failed" if failed else "success")
 
 
-class AppendingCsvLogger(Logger):
-    """One row per step, `step,<metric>,...`, complete on disk as soon as it is logged.
-
-    A resumed run appends and never drops a row; what it repeats stands twice, the later row holds. A new metric is
-    a new column. What is new of the last row's step joins that row.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-        self._columns: list[str] = []
-        self._row: dict[str, str] = {}
-        self._start = 0  # where the last row begins
-        self._fitted = False
-
-    @property
-    def name(self) -> str | None:
-        """None."""
-        return None  # Lightning makes folders of name and version; the run folder is the folder
-
-    @property
-    def version(self) -> str | None:
-        """None."""
-        return None
-
-    @property
-    def save_dir(self) -> str | None:
-        """The run folder."""
-        return str(self.path.parent)
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Ignore them: config.yaml holds them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write values, `step` as Lightning counts it."""
-        values = {k: f"{float(v):.8g}" for k, v in metrics.items() if k != "epoch"}
-        if not values or step is None or self._fitted:
-            return
-        key = str(step + 1)
-        self._fit_columns(values)
-        joins = self._row.get("step") == key and not any(self._row.get(k) for k in values)
-        row = {**self._row, **values} if joins else {"step": key, **values}
-        line = _csv([[row.get(c, "") for c in self._columns]])
-        with self.path.open("r+b") as file:
-            # A joined row is longer than what it overwrites, so one write does it and nothing is cut first.
-            self._start = file.seek(self._start) if joins else file.seek(0, os.SEEK_END)
-            file.write(line)
-        self._row = row
-
-    def finalize(self, status: str) -> None:
-        """End the history; Lightning calls this after `fit`."""
-        self._fitted = True
-
-    def _fit_columns(self, values: Mapping[str, str]) -> None:
-        """Make the file and its columns fit; the file is rewritten only for a new column."""
-        if not self._columns:
-            _drop_partial_line(self.path)
-        elif all(k in self._columns for k in values):
-            return
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
-                rows = list(reader)
-        new = [c for c in ("step", *values) if c not in self._columns]
-        if not new:
-            return
-        self._columns += new
-        with replace_file(self.path) as out:
-            out.write(_csv([self._columns, *([r.get(c) or "" for c in self._columns] for r in rows[:-1])]))
-            self._start = out.tell()
-            out.write(_csv([[r.get(c) or "" for c in self._columns] for r in rows[-1:]]))
-
-
 class NeverFatalWandbLogger(WandbLogger):
     """Weights & Biases that asks nothing, uploads no code or models, and whose failure costs a warning.
 
@@ -173,7 +112,7 @@ class NeverFatalWandbLogger(WandbLogger):
         self._off = self._fitted = False
         # `offline=True` of the parent would set WANDB_MODE for the whole process: the mode goes to wandb.init.
         settings = wandb.Settings(
-            silent=True, console="off", save_code=False, disable_code=True, init_timeout=20, finish_timeout=60
+            silent=True, console="off", save_code=False, disable_code=True, init_timeout=10, finish_timeout=60
         )
         super().__init__(save_dir=str(run_dir), log_model=False, mode=mode, settings=settings, **init)
 
@@ -188,11 +127,12 @@ class NeverFatalWandbLogger(WandbLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers; after `fit` to the summary, those of the validation split as best/..., not val/..."""
+        values = {k: float(v) for k, v in metrics.items() if k != "epoch"}  # of which there is one, mostly
         if self._fitted:
-            values = {k.replace("val/", "best/"): float(v) for k, v in metrics.items() if k != "epoch"}
-            self._guard(lambda: self.experiment.summary.update(values))
-        else:
-            self.log_payload(metrics, None if step is None else step + 1)
+            best = {k.replace("val/", "best/"): v for k, v in values.items()}
+            self._guard(lambda: self.experiment.summary.update(best))
+        elif values:
+            self.log_payload(values, None if step is None else step + 1)
 
     def finalize(self, status: str) -> None:
         """End the history; Lightning calls this after `fit`."""
@@ -239,14 +179,29 @@ class NeverFatalWandbLogger(WandbLogger):
             log.info("W&B: offline; look with `wandb leet %s`, upload with `wandb sync %s`", folder, folder)
 
     def _begin_online(self) -> None:
+        end = time.monotonic() + _ONLINE_SECONDS
         try:
             if not wandb.login(prompt=False):
                 raise RuntimeError("no API key; run `wandb login` once")
+        except Exception as error:
+            self._go_offline(error)
+            return
+        try:
+            self._wandb_init["settings"].init_timeout = max(end - time.monotonic(), 2.0)
             self._init()
         except Exception as error:
-            log.warning("W&B cannot go online (%s: %s); goes on offline", type(error).__name__, error)
-            self._wandb_init["mode"] = "offline"
-            self._init()
+            # W&B's service holds the id of a run that it could not begin, and refuses or waits for ever if it is
+            # used again: this part of the run gets another.
+            kept, self._id = self._id, secrets.token_hex(4)
+            self._wandb_init["id"] = self._id
+            self._go_offline(error)
+            log.warning("W&B: add `--id %s` to `wandb sync`, and it is the same run", kept)
+
+    def _go_offline(self, error: Exception) -> None:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        log.warning("W&B cannot go online (%s); goes on offline", reason)
+        self._wandb_init["mode"] = "offline"
+        self._init()
 
     def _init(self) -> None:
         arguments = {k: v for k, v in self._wandb_init.items() if k not in ("resume", "anonymous")}
@@ -255,8 +210,8 @@ class NeverFatalWandbLogger(WandbLogger):
         run = wandb.init(**arguments, reinit="create_new")
         run.define_metric(_STEP_AXIS)
         run.define_metric("*", step_metric=_STEP_AXIS, step_sync=True)
-        # an exact definition does not inherit from "*"
-        run.define_metric("val/mIoU", step_metric=_STEP_AXIS, summary="max,last")
+        for name, summary in _SUMMARIES.items():  # an exact definition does not inherit from "*"
+            run.define_metric(name, step_metric=_STEP_AXIS, summary=summary)
         self._experiment = run
 
     def _guard(self, action: Callable[[], Any]) -> None:
@@ -282,16 +237,3 @@ def _run_id(path: Path) -> str:
     with replace_file(path) as file:
         file.write(f"{new}\n".encode())
     return new
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Cut off what a crash left of a line; it was never a row."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)

@@ -22,7 +22,8 @@ class SegmentationModule(lightning.LightningModule):
     """Train and validate a `Segmenter`.
 
     Logs train/loss, train/loss_aux, train/lr every step; val/loss, val/mIoU, val/mAcc, val/aAcc every validation
-    (fractions), and val/group_acc, val/group_acc_far where the data set has groups; test/... alike.
+    (fractions), and val/group_acc, val/group_acc_far where the data set has groups; test/... alike. (The speed is
+    logged by `callbacks.StepTimer`.)
 
     Args:
         segmenter: The network.

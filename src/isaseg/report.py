@@ -1,6 +1,7 @@
 """What a run leaves for people: pictures, the table of classes, metrics.json, curves."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -194,24 +196,41 @@ def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str
     return table
 
 
-def log_class_table(loggers: Sequence[Logger], classes: Sequence[str], scores: Mapping[str, Tensor]) -> None:
-    """Send the table to the W&B loggers among `loggers`."""
+def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mapping[str, Tensor]) -> None:
+    """Send the table of classes and the picture of the confusion matrix to the W&B loggers among `loggers`."""
     rows = [
         [name, *map(number, pair)] for name, *pair in zip(classes, scores["iou"], scores["acc"], strict=True)
     ]
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
-            logger.log_payload({"val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows)})
+            picture = io.BytesIO()
+            _confusion(scores["matrix"], classes).savefig(picture, format="png")
+            logger.log_payload(
+                {
+                    "val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows),
+                    # a picture and not W&B's own chart: that one is in no terminal viewer, and ends at 10000 cells
+                    "val/confusion": wandb.Image(Image.open(picture)),
+                }
+            )
 
 
-def write_metrics(
-    path: Path, metrics: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Tensor]
-) -> None:
-    """Write numbers and the IoU of every class as JSON, whole or not at all; what is not a number becomes null."""
+def metrics(
+    values: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return the contents of metrics.json: numbers and the IoU of every class; what is not a number becomes None."""
     iou = {name: number(x) for name, x in zip(classes, scores["iou"], strict=True)}
-    content = {**{k: number(v) for k, v in metrics.items()}, "val/IoU": iou}
+    return {**{k: number(v) for k, v in values.items()}, "val/IoU": iou}
+
+
+def write_confusion(path: Path, classes: Sequence[str], matrix: Tensor) -> None:
+    """Write counts (K, K), rows are targets, with the names of the classes."""
+    write_json(path, {"classes": list(classes), "matrix": matrix.long().tolist()}, indent=None)
+
+
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write strict JSON, whole or not at all."""
     with replace_file(path) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(content, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
@@ -222,6 +241,10 @@ def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
         matrix: Counts (K, K), rows are targets.
         classes: Names.
     """
+    _save_figure(_confusion(matrix, classes), path)
+
+
+def _confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     share = (100 * matrix.double() / matrix.sum(1, keepdim=True)).numpy()
     side = min(max(5.0, 0.42 * len(classes) + 2.5), 24.0)
     size = 9 if len(classes) <= 30 else max(2.5, 330 / len(classes))
@@ -244,7 +267,7 @@ def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
             fontsize=7,
             color="white" if value > 60 else "0.2",
         )
-    _save_figure(figure, path)
+    return figure
 
 
 def plot_curves(metrics_csv: Path, path: Path) -> None:

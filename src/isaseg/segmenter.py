@@ -10,7 +10,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg import attention as context_modules
+from isaseg import attention as attention_modules
+from isaseg import context as context_modules
 from isaseg.backbone import Backbone
 from isaseg.errors import CheckpointError
 from isaseg.head import AuxHead, ContextHead
@@ -129,8 +130,9 @@ _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 def build_described(description: Any) -> Segmenter:
     """Build the network that a file describes, with random weights. The description may come from a stranger.
 
-    Only `Backbone` without weights and the context modules of `isaseg.attention` can be named, with numbers of bounded
-    size, short strings, flags and short lists as arguments; nothing is fetched and no other file is read.
+    Only `Backbone` without weights and the context modules of `isaseg.attention` and `isaseg.context` can be named, with
+    numbers of bounded size, short strings, flags and short lists as arguments; nothing is fetched and no other file is
+    read.
 
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
@@ -175,13 +177,16 @@ def build_described(description: Any) -> Segmenter:
         ) from error
 
 
+_MODULES = (attention_modules, context_modules)
+
+
 def _context_modules() -> dict[str, type[nn.Module]]:
-    found = {name: getattr(context_modules, name) for name in context_modules.__all__}
+    found = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
     return {
         name: kind
         for name, kind in found.items()
         if isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "cost")
-        if kind is not context_modules.AttentionBlock
+        if kind is not attention_modules.AttentionBlock
     }
 
 

@@ -1,8 +1,8 @@
 """One training run, from a configuration to a folder with checkpoints, metrics and pictures."""
 
 import ctypes
-import json
 import logging
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichModelSummary
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -20,9 +21,11 @@ from isaseg.backbone import Backbone
 from isaseg.checkpoint import DurableCheckpointIO, load_weights
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
+from isaseg.facts import facts
 from isaseg.files import replace_file
 from isaseg.module import SegmentationModule
 from isaseg.resume import find_resume
+from isaseg.run_folder import finished_metrics, read_metrics
 from isaseg.segmenter import build_segmenter
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     config.check(cfg)
     folder = config.run_dir(cfg)
-    finished = _finished(cfg, folder)
+    finished = finished_metrics(cfg, folder)
     if finished is not None:
         console.print(
             f"[bold]{folder}[/] is complete (mIoU {finished['val/mIoU']} at step {finished['step']}); "
@@ -62,20 +65,22 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         made_with = resume.parent.parent
         if (made_with / "config.yaml").is_file() and not config.same_run(cfg, made_with):
             log.warning("the configuration is not the one with which %s was made", resume)
+    known = facts(cfg, module)
     run_loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
-        group=cfg.name,
-        name=config.run_name(cfg),
+        group=cfg.logger.get("group") or cfg.name,
+        name=cfg.logger.get("name") or config.run_name(cfg),
         tags=[cfg.data.name, config.attention_label(cfg), cfg.backbone.name],
-        config={**_plain(cfg), **_derived(cfg, module)},
+        config={**_plain(cfg), **{k: v for k, v in known.items() if k not in cfg}},
     )
     try:
         with warnings.catch_warnings():
             quiet()
             trainer = _build_trainer(cfg, folder, run_loggers)
-            _begin(cfg, folder)
+            before = read_metrics(folder) if resume is not None else None
+            _begin(cfg, folder, known)
             trainer.fit(module, datamodule, ckpt_path=resume)
-            return _finish(cfg, folder, trainer, module, datamodule)
+            return _finish(cfg, folder, trainer, module, datamodule, before or {})
     finally:
         loggers.finish_loggers(run_loggers)
 
@@ -113,7 +118,10 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
     """Return what `build_described` takes; None for a network with a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
     library, _, name = str(attention["_target_"]).rpartition(".")
-    if backbone["_target_"] != "isaseg.backbone.Backbone" or library != "isaseg.attention":
+    if backbone["_target_"] != "isaseg.backbone.Backbone" or library not in (
+        "isaseg.attention",
+        "isaseg.context",
+    ):
         return None
     for key in ("pretrained", "weights", "weights_sha256"):  # the checkpoint itself has the weights
         backbone.pop(key, None)
@@ -185,45 +193,56 @@ def _finish(
     trainer: lightning.Trainer,
     module: SegmentationModule,
     datamodule: SegmentationDataModule,
+    before: dict[str, Any],
 ) -> dict[str, Any]:
-    """Score the best checkpoint and write metrics.json, the pictures and the table."""
+    """Score the best checkpoint and write metrics.json, confusion.json, the pictures and the table.
+
+    `before` is the metrics.json of a run that was complete already and is continued, with no step or with more.
+    """
+    on_gpu = module.device.type == "cuda"
+    peak = {"peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
     best = folder / "checkpoints" / "best.ckpt"
+    if not best.exists():  # cut between the last step and the first validation
+        best = folder / "checkpoints" / "last.ckpt"
     step = load_weights(module, best)["global_step"]
     timer = next(c for c in trainer.callbacks if isinstance(c, callbacks.StepTimer))  # type: ignore[attr-defined]
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
     if cfg.score_test and datamodule.has_test:
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
-    metrics: dict[str, Any] = {**values, "step": step, "seconds_per_step": timer.seconds_per_step}
+    seconds = timer.seconds_per_step
+    if math.isnan(seconds):  # no step was left to train
+        seconds = before.get("seconds_per_step") or seconds
+    speed = {"seconds_per_step": seconds, **peak}
+    metrics = report.metrics({**values, "step": step, **speed}, datamodule.classes, scores)
+    if not trainer.is_global_zero:
+        return metrics
     table = report.class_table(datamodule.classes, scores)
     report.save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.callbacks.pictures)
     report.plot_curves(folder / "metrics.csv", folder / "curves.png")
-    report.log_class_table(trainer.loggers, datamodule.classes, scores)
-    report.write_metrics(folder / "metrics.json", metrics, datamodule.classes, scores)
+    report.log_classes(trainer.loggers, datamodule.classes, scores)
+    for logger in trainer.loggers:
+        logger.log_metrics({"best/step": step, **speed})
+    report.write_confusion(folder / "confusion.json", datamodule.classes, scores["matrix"])
+    report.write_json(folder / "metrics.json", metrics)  # last: with it the run counts as finished
     console.print(table)
     console.print(
         f"mIoU [bold]{values['val/mIoU']:.4f}[/] on validation"
         + (f", {values['test/mIoU']:.4f} on test" if "test/mIoU" in values else "")
         + f" (best checkpoint, step {step}). Everything is in [bold]{folder}[/]"
     )
-    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+    return metrics
 
 
-def _finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    path = folder / "metrics.json"
-    if cfg.resume not in ("auto", "must") or not path.is_file():
-        return None
-    if not config.same_run(cfg, folder):
-        return None
-    if cfg.score_test and not OmegaConf.load(folder / "config.yaml").score_test:
-        return None
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
-
-
-def _begin(cfg: DictConfig, folder: Path) -> None:
-    """Write config.yaml and remove what could be taken for a part of this run; nothing can be refused any more."""
+def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
+    """Write what is known and remove what could be taken for a part of this run; nothing can be refused any more."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # another run of this process
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of fewer steps, or without the test split
+    for name in ("metrics.json", "confusion.json", "failed.txt"):  # of fewer steps, or without the test split
+        (folder / name).unlink(missing_ok=True)
     if cfg.resume == "never":
         for path in (
             *folder.glob("checkpoints/*.ckpt"),
@@ -234,27 +253,13 @@ def _begin(cfg: DictConfig, folder: Path) -> None:
             path.unlink(missing_ok=True)
     with replace_file(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+    report.write_json(folder / "facts.json", known)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
-
-
-def _derived(cfg: DictConfig, module: SegmentationModule) -> dict[str, Any]:
-    """Return flat numbers by which W&B can sort and plot runs."""
-    stride = module.segmenter.backbone.strides[-1]
-    height, width = (-(-side // stride) for side in cfg.data.crop_size)
-    cost = module.segmenter.head.attention.cost(height, width)  # type: ignore[operator]
-    return {
-        "attention_label": config.attention_label(cfg),
-        "parameters": sum(p.numel() for p in module.segmenter.parameters()),
-        "attention_parameters": sum(p.numel() for p in module.segmenter.head.attention.parameters()),
-        "context_mult_adds": cost.mult_adds,
-        "attention_mult_adds": cost.attention_mult_adds,
-        "attention_score_mib": cost.score_entries * 4 / 2**20,
-    }
 
 
 def keep_freed_memory() -> None:

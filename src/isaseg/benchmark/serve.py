@@ -71,12 +71,13 @@ def peak_memory(work: Callable[[], Any]) -> int | None:
             file.write("5")  # the peak begins anew
     except (OSError, AttributeError):
         return None
-    before = _kibibytes("VmRSS")
+    before = kibibytes("VmRSS")
     work()
-    return 1024 * (_kibibytes("VmHWM") - before)
+    return 1024 * (kibibytes("VmHWM") - before)
 
 
-def _kibibytes(key: str) -> int:
+def kibibytes(key: str) -> int:
+    """Return a value of this process from /proc, e.g. VmRSS; Linux alone."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(key + ":"))
 

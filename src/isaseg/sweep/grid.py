@@ -1,13 +1,17 @@
 """Every combination of what is swept."""
 
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
 
 from isaseg.errors import ConfigError, SweepError
+from isaseg.sweep.launch import members_file
 
 
 def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -40,13 +44,18 @@ def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[li
     return [list(combination) for combination in itertools.product(*choices.values())]
 
 
-def sweep(launcher: Launcher, params: Mapping[str, str], arguments: Sequence[str]) -> list[JobReturn]:
+def sweep(
+    launcher: Launcher, master: DictConfig, params: Mapping[str, str], arguments: Sequence[str]
+) -> list[JobReturn]:
     """Run every combination; go on past what fails.
 
     Raises:
         SweepError: At the end, if a job did not finish.
     """
     results = list(launcher.launch(combinations(params, arguments), initial_job_idx=0))
+    members = members_file([Path(str(result.working_dir)) for result in results], master)
+    if members.is_file():  # a launcher that is not ours writes none
+        print(f"compare them: python src/compare.py {members}", file=sys.stderr)
     failed = [result for result in results if result.status is not JobStatus.COMPLETED]
     if failed:
         raise SweepError([str(result._return_value) for result in failed], len(results))

@@ -42,7 +42,7 @@ class Plan:
     remarks: list[str]
 
 
-def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> Plan:
+def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequence[str] | None = None) -> Plan:
     """Return the jobs of a sweep.
 
     An override that the chosen option of its group does not know, but another option of the group does, is left out:
@@ -52,6 +52,7 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> Plan:
     Args:
         combinations: Overrides of each job.
         compose: Gives the configuration of overrides.
+        fixed: Those of the overrides that are not swept; None: what all combinations have in common.
 
     Raises:
         ConfigError: If jobs would share one `run_dir`.
@@ -60,7 +61,7 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> Plan:
     jobs: list[Job] = []
     number_of: dict[Path, int] = {}
     job_of, remarks = [], []
-    common = set.intersection(*(set(combination) for combination in combinations))
+    common = set.intersection(*map(set, combinations)) if fixed is None else set(fixed)
     for combination in combinations:
         overrides, cfg, dropped = _composed(list(combination), common, compose)
         remarks += [f"left out {text}" for text in dropped]

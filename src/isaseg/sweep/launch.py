@@ -42,48 +42,60 @@ def launch(
         watch: See `supervise`.
     """
     console = Console(stderr=True)
-
-    def compose(overrides: list[str]) -> DictConfig:
-        return _task_config(hydra_context.config_loader.load_sweep_config(master, overrides))
-
     # what a single job of this sweep is told besides its combination
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
-    found = plan(combinations, compose)
+    found = planned(hydra_context, master, combinations)
     for remark in found.remarks:
         console.print(remark, markup=False, highlight=False, soft_wrap=True)
-    flags, name = _flags(master), sweep_name(master)
+    flags, name = command_flags(master), sweep_name(master)
     jobs = [
         replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words)) for job in found.jobs
     ]
     start = make_start(jobs, _script())
-    members = write_members(jobs, master)
+    write_members(jobs, master)
     with _sigterm_interrupts():
         outcomes = supervise(jobs, start, console, watch)
-    console.print(
-        f"compare them: python src/compare.py {members}", markup=False, highlight=False, soft_wrap=True
-    )
     return _returns(Plan(jobs, found.job_of, []), combinations, list(outcomes.values()))
 
 
+def planned(
+    hydra_context: HydraContext,
+    master: DictConfig,
+    combinations: Sequence[Sequence[str]],
+    fixed: Sequence[str] | None = None,
+) -> Plan:
+    """Return the jobs of a sweep, see `plan`; nothing is started."""
+
+    def compose(overrides: list[str]) -> DictConfig:
+        return _task_config(hydra_context.config_loader.load_sweep_config(master, overrides))
+
+    return plan(combinations, compose, fixed)
+
+
 def sweep_name(master: DictConfig) -> str:
-    """Return the name of a sweep: that of conf/sweep, or grid."""
-    return str(master.hydra.runtime.choices.get("sweep") or "grid")
+    """Return the name of a sweep: that of its study, of its file in conf/sweep, or of the sweeper."""
+    choices = master.hydra.runtime.choices
+    name = master.hydra.sweeper.get("study") or choices.get("sweep") or choices["hydra/sweeper"]
+    return config.safe_name(str(name))
 
 
-def write_members(jobs: Sequence[Job], master: DictConfig) -> Path:
-    """Write the run folders of a sweep, one a line, to <output_dir>/<name>/<sweep>.sweep; return its path.
+def members_file(folders: Sequence[Path], master: DictConfig) -> Path:
+    """Return where the members of a sweep stand: <sweep>.sweep, beside the run folders or above them all."""
+    return Path(os.path.commonpath([folder.parent for folder in folders])) / f"{sweep_name(master)}.sweep"
+
+
+def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
+    """Write the run folders of a sweep to its `members_file`, one a line.
 
     The file begins with the overrides of the sweep; the same sweep again adds to it, another one replaces it.
     """
-    first = jobs[0].cfg
-    path = Path(first.output_dir) / config.safe_name(first.name) / f"{sweep_name(master)}.sweep"
+    path = members_file([job.folder for job in jobs], master)
     header = f"# {' '.join(master.hydra.overrides.task)}"
     lines = path.read_text().splitlines() if path.is_file() else []
     held = lines[1:] if lines[:1] == [header] else []
     members = dict.fromkeys([*held, *(os.path.relpath(job.folder, path.parent) for job in jobs)])
     with replace_file(path) as file:
         file.write("".join(f"{line}\n" for line in [header, *members]).encode())
-    return path
 
 
 def _returns(
@@ -123,7 +135,7 @@ def _in_wandb(job: Job, sweep: str) -> list[str]:
     ]
 
 
-def _flags(master: DictConfig) -> list[str]:
+def command_flags(master: DictConfig) -> list[str]:
     """Return --config-dir and --config-name as this process was given them."""
     flags = [
         f"--config-dir={source.path}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isaseg.errors import ConfigError
 from isaseg.sweep.jobs import Job, command, processes
@@ -90,6 +90,10 @@ def local_command(job: Job, script: Path, gpus: int) -> list[str]:
     """
     words = command(job, script)
     count = processes(job.cfg) or max(gpus, 1)
+    if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
+        words.append(
+            f"trainer.devices={count}"
+        )  # the ids that it names have other numbers among those it is given
     if count == 1 or not _in_processes(job.cfg):
         return words
     return [

@@ -1,0 +1,106 @@
+"""What tells one row from another: the keys of the configurations that differ, and labels made of them."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from isaseg import config
+
+Values = Mapping[str, str]  # dotted keys and their values as text
+
+_UNSET = "unset"
+_IN_LABEL = 3  # keys that a label shows, unless it needs more to be told from the others
+_LONGEST = 32  # letters of a value in a label
+
+# Keys of later sections follow from those of earlier ones by interpolation (conf/): the earlier one is shown.
+_SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss")
+
+
+def identity(cfg: DictConfig) -> dict[str, str]:
+    """Return what defines a run, flat and as text, without the seed; as `config.run_name` sees it."""
+    flat: dict[str, str] = {}
+
+    def collect(node: dict[Any, Any], path: str) -> None:
+        for key, value in node.items():
+            if isinstance(value, dict) and value:
+                collect(value, f"{path}{key}.")
+            else:
+                flat[f"{path}{key}"] = _text(value)
+
+    collect(config.identity(cfg), "")
+    return {key: value for key, value in flat.items() if key not in ("seed", "data.seed")}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return f"{value[0]}x{value[1]}"
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+
+
+def differing(attention: Sequence[str], values: Sequence[Values]) -> list[str]:
+    """Return the keys that differ, without those that say the same as an earlier one."""
+
+    def column(key: str) -> tuple[str, ...]:
+        return tuple(held.get(key, _UNSET) for held in values)
+
+    keys = sorted({key for held in values for key in held}, key=_rank)
+    found: dict[str, tuple[str, ...]] = {}
+    heads: dict[str, Sequence[str]] = {"attention": attention}
+    for key in keys:
+        cells, section = column(key), key.split(".")[0]
+        if len(set(cells)) == 1 or cells in found.values():
+            continue
+        if section in heads and _follows(cells, heads[section]):
+            continue
+        if key.count(".") == 1 and key.endswith((".name", "._target_")):
+            heads.setdefault(section, cells)
+        found[key] = cells
+    return list(found)
+
+
+def _rank(key: str) -> tuple[Any, ...]:
+    section, _, leaf = key.partition(".")
+    place = _SECTIONS.index(section) if section in _SECTIONS else len(_SECTIONS)
+    return place, ("name", "_target_").index(leaf) if leaf in ("name", "_target_") else 2, key.count("."), key
+
+
+def _follows(cells: Sequence[str], head: Sequence[str]) -> bool:
+    """Tell whether `cells` is a function of `head`."""
+    return len(set(zip(head, cells, strict=True))) == len(set(head))
+
+
+def labels(attention: Sequence[str], values: Sequence[Values], keys: Sequence[str]) -> list[str]:
+    """Return different labels: the keys that this takes, and others up to three."""
+    parts: list[tuple[str, ...]] = [(name,) for name in attention]
+    needed = []
+    for key in keys:
+        longer = [(*part, held.get(key, _UNSET)) for part, held in zip(parts, values, strict=True)]
+        if len(set(longer)) > len(set(parts)):
+            parts = longer
+            needed.append(key)
+    others = [key for key in keys if key not in needed]
+    shown = [key for key in keys if key in {*needed, *others[: max(_IN_LABEL - len(needed), 0)]}]
+    several = Counter(map(short, shown))
+
+    def part(key: str, held: Values) -> str:
+        name = short(key) if several[short(key)] == 1 else key
+        return f"{name}={_shown(key, held.get(key, _UNSET))}"
+
+    return [
+        ", ".join([name, *(part(key, held) for key in shown)])
+        for name, held in zip(attention, values, strict=True)
+    ]
+
+
+def _shown(key: str, value: str) -> str:
+    text = value.rpartition(".")[2] if key.endswith("_target_") else value
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def short(key: str) -> str:
+    """Return how a key is shown: `data` for data.name, `lr` for optim.lr."""
+    section, _, leaf = key.rpartition(".")
+    return section if leaf in ("name", "_target_") and section else leaf

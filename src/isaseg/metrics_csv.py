@@ -1,0 +1,103 @@
+"""metrics.csv: one row a step, which survives a crash and which a resumed run continues."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from isaseg.files import replace_file
+
+
+class AppendingCsvLogger(Logger):
+    """One row per step, `step,<metric>,...`, complete on disk as soon as it is logged.
+
+    A resumed run appends and never drops a row; what it repeats stands twice, the later row holds. A new metric is
+    a new column. What is new of the last row's step joins that row.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] = []
+        self._row: dict[str, str] = {}
+        self._start = 0  # where the last row begins
+        self._fitted = False
+
+    @property
+    def name(self) -> str | None:
+        """None."""
+        return None  # Lightning makes folders of name and version; the run folder is the folder
+
+    @property
+    def version(self) -> str | None:
+        """None."""
+        return None
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run folder."""
+        return str(self.path.parent)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Ignore them: config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write values, `step` as Lightning counts it."""
+        values = {k: f"{float(v):.8g}" for k, v in metrics.items() if k != "epoch"}
+        if not values or step is None or self._fitted:
+            return
+        key = str(step + 1)
+        self._fit_columns(values)
+        joins = self._row.get("step") == key and not any(self._row.get(k) for k in values)
+        row = {**self._row, **values} if joins else {"step": key, **values}
+        line = _csv([[row.get(c, "") for c in self._columns]])
+        with self.path.open("r+b") as file:
+            # A joined row is longer than what it overwrites, so one write does it and nothing is cut first.
+            self._start = file.seek(self._start) if joins else file.seek(0, os.SEEK_END)
+            file.write(line)
+        self._row = row
+
+    def finalize(self, status: str) -> None:
+        """End the history; Lightning calls this after `fit`."""
+        self._fitted = True
+
+    def _fit_columns(self, values: Mapping[str, str]) -> None:
+        """Make the file and its columns fit; the file is rewritten only for a new column."""
+        if not self._columns:
+            _drop_partial_line(self.path)
+        elif all(k in self._columns for k in values):
+            return
+        rows: list[dict[str, str]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or [])
+                rows = list(reader)
+        new = [c for c in ("step", *values) if c not in self._columns]
+        if not new:
+            return
+        self._columns += new
+        with replace_file(self.path) as out:
+            out.write(_csv([self._columns, *([r.get(c) or "" for c in self._columns] for r in rows[:-1])]))
+            self._start = out.tell()
+            out.write(_csv([[r.get(c) or "" for c in self._columns] for r in rows[-1:]]))
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _drop_partial_line(path: Path) -> None:
+    """Cut off what a crash left of a line; it was never a row."""
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)

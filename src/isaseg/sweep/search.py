@@ -1,0 +1,208 @@
+"""Optuna's search: a study that outlives its process, each trial a job of its own."""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
+from optuna import Study, Trial
+from optuna.trial import TrialState
+from rich.console import Console
+
+from isaseg.errors import ConfigError, SweepError
+from isaseg.run_folder import failure
+from isaseg.sweep import search_report
+from isaseg.sweep.jobs import Job, Plan
+from isaseg.sweep.local import gpus_needed, visible_gpus
+from isaseg.sweep.space import Space, overrides, parse, samples, suggest
+from isaseg.sweep.study import Settings, locked, open_study, sampler, store_path
+from isaseg.sweep.supervise import Watch
+
+_METRIC = "val/mIoU"
+_HOPELESS = 3  # so many trials and all failed: the cause is not what is searched
+
+PlanOf = Callable[[Sequence[Sequence[str]], Sequence[str]], Plan]
+
+
+@dataclass(frozen=True)
+class _Run:
+    trial: Trial
+    job: Job
+
+
+def search(
+    launcher: Launcher,
+    plan_of: PlanOf,
+    settings: Settings,
+    arguments: Sequence[str],
+    flags: Sequence[str] = (),
+) -> Study:
+    """Do what is missing of a study's trials, and tell what all of them gave.
+
+    A trial that a killed process has left unfinished goes on, with its values and in its run folder; a failed one
+    stays failed and the search goes on without it. If every trial has failed the study is begun anew.
+
+    Args:
+        launcher: Runs the jobs, as many at a time as its `slots`; asks its `watch` about each.
+        plan_of: Gives the jobs of combinations of overrides, and those of them that are not searched.
+        settings: Of the search.
+        arguments: Overrides of the command line.
+        flags: What `train.py` needs to be told besides overrides.
+
+    Raises:
+        ConfigError: If nothing can be searched, or the study was begun with something else, or is being searched.
+        SweepError: At the end, if a trial has not finished.
+    """
+    console = Console(stderr=True)
+    space, fixed = parse(settings.params or {}, arguments)
+    found = plan_of([[*overrides(values), *fixed] for values in samples(space)], fixed)
+    used = {text.partition("=")[0] for job in found.jobs for text in job.overrides}
+    for key in space.keys() - used:
+        _say(console, f"{key} has no meaning here and is not searched")
+    space = {key: one for key, one in space.items() if key in used}
+    if not space:
+        raise ConfigError("expected something to search, got only keys without meaning here")
+    path = store_path(settings, found.jobs[0].cfg)
+    with locked(path):
+        study = open_study(path, settings, space, fixed, found.jobs, partial(_say, console))
+        _finish(study, launcher, partial(_planned, plan_of, space, fixed), settings, console)
+        search_report.tell(study, path, _METRIC, flags)
+        _raise_unfinished(study)
+    return study
+
+
+def _planned(plan_of: PlanOf, space: Space, fixed: Sequence[str], trial: Trial) -> _Run:
+    """Give a trial its values and its job; both are kept with it."""
+    (job,) = plan_of([[*overrides(suggest(trial, space)), *fixed]], fixed).jobs
+    trial.set_user_attr("folder", os.path.relpath(job.folder))
+    trial.set_user_attr("overrides", list(job.overrides))
+    return _Run(trial, job)
+
+
+def _finish(
+    study: Study, launcher: Launcher, run_of: Callable[[Trial], _Run], settings: Settings, console: Console
+) -> None:
+    """Run trials until there are n_trials in all, first those that were interrupted."""
+    begun = study.get_trials(states=(TrialState.RUNNING,))
+    missing = settings.n_trials - sum(trial.state is not TrialState.WAITING for trial in study.trials)
+    while begun or missing > 0:
+        runs: list[_Run] = []
+        while (begun or missing > 0) and (not runs or len(runs) < _slots(launcher, runs[0].job.cfg)):
+            held = begun.pop(0) if begun else None
+            study.sampler = sampler(settings, held.number if held else len(study.trials))
+            run = run_of(Trial(study, held._trial_id) if held else study.ask())
+            missing -= held is None
+            values = " ".join(overrides(run.trial.params))
+            number = f"trial {run.trial.number}{' goes on' if held else ''}"
+            _say(console, f"{number}, {len(study.trials)} of {settings.n_trials}: {values}")
+            runs.append(run)
+        _run(study, launcher, runs, console)
+        states = [trial.state for trial in study.trials]
+        if states.count(TrialState.FAIL) >= _HOPELESS and set(states) == {TrialState.FAIL}:
+            return
+
+
+def _run(study: Study, launcher: Launcher, runs: Sequence[_Run], console: Console) -> None:
+    pruned: set[Path] = set()
+    launcher.watch = _watch(runs, pruned)  # type: ignore[attr-defined]
+    results = launcher.launch([run.job.overrides for run in runs], initial_job_idx=runs[0].trial.number)
+    for run, result in zip(runs, results, strict=True):
+        _record(study, run, result, run.job.folder in pruned, console)
+
+
+def _slots(launcher: Launcher, cfg: DictConfig) -> int:
+    """Return how many jobs the launcher runs at a time: so many trials are drawn together."""
+    slots = getattr(launcher, "slots", None)
+    if slots is not None or not hasattr(launcher, "gpus"):
+        return max(slots or 1, 1)
+    there = len(visible_gpus() if launcher.gpus is None else launcher.gpus)
+    needed = gpus_needed(cfg, there)
+    return max(there // needed, 1) if needed else 1
+
+
+def _watch(runs: Sequence[_Run], pruned: set[Path]) -> Watch:
+    """Return what reports each validation of a running job to its trial, and stops the job if that says so."""
+    sizes: dict[Path, int] = {}
+    known = {
+        run.trial.number: set(run.trial.study.trials[run.trial.number].intermediate_values) for run in runs
+    }
+
+    def watch(job: Job) -> bool:
+        path = job.folder / "metrics.csv"
+        size = path.stat().st_size if path.is_file() else 0
+        if size == sizes.get(path, 0):
+            return False
+        sizes[path] = size
+        values, steps = validations(path), int(job.cfg.trainer.max_steps)
+        trials = [run.trial for run in runs if run.job.folder == job.folder]
+        given_up = [
+            _is_given_up(trial, values, known[trial.number], steps) for trial in trials
+        ]  # each is told
+        if any(given_up):
+            pruned.add(job.folder)
+        return any(given_up)
+
+    return watch
+
+
+def _is_given_up(trial: Trial, values: Mapping[int, float], known: set[int], steps: int) -> bool:
+    """Report what is new; tell whether the pruner gives the trial up, which it may not after the last step."""
+    for step, value in values.items():
+        if step not in known:
+            known.add(step)
+            trial.report(value, step)
+            if step < steps and trial.should_prune():
+                return True
+    return False
+
+
+def validations(path: Path) -> dict[int, float]:
+    """Return the mIoU of each step at which a run was validated, of the whole lines of its metrics.csv."""
+    whole = path.read_text(errors="replace").rpartition("\n")[0]
+    found: dict[int, float] = {}
+    for row in csv.DictReader(whole.splitlines()):
+        try:
+            found[int(row["step"])] = float(row[_METRIC])
+        except (KeyError, TypeError, ValueError):  # a row of training, or another column
+            continue
+    return dict(sorted(found.items()))
+
+
+def _record(study: Study, run: _Run, result: JobReturn, pruned: bool, console: Console) -> None:
+    trial, value = run.trial, result._return_value
+    if result.status is JobStatus.COMPLETED and isinstance(value, float) and math.isfinite(value):
+        best = max((t.value or 0.0 for t in study.get_trials(states=(TrialState.COMPLETE,))), default=-1.0)
+        study.tell(trial, value)
+        if value > best:
+            _say(console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
+    elif getattr(value, "state", "failed") == "stopped":
+        if pruned:  # else stopped from outside: it stays as it is, to go on
+            study.tell(trial, state=TrialState.PRUNED)
+            after = study.trials[trial.number].last_step
+            _say(console, f"pruned trial {trial.number} after step {after}")
+    else:
+        message = failure(run.job.folder) or f"expected a finite {_METRIC}, got {value}"
+        trial.set_user_attr("message", message)
+        study.tell(trial, state=TrialState.FAIL)
+
+
+def _raise_unfinished(study: Study) -> None:
+    failed = study.get_trials(states=(TrialState.FAIL,))
+    messages = [f"trial {trial.number}: {trial.user_attrs.get('message')}" for trial in failed]
+    stopped = study.get_trials(states=(TrialState.RUNNING,))
+    messages += [f"trial {trial.number}: stopped; the same command goes on with it" for trial in stopped]
+    if messages:
+        advice = "the search has gone on without those that failed"
+        if len(failed) == len(study.trials):
+            advice = "the same command begins anew"
+        raise SweepError(messages, len(study.trials), advice)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

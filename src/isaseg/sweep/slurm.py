@@ -1,0 +1,299 @@
+"""Jobs on a Slurm cluster: one array of all of them, which outlives this process.
+
+Slurm places a task for each device; what a task does is in isaseg.sweep.slurm_task.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig
+
+from isaseg import config
+from isaseg.errors import ConfigError
+from isaseg.files import replace_file
+from isaseg.run_folder import read_metrics, write_failure
+from isaseg.sweep.jobs import Job, command, processes
+from isaseg.sweep.slurm_task import JOB_FILE, Train
+from isaseg.sweep.supervise import Process, Start
+
+_ASK_EVERY = 10.0  # seconds between two questions to squeue, whatever the number of jobs
+_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+# of these Slurm says that a job is over; all others may still run
+_OVER = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
+}  # fmt: skip
+_MEND = {
+    "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
+    "TIMEOUT": "it did not end in the time it was given to save; raise hydra.launcher.signal_delay_s",
+}
+
+
+class Need(NamedTuple):
+    """What a job asks of the cluster."""
+
+    nodes: int
+    tasks_per_node: int
+    gpus_per_node: int
+
+
+def slurm(
+    jobs: Sequence[Job],
+    script: Path,
+    *,
+    partition: str | None,
+    account: str | None,
+    qos: str | None,
+    timeout_min: int,
+    max_num_timeout: int,
+    signal_delay_s: int,
+    cpus_per_task: int,
+    mem_gb: float | None,
+    gpus_per_node: int | None,
+    array_parallelism: int,
+    setup: Sequence[str],
+    additional_parameters: Mapping[str, Any],
+) -> Start:
+    """Return what submits all jobs at once, but those that an earlier sweep has submitted and that are not over.
+
+    The arguments are those of conf/hydra/launcher/slurm.yaml.
+
+    Raises:
+        ConfigError: If submitit or Slurm is not there, or an argument cannot work.
+    """
+    _check_installed()
+    whole = {"timeout_min": timeout_min, "signal_delay_s": signal_delay_s, "cpus_per_task": cpus_per_task}
+    for name, value in {**whole, "array_parallelism": array_parallelism}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"expected hydra.launcher.{name} as a whole number of at least 1, got {value}")
+    if signal_delay_s >= 60 * timeout_min:
+        raise ConfigError(
+            f"expected hydra.launcher.signal_delay_s below timeout_min ({60 * timeout_min} s), got {signal_delay_s}"
+        )
+    needs = {job: need(job, gpus_per_node) for job in jobs}
+    given = {"partition": partition, "account": account, "qos": qos, "mem": _memory(mem_gb)}
+    options = {
+        **{name: value for name, value in given.items() if value is not None},
+        "time": timeout_min,
+        "signal_delay_s": signal_delay_s,
+        "cpus_per_task": cpus_per_task,
+        "array_parallelism": array_parallelism,
+        "setup": list(setup) or None,
+        # srun of Slurm 22.05 and later takes no cpus-per-task from sbatch; one task that fails ends the others
+        "srun_args": [f"--cpus-per-task={cpus_per_task}", "--kill-on-bad-exit=1"],
+        "additional_parameters": {"requeue": True, **additional_parameters},
+    }
+    queue = _Queue()
+
+    def start(waiting: list[Job]) -> dict[Job, Process]:
+        found = {job: held for job in waiting if (held := _submitted_as(job.folder)) and queue.holds(held)}
+        if found:
+            _say(f"found in Slurm, submitted before: {', '.join(found.values())}")
+        new = [job for job in waiting if job not in found]
+        for group in dict.fromkeys(needs[job] for job in new):  # an array asks the same for all
+            those = [job for job in new if needs[job] == group]
+            found.update(_submit(those, script, group, options, max_num_timeout))
+            queue.ask_again()
+        return {job: _SlurmProcess(job, number, queue) for job, number in found.items()}
+
+    return start
+
+
+def need(job: Job, gpus_per_node: int | None) -> Need:
+    """Return what a job asks for; Lightning wants a task for each device.
+
+    Args:
+        job: The job.
+        gpus_per_node: None: one for each device where trainer.accelerator is a GPU, else none.
+
+    Raises:
+        ConfigError: If it does not say how many devices.
+    """
+    trainer: DictConfig = job.cfg.trainer
+    tasks = processes(job.cfg) or gpus_per_node
+    if tasks is None:
+        raise ConfigError(
+            f"{job.name}: expected trainer.devices as a number, got {trainer.devices}; Slurm has to be told how many"
+        )
+    if gpus_per_node is None:
+        gpus_per_node = tasks if trainer.accelerator in ("gpu", "cuda") else 0
+    return Need(trainer.num_nodes, tasks, gpus_per_node)
+
+
+def _submit(
+    jobs: Sequence[Job], script: Path, asked: Need, options: Mapping[str, Any], max_num_timeout: int
+) -> dict[Job, str]:
+    """Submit jobs as one array, note the number of each in its folder, and return them."""
+    import submitit
+
+    for job in jobs:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        for name in (JOB_FILE, "failed.txt"):
+            (job.folder / name).unlink(missing_ok=True)
+    executor = submitit.SlurmExecutor(_folder(jobs[0]), max_num_timeout=max_num_timeout)
+    gpus = {"gpus_per_node": asked.gpus_per_node} if asked.gpus_per_node else {}
+    executor.update_parameters(
+        job_name=f"isaseg-{config.safe_name(jobs[0].cfg.name)}",
+        nodes=asked.nodes,
+        ntasks_per_node=asked.tasks_per_node,
+        **gpus,
+        **options,
+    )
+    delay = float(options["signal_delay_s"])
+    devices = (
+        f"trainer.devices={asked.tasks_per_node}"  # also where it was auto or named some of another machine
+    )
+    tasks = [Train([*command(job, script), devices], job.folder.resolve(), 0.8 * delay) for job in jobs]
+    try:
+        submitted = executor.submit_array(tasks)
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"Slurm refused the jobs: {reason}; mend hydra.launcher in conf or here") from error
+    numbers = {job: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
+    for job, handle in zip(jobs, submitted, strict=True):
+        with replace_file(job.folder / JOB_FILE) as file:
+            file.write(handle.job_id.encode())
+        with (job.folder / "log.txt").open("a") as log:
+            log.write(f"Slurm job {handle.job_id}, what is not here is in {handle.paths.stderr}\n")
+    array = submitted[0].job_id.split("_")[0]
+    _say(
+        f"submitted as Slurm job {array}: {len(jobs)} run{'s' * (len(jobs) > 1)}; Ctrl-C leaves it in the queue"
+    )
+    return numbers
+
+
+class _Queue:
+    """What squeue says of all our jobs, asked now and then. It needs no accounting, which sacct does."""
+
+    def __init__(self) -> None:
+        self._asked = -math.inf
+        self._known = self._silent = self._left = False
+        self._jobs: dict[str, tuple[str, int]] = {}
+
+    def holds(self, number: str) -> bool:
+        """Tell whether a job waits or runs; it does while squeue has not answered."""
+        return self.state(number)[0] not in {*_OVER, ""}
+
+    def state(self, number: str) -> tuple[str, int]:
+        """Return Slurm's word for the state of a job, "" if there is no such job, and its wait status."""
+        if time.monotonic() - self._asked >= _ASK_EVERY:
+            self._ask()
+            self._asked = time.monotonic()
+        return self._jobs.get(number, ("", 0)) if self._known else ("UNKNOWN", 0)
+
+    def ask_again(self) -> None:
+        """Forget the answer: there are newer jobs."""
+        self._asked, self._known = -math.inf, False
+
+    def left(self, number: str) -> None:
+        """Say, once, that the jobs go on without this process."""
+        if not self._left:
+            self._left = True
+            _say(
+                "the jobs stay in Slurm; the same command finds them again, "
+                f"scancel {number.split('_')[0]} ends them"
+            )
+
+    def _ask(self) -> None:
+        words = ["squeue", "--me", "--array", "--states=all", "--noheader"]
+        fields = "--Format=JobArrayID:40,State:20,exit_code:20"
+        try:
+            answer = subprocess.run(
+                [*words, fields], capture_output=True, text=True, timeout=60, check=True
+            ).stdout
+        except (OSError, subprocess.SubprocessError) as error:  # its server is restarted; the jobs run on
+            if not self._silent:
+                _say(f"squeue does not answer, it is asked again: {error}")
+            self._silent = True
+            return
+        self._known, self._silent = True, False
+        rows = (line.split() for line in answer.splitlines())
+        self._jobs = {row[0]: (row[1], int(row[2])) for row in rows if len(row) == 3}
+
+
+@dataclass
+class _SlurmProcess:
+    job: Job
+    number: str
+    queue: _Queue
+    unwanted: bool = False
+
+    def poll(self) -> int | None:
+        if self.unwanted:
+            self.unwanted = False
+            subprocess.run(["scancel", self.number], check=False)  # SIGTERM; after KillWait, 30 s, SIGKILL
+        if self.queue.holds(self.number):
+            return None
+        return self._ended(*self.queue.state(self.number))
+
+    def stop(self) -> None:
+        """Have the next `poll` cancel the job; if `wait` comes instead this process is interrupted."""
+        self.unwanted = True
+
+    def wait(self) -> None:
+        """Leave the job where it is."""
+        self.queue.left(self.number)
+
+    def _ended(self, state: str, status: int) -> int:
+        """Return the exit code; where the job itself could not say why it failed, do so."""
+        if state == "" or state == "COMPLETED":  # "": Slurm forgets after MinJobAge
+            return 0 if state or read_metrics(self.job.folder) else 1
+        if state in ("CANCELLED", "PREEMPTED"):
+            return 143
+        code = os.waitstatus_to_exitcode(status)
+        if state != "FAILED":
+            mend = f"; {_MEND[state]}" if state in _MEND else ""
+            write_failure(self.job.folder, f"Slurm job {self.number} ended as {state}{mend}\n")
+        elif (reason := _not_requeued(self.job, self.number)) is not None:
+            write_failure(self.job.folder, reason)
+        return 128 - code if code > 128 and code != 143 else code or 1  # 137: a task was killed by signal 9
+
+
+def _not_requeued(job: Job, number: str) -> str | None:
+    """Return why submitit did not put a job back into the queue whose time was over, None if that was not so."""
+    import submitit
+
+    path = submitit.core.utils.JobPaths(_folder(job), job_id=number, task_id=0).result_pickle
+    if not path.is_file():
+        return None
+    outcome, trace = submitit.core.utils.pickle_load(path)
+    if outcome != "error":
+        return None
+    said = str(trace).strip().splitlines()[-1].partition(": ")[2]
+    return f"Slurm job {number}: {said} Raise hydra.launcher.max_num_timeout or timeout_min\n\n{trace}"
+
+
+def _submitted_as(folder: Path) -> str | None:
+    path = folder / JOB_FILE
+    return path.read_text().strip() if path.is_file() else None
+
+
+def _folder(job: Job) -> Path:
+    return Path(job.cfg.output_dir).resolve() / config.safe_name(job.cfg.name) / "slurm"
+
+
+def _memory(gigabytes: float | None) -> str | None:
+    return None if gigabytes is None else f"{round(gigabytes * 1024)}MB"
+
+
+def _check_installed() -> None:
+    try:
+        import submitit  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("hydra/launcher=slurm needs submitit; run pip install 'isaseg[sweep]'") from error
+    missing = [name for name in _COMMANDS if shutil.which(name) is None]
+    if missing:
+        raise ConfigError(
+            f"hydra/launcher=slurm needs Slurm's {', '.join(missing)}, not found here; use a machine of the cluster"
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,111 @@
+"""What a search may try: the values that are swept, in Hydra's words, as distributions of Optuna."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
+from optuna import Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from isaseg.errors import ConfigError
+
+Space = dict[str, BaseDistribution]
+
+
+def parse(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[Space, list[str]]:
+    """Return what is searched and the overrides that are the same for every trial.
+
+    `a,b`, `choice(a,b)`: one of these. `range(start,stop,step)`: without stop, as everywhere in Hydra.
+    `interval(low,high)`: a real number, `int(interval(low,high))`: a whole one, both ends included;
+    `tag(log, ...)`: on a logarithmic scale.
+
+    Args:
+        params: What a file of conf/sweep searches: key to values, as on the command line.
+        arguments: Overrides of the command line; they replace a param of the same key.
+
+    Raises:
+        ConfigError: For values that cannot be searched, or none.
+    """
+    texts = [*(f"{key}={values}" for key, values in params.items()), *arguments]
+    parsed = {
+        override.get_key_element(): override for override in OverridesParser.create().parse_overrides(texts)
+    }
+    space = {key: _distribution(override) for key, override in parsed.items() if override.is_sweep_override()}
+    if not space:
+        raise ConfigError(
+            "expected something to search, got single values alone; "
+            "try sweep=search, or 'optim.lr=tag(log,interval(1e-4,1e-2))'"
+        )
+    return space, [str(override.input_line) for key, override in parsed.items() if key not in space]
+
+
+def samples(space: Space) -> list[dict[str, Any]]:
+    """Return a few sets of values that hold every choice and both ends of every interval."""
+    values = {
+        key: list(one.choices) if isinstance(one, CategoricalDistribution) else [one.low, one.high]  # type: ignore[attr-defined]
+        for key, one in space.items()
+    }
+    count = max(map(len, values.values()))
+    return [{key: held[min(i, len(held) - 1)] for key, held in values.items()} for i in range(count)]
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+    """Return the values of a trial: those it has already, and new ones for the rest."""
+    values: dict[str, Any] = {}
+    for key, one in space.items():
+        if isinstance(one, CategoricalDistribution):
+            values[key] = trial.suggest_categorical(key, one.choices)
+        elif isinstance(one, IntDistribution):
+            values[key] = trial.suggest_int(key, one.low, one.high, step=one.step, log=one.log)
+        elif isinstance(one, FloatDistribution):
+            values[key] = trial.suggest_float(key, one.low, one.high, step=one.step, log=one.log)
+    return values
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return values as overrides, numbers with all their digits."""
+    return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in values.items()]
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    sweep, text = override.value(), override.input_line
+    tags = sweep.tags if isinstance(sweep, Sweep) else set()
+    interval = isinstance(sweep, IntervalSweep)
+    if getattr(sweep, "shuffle", False) or tags - {"log"} or (tags and not interval):
+        raise ConfigError(
+            f"expected values, a range or an interval, the last perhaps with the tag log; got {text}"
+        )
+    try:
+        if isinstance(sweep, IntervalSweep):
+            return _interval(sweep)
+        if isinstance(sweep, RangeSweep):
+            return _range(sweep)
+        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    except ValueError as error:
+        raise ConfigError(f"{text} cannot be searched: {error}") from error
+
+
+def _interval(sweep: IntervalSweep) -> BaseDistribution:
+    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("expected two finite ends")
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _range(sweep: RangeSweep) -> BaseDistribution:
+    values = sorted(sweep.range())
+    if not values:
+        raise ValueError("the range is empty")
+    low, high, step = values[0], values[-1], abs(sweep.step)
+    if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
+        return IntDistribution(low, high, step=step)
+    return FloatDistribution(round(low, 12), round(high, 12), step=step)  # 0.1 + 0.1 + 0.1 is not 0.3

@@ -1,0 +1,163 @@
+"""A search's study: settings, the store that holds it, and what may not be mixed in it."""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+from omegaconf import DictConfig
+from optuna import Study
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from isaseg import config
+from isaseg.errors import ConfigError
+from isaseg.sweep.jobs import Job
+from isaseg.sweep.space import Space
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What conf/hydra/sweeper/optuna.yaml says; the defaults stand there.
+
+    Raises:
+        ConfigError: For a value that cannot work.
+    """
+
+    params: Mapping[str, str] | None
+    study: str  # also a file's name
+    storage: str | None
+    n_trials: int
+    seed: int
+    n_startup_trials: int
+    pruner: str
+    n_warmup_steps: int
+
+    def __post_init__(self) -> None:
+        for key, least in (("n_trials", 1), ("seed", 0), ("n_startup_trials", 0), ("n_warmup_steps", 0)):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(
+                    f"expected hydra.sweeper.{key} as an integer of at least {least}, got {value}"
+                )
+        if self.pruner not in ("none", "median", "hyperband"):
+            raise ConfigError(
+                f"expected hydra.sweeper.pruner as none, median or hyperband, got {self.pruner}"
+            )
+        if self.storage is not None and "://" in self.storage.removeprefix("sqlite:///"):
+            raise ConfigError(f"expected hydra.sweeper.storage as the path of a file, got {self.storage}")
+
+
+def sampler(settings: Settings, number: int) -> optuna.samplers.TPESampler:
+    """Return a sampler whose random numbers are the trial's own: a search that is resumed does not draw them again."""
+    seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    return optuna.samplers.TPESampler(n_startup_trials=settings.n_startup_trials, seed=seed)
+
+
+def store_path(settings: Settings, cfg: DictConfig) -> Path:
+    """Return the file that holds the study: beside the run folders unless somebody wants it elsewhere."""
+    if settings.storage is not None:
+        return Path(settings.storage.removeprefix("sqlite:///"))
+    return Path(cfg.output_dir) / config.safe_name(cfg.name) / f"{settings.study}.db"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other searches away from a store; when this process dies, however, the store is free.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:  # stays: to remove it would be a race
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another process is searching with {path}; wait for it, or give another hydra.sweeper.study=NAME"
+            ) from None
+        yield
+
+
+def open_study(
+    path: Path,
+    settings: Settings,
+    space: Space,
+    fixed: Sequence[str],
+    jobs: Sequence[Job],
+    say: Callable[[str], None],
+) -> Study:
+    """Return the study in a store, a new one if there is none or if all of its trials have failed.
+
+    Args:
+        path: The store.
+        settings: Of the search.
+        space: What is searched.
+        fixed: Overrides that are the same for every trial.
+        jobs: Some of the runs that the search may make.
+        say: Told what a user has to know.
+
+    Raises:
+        ConfigError: If the file is no store, or the study was begun with something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = _create(path, settings, jobs[0].cfg)
+        trials = study.trials
+        if trials and all(trial.state is TrialState.FAIL for trial in trials):
+            say(f"all {len(trials)} trials of the study {settings.study} had failed: it begins anew")
+            optuna.delete_study(study_name=settings.study, storage=f"sqlite:///{path}")
+            study = _create(path, settings, jobs[0].cfg)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be used as the store of a search: {reason}") from error
+    _check_same(study, path, space, fixed, jobs)
+    return study
+
+
+def _create(path: Path, settings: Settings, cfg: DictConfig) -> Study:
+    steps = int(cfg.trainer.max_steps)
+    least = min(max(settings.n_warmup_steps, config.validation_interval(cfg)), steps)
+    pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+        "none": optuna.pruners.NopPruner,
+        "median": lambda: optuna.pruners.MedianPruner(settings.n_startup_trials, settings.n_warmup_steps),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=least, max_resource=steps),
+    }
+    return optuna.create_study(
+        storage=f"sqlite:///{path}",
+        study_name=settings.study,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=pruners[settings.pruner](),
+    )
+
+
+def _check_same(study: Study, path: Path, space: Space, fixed: Sequence[str], jobs: Sequence[Job]) -> None:
+    """Keep what a study is about; refuse to mix two in one.
+
+    What is not searched is compared by what the jobs compute: another folder or number of GPUs is no other study.
+    """
+    searched = {key: str(one) for key, one in space.items()}
+    runs = config.digest([config.run_name(job.cfg) for job in jobs])
+    asked = {"searched": searched, "fixed": " ".join(fixed), "runs": runs}
+    held = study.user_attrs.get("asked")
+    if held is None or not study.trials:
+        study.set_user_attr("asked", asked)
+        return
+    changed = [
+        f"{key}: {held['searched'].get(key, 'not searched')} then, {searched.get(key, 'not searched')} now"
+        for key in dict.fromkeys([*held["searched"], *searched])
+        if held["searched"].get(key) != searched.get(key)
+    ]
+    if not changed and held["runs"] != runs:
+        changed = [f"not searched: {held['fixed'] or 'nothing'} then, {asked['fixed'] or 'nothing'} now"]
+        if held["fixed"] == asked["fixed"]:
+            changed = ["the configuration of its runs has changed since, in conf or in the project"]
+    if changed:
+        raise ConfigError(
+            f"the study {study.study_name} in {path} was begun with something else ({'; '.join(changed)}); "
+            "give the same again, or another hydra.sweeper.study=NAME, or delete that file"
+        )
