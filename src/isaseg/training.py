@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import math
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichModelSummary
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -171,7 +173,13 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         callbacks.progress(),
         RichModelSummary(max_depth=2),
         callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
+        callbacks.EndOnSigterm(checkpoints / "last.ckpt"),
     ]
+    plugins: list[Any] = [DurableCheckpointIO()]
+    if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
+        plugins.append(
+            SLURMEnvironment(auto_requeue=False)
+        )  # its hpc_ckpt files would outrank newer checkpoints
     trainer: lightning.Trainer = config.build(
         cfg.trainer,
         "trainer",
@@ -182,7 +190,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         default_root_dir=str(folder),
         logger=run_loggers,
         callbacks=run_callbacks,
-        plugins=[DurableCheckpointIO()],
+        plugins=plugins,
     )
     return trainer
 
@@ -279,5 +287,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary.*")
     # it does where a run continues
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # on a machine of a cluster where a run is started without it
+    warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # these say that data.num_workers is small, which on a small machine it should be
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
