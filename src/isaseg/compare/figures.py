@@ -26,6 +26,7 @@ COSTS = {  # of the plots against cost, the first two that are known are drawn
     "parameters": "parameters (millions)",
     "attention_score_mib": "score memory (MiB)",
 }
+_LEAST = 1.0  # point that the colours of a heat map span
 
 
 def write_figures(comparison: Comparison, output: Path) -> list[str]:
@@ -153,13 +154,15 @@ def _group_size(comparison: Comparison) -> Figure | None:
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     every = [scale * row.score.mean for cells in found.values() for row in cells.values()]
+    # hundredths of a point must not look like black and white
+    low, high_end = min(every), max(max(every), min(every) + (_LEAST if scale == 100 else 0))
     for axes, (rest, cells) in zip(panels, found.items(), strict=False):
         high, wide = (sorted({place[axis] for place in cells}) for axis in (0, 1))
         values = np.full((len(high), len(wide)), math.nan)
         for (h, w), row in cells.items():
             values[high.index(h), wide.index(w)] = scale * row.score.mean
-        image = axes.imshow(values, cmap="cividis", vmin=min(every), vmax=max(every))
-        _numbers(axes, values, values > (min(every) + max(every)) / 2, ".4g")
+        image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high_end)
+        _numbers(axes, values, values > (low + high_end) / 2, ".4g")
         axes.set_xticks(range(len(wide)), [str(w) for w in wide], fontsize=8)
         axes.set_yticks(range(len(high)), [str(h) for h in high], fontsize=8)
         axes.set_title(_plain(rest), fontsize=9)
@@ -177,7 +180,7 @@ def _classes(comparison: Comparison) -> Figure | None:
     if not found or comparison.baseline is None:
         return None
     values = np.array([gaps for _, gaps in found])
-    reach = max(float(np.nanmax(np.abs(values), initial=0.0)), 0.1)
+    reach = max(float(np.nanmax(np.abs(values), initial=0.0)), _LEAST)
     size = (min(3.2 + 0.42 * len(names), 40), 1.9 + 0.34 * len(found))
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots()

@@ -54,7 +54,8 @@ const head = (words, scope) => make("th", { scope }, words);
 function drawGrids() {
   const found = data.grids.map((grid) => ({ ...grid, cells: grid.cells.filter((cell) => shown.has(cell[2])) }));
   const means = found.flatMap((grid) => grid.cells.map((cell) => data.rows[cell[2]].mean));
-  const low = Math.min(...means), span = Math.max(...means) - low || 1;
+  // hundredths of a point must not look like black and white
+  const low = Math.min(...means), span = Math.max(Math.max(...means) - low, data.perCent ? 0.01 : 0) || 1;
   const tables = found.filter((grid) => grid.cells.length).map((grid) => {
     const axis = (i) => [...new Set(grid.cells.map((cell) => cell[i]))].sort((a, b) => a - b);
     const heat = make("table", { class: "heat" }, make("caption", {}, grid.title + ", " + data.metricName));
@@ -83,7 +84,7 @@ function drawGrids() {
 // Classes downwards: there may be many, and a page is longer than wide.
 function drawClasses() {
   const heat = document.getElementById("classes"), gaps = data.classGaps.filter(([place]) => shown.has(place));
-  const reach = Math.max(0.1, ...gaps.flatMap(([, values]) => values.map((v) => Math.abs(v || 0))));
+  const reach = Math.max(1, ...gaps.flatMap(([, values]) => values.map((v) => Math.abs(v || 0))));
   const base = data.baseline === null ? null : data.rows[data.baseline];
   const top = make("tr", {}, head("class", "col"), ...(base ? [head(`${base.label} (baseline)`, "col")] : []));
   top.append(...gaps.map(([place]) => head(data.rows[place].label, "col")));
