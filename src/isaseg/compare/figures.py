@@ -155,7 +155,8 @@ def _group_size(comparison: Comparison) -> Figure | None:
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     every = [scale * row.score.mean for cells in found.values() for row in cells.values()]
     # hundredths of a point must not look like black and white
-    low, high_end = min(every), max(max(every), min(every) + (_LEAST if scale == 100 else 0))
+    high_end = max(every)
+    low = min(*every, high_end - _LEAST) if scale == 100 else min(every)
     for axes, (rest, cells) in zip(panels, found.items(), strict=False):
         high, wide = (sorted({place[axis] for place in cells}) for axis in (0, 1))
         values = np.full((len(high), len(wide)), math.nan)

@@ -55,7 +55,7 @@ function drawGrids() {
   const found = data.grids.map((grid) => ({ ...grid, cells: grid.cells.filter((cell) => shown.has(cell[2])) }));
   const means = found.flatMap((grid) => grid.cells.map((cell) => data.rows[cell[2]].mean));
   // hundredths of a point must not look like black and white
-  const low = Math.min(...means), span = Math.max(Math.max(...means) - low, data.perCent ? 0.01 : 0) || 1;
+  const high = Math.max(...means), low = Math.min(...means, high - (data.perCent ? 0.01 : 0)), span = high - low || 1;
   const tables = found.filter((grid) => grid.cells.length).map((grid) => {
     const axis = (i) => [...new Set(grid.cells.map((cell) => cell[i]))].sort((a, b) => a - b);
     const heat = make("table", { class: "heat" }, make("caption", {}, grid.title + ", " + data.metricName));
