@@ -216,7 +216,7 @@ def test_two_processes_give_the_figures_of_one(network: Path, own: list[str], tm
         "test.tta=true",
         "test.scales=[1.0,1.5]",
     ]
-    two = ["trainer.devices=2", "+trainer.strategy=ddp", "output=two"]
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "output=two"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words, *two],
         cwd=tmp_path,

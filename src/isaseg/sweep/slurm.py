@@ -26,6 +26,9 @@ from isaseg.sweep.supervise import Process, Start
 
 _ASK_EVERY = 10.0  # seconds between two questions to squeue, whatever the number of jobs
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
+_NOT_REQUEUED = (
+    "Job not requeued because:"  # submitit's words in the log of a job whose time was over too often
+)
 # of these Slurm says that a job is over; all others may still run
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
@@ -260,14 +263,15 @@ def _not_requeued(job: Job, number: str) -> str | None:
     """Return why submitit did not put a job back into the queue whose time was over, None if that was not so."""
     import submitit
 
-    path = submitit.core.utils.JobPaths(_folder(job), job_id=number, task_id=0).result_pickle
-    if not path.is_file():
-        return None
-    outcome, trace = submitit.core.utils.pickle_load(path)
-    if outcome != "error":
-        return None
-    said = str(trace).strip().splitlines()[-1].partition(": ")[2]
-    return f"Slurm job {number}: {said} Raise hydra.launcher.max_num_timeout or timeout_min\n\n{trace}"
+    paths = submitit.core.utils.JobPaths(_folder(job), job_id=number, task_id=0)
+    # the log says what the result file says, which is one that must not be loaded
+    for path in (paths.stdout, paths.stderr):
+        text = path.read_text(errors="replace") if path.is_file() else ""
+        found = [line for line in text.splitlines() if _NOT_REQUEUED in line]
+        if found:
+            said = _NOT_REQUEUED + found[-1].partition(_NOT_REQUEUED)[2]
+            return f"Slurm job {number}: {said} Raise hydra.launcher.max_num_timeout or timeout_min\n\nSee {path}\n"
+    return None
 
 
 def _submitted_as(folder: Path) -> str | None:
