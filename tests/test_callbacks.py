@@ -162,8 +162,8 @@ def test_the_timer_counts_optimizer_steps(tmp_path: Path, monkeypatch: pytest.Mo
 class Kept(CSVLogger):
     """Keeps what Lightning logs, and after which step."""
 
-    def __init__(self) -> None:
-        super().__init__("nowhere")
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.rows: list[tuple[int, dict[str, float]]] = []
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -192,7 +192,7 @@ def test_the_speed_is_logged_without_the_time_of_validation(
             now += 1000
 
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
-    logger, timer = Kept(), StepTimer()
+    logger, timer = Kept(tmp_path), StepTimer()
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4, "log_every_n_steps": 2}
     fit(Net(), tmp_path, Clock(), timer, steps=8, logger=logger, **options)
     key = "train/images_per_second"
