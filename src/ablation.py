@@ -13,6 +13,7 @@ from rich.console import Console
 from isaseg import config
 from isaseg.ablation.jobs import DEFAULT_ROWS, DRY_STEPS, ROWS, STEPS
 from isaseg.errors import IsasegError
+from isaseg.importing import uncollected
 
 _EXAMPLES = """examples:
   python src/ablation.py                    the rows of Lamps over 3 seeds
@@ -27,7 +28,8 @@ rows: """
 def main() -> int:
     """Return 0 if all is done, 1 if a run failed, 2 for bad input, 130 if interrupted."""
     args = _arguments()
-    from isaseg.ablation.study import Study, conduct  # imports torch: seconds that --help need not wait for
+    with uncollected():  # imports torch: seconds that --help need not wait for
+        from isaseg.ablation.study import Study, conduct
 
     study = Study(
         data=args.data,

@@ -7,6 +7,7 @@ from functools import partial
 
 from isaseg import command, config
 from isaseg.errors import ConfigError
+from isaseg.importing import uncollected
 
 SCRIPT = "src/data.py"
 _HELP = {
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 def _work(arguments: Sequence[str]) -> int:
     word = _word(arguments[0])
     cfg = command.composed("data_tool", arguments[1:], SCRIPT)
-    from isaseg.data import commands  # imports torch: seconds that a typo need not wait for
+    with uncollected():  # imports torch: seconds that a typo need not wait for
+        from isaseg.data import commands
 
     return {"check": commands.check, "prepare": commands.prepare, "cache": commands.cache}[word](cfg)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from isaseg import command, config
 from isaseg.errors import ConfigError
+from isaseg.importing import uncollected
 
 if TYPE_CHECKING:
     from isaseg.checkpoint import Model
@@ -52,8 +53,9 @@ def _work(arguments: Sequence[str]) -> int:
     # the keys of a data set that only the checkpoint names can be checked when it is read
     early = [word for word in arguments if "data" in given or not word.startswith("data.")]
     path = Path(str(config.require(command.composed("evaluate", early, SCRIPT), "checkpoint")))
-    from isaseg.checkpoint import load_model  # imports torch: seconds that a typo need not wait for
-    from isaseg.evaluation import evaluate
+    with uncollected():  # imports torch: seconds that a typo need not wait for
+        from isaseg.checkpoint import load_model
+        from isaseg.evaluation import evaluate
 
     model = load_model(path)
     following = _following(given, model, path)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from isaseg import command
+from isaseg.importing import uncollected
 
 SCRIPT = "src/export.py"
 
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _work(arguments: Sequence[str]) -> int:
     cfg = command.composed("export", arguments, SCRIPT)
-    from isaseg.export import run  # imports torch: seconds that a typo need not wait for
+    with uncollected():  # imports torch: seconds that a typo need not wait for
+        from isaseg.export import run
 
     run(cfg)
     return 0

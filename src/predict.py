@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from isaseg import command
+from isaseg.importing import uncollected
 
 SCRIPT = "src/predict.py"
 _HELP = """\
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _work(words: Sequence[str], files: Sequence[str]) -> int:
     cfg = command.composed("predict", words, SCRIPT)
-    from isaseg.predict import predict  # imports torch: seconds that a typo need not wait for
+    with uncollected():  # imports torch: seconds that a typo need not wait for
+        from isaseg.predict import predict
 
     return predict(cfg, files)
 

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
 from isaseg.errors import IsasegError
+from isaseg.importing import uncollected
 from isaseg.run_folder import record_failure
 
 
@@ -22,7 +23,8 @@ def main() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
-        from isaseg.training import train  # imports torch: seconds that a typo need not wait for
+        with uncollected():  # imports torch: seconds that a typo need not wait for
+            from isaseg.training import train
 
         try:
             return float(train(cfg)["val/mIoU"])

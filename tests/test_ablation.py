@@ -5,9 +5,7 @@ import io
 import itertools
 import json
 import math
-import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from isaseg.ablation.results import Facts, Result, Run
 from isaseg.attention import Cost
 from isaseg.errors import ConfigError, DataError
 from isaseg.reach import Bound
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 FAKE_TRAIN = """
@@ -310,12 +309,8 @@ def test_a_bound_is_computed_once_and_again_where_the_row_has_changed(
     assert results.measure(other, tmp_path)["none"].bound == reach.Bound(0.5, 0.5)
 
 
-def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "src" / "ablation.py"), *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    return subprocess.run(
-        command, check=False, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return forked.run("ablation.py", *words, cwd=cwd, WANDB_MODE="disabled")
 
 
 def test_the_dry_run_goes_all_the_way_and_the_second_trains_nothing(tmp_path: Path) -> None:

@@ -2,20 +2,18 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from isaseg.benchmark.data import Row, save, table
-from tests import fakes
+from tests import fakes, forked
 
 ROOT = Path(__file__).parents[1]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "src" / "benchmark.py"), *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return forked.run("benchmark.py", *arguments, cwd=ROOT)
 
 
 def test_ours_is_measured_with_and_without_the_cache(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from isaseg.benchmark.attention import Entry, Part, Point, _measure_points
 from isaseg.benchmark.attention_count import Computed, Counter, LiveBytes, largest_side
 from isaseg.benchmark.attention_report import compare
 from isaseg.benchmark.attention_rows import ROWS, Setting
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src" / "benchmark.py"
@@ -24,8 +25,7 @@ MIB = 2**20
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "attention", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    return forked.run("benchmark.py", "attention", *arguments, cwd=ROOT, seconds=400)
 
 
 # ---------------------------------------------------------------- computed and measured

@@ -18,16 +18,10 @@ from PIL import Image
 
 from isaseg import config
 from isaseg.data import commands
-from tests import fakes
+from tests import fakes, forked
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src" / "data.py"
-
-
-def run(*args: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
-    command = [sys.executable, str(SCRIPT), *args]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture
@@ -68,7 +62,8 @@ def test_check_lists_every_fault_and_writes_only_below_the_output_folder(tmp_pat
     Image.fromarray(np.full((32, 64), 77, np.uint8)).save(strange)
     before = digests(data)
     (tmp_path / "cwd").mkdir()
-    done = run("check", "data=cityscapes", f"data.root={data}", "output_dir=out", cwd=tmp_path / "cwd")
+    words = ["check", "data=cityscapes", f"data.root={data}", "output_dir=out"]
+    done = forked.run("data.py", *words, cwd=tmp_path / "cwd")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -96,7 +91,14 @@ def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
         (("check", "data=camvit"), "did you mean 'camvid'"),
         (("cachee",), "did you mean 'cache'"),
     ):
-        done = run(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert done.stderr.count("\n") == 1 and text in done.stderr
 

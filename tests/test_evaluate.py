@@ -2,12 +2,9 @@
 
 import importlib.util
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +24,7 @@ from isaseg.errors import ConfigError
 from isaseg.evaluation import evaluate
 from isaseg.inference import predict_labels
 from isaseg.protocol import inference_of
-from tests import fakes
+from tests import fakes, forked
 from tests.test_predict import make_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -217,14 +214,7 @@ def test_two_processes_give_the_figures_of_one(network: Path, own: list[str], tm
         "test.scales=[1.0,1.5]",
     ]
     two = ["trainer.devices=2", "trainer.strategy=ddp", "output=two"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words, *two],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forked.run("evaluate.py", *words, *two, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Warning" not in done.stderr
     assert done.stdout == ""

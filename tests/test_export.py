@@ -2,10 +2,8 @@
 
 import importlib.util
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from isaseg import export
 from isaseg.checkpoint import Model, load_model, save_safetensors
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.segmenter import Segmenter, build_described
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src" / "export.py"
@@ -265,14 +264,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> None:
     save_safetensors(make(), tmp_path / "net.safetensors")
     words = ("checkpoint=net.safetensors", "output=out", "formats=[program,safetensors]", "size=[40,56]")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = forked.run("export.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (done.stdout + done.stderr).splitlines()
     assert first.startswith("out/net.pt2  ") and second.startswith("out/net.safetensors  ")

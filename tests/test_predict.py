@@ -28,6 +28,7 @@ from isaseg.data.facts import facts
 from isaseg.inference import Inference, predict_labels
 from isaseg.label_files import known_format
 from isaseg.segmenter import build_described
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "src" / "predict.py"
@@ -131,9 +132,7 @@ def test_a_folder_of_all_kinds_of_pictures(cityscapes: Path, tmp_path: Path) -> 
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(folder / "deep.png")
     (folder / "notes.txt").write_text("no picture")
     words = [f"checkpoint={cityscapes}", f"input={folder}", f"output={out}", "device=cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(SCRIPT), *words]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = forked.run("predict.py", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 3 and "Traceback" not in done.stderr, done.stderr

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import resource
 import signal
@@ -23,16 +22,14 @@ from PIL import Image
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.module import SegmentationModule
 from isaseg.training import train
-from tests import fakes
+from tests import fakes, forked
 
 ROOT = Path(__file__).parents[1]
 TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
 
 
-def run(*args: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true", **env}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return forked.run("train.py", *words, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
