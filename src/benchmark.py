@@ -104,7 +104,7 @@ def _attention_options(parser: argparse.ArgumentParser) -> None:
         "--memory", type=float, metavar="GB", help="how much a process may take (nine tenths of what is free)"
     )
     parser.add_argument(
-        "--seconds", type=int, default=60, metavar="S", help="that one size of a growth curve may take (60)"
+        "--seconds", type=int, default=20, metavar="S", help="that one size of a growth curve may take (20)"
     )
 
 
@@ -134,12 +134,14 @@ def _attention(arguments: argparse.Namespace) -> int:
     facts, entries = attention.measure(plan)
     curves = []
     folder = arguments.output / "benchmark"
+    attention_report.show(plan, facts, entries)
+    attention_report.save(plan, facts, entries, [], folder)  # growth takes longer, and may be cut
     if arguments.growth is not None:
         grown = replace(plan, sides=sorted(set(arguments.growth)) or attention.SIDES)
         curves = attention.grow(grown, arguments.seconds)
         attention_figure.plot_growth(curves, limit, folder / "attention.png")
-    attention_report.show(plan, entries, curves)
-    attention_report.save(plan, facts, entries, curves, folder)
+        attention_report.show_growth(plan, curves)
+        attention_report.save(plan, facts, entries, curves, folder)
     print(f"written: {folder / 'attention.json'}, attention.md" + (", attention.png" if curves else ""))
     return 0
 

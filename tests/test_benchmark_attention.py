@@ -152,7 +152,19 @@ def test_isa_is_compared_with_dense_of_the_same_size() -> None:
 
 
 def test_the_command_writes_numbers_table_and_figure(tmp_path: Path) -> None:
-    small = ["--channels", "64", "32", "--rounds", "2", "--memory", "0.1", "--output", str(tmp_path)]
+    small = [
+        "--channels",
+        "64",
+        "32",
+        "--rounds",
+        "2",
+        "--memory",
+        "0.1",
+        "--seconds",
+        "60",
+        "--output",
+        str(tmp_path),
+    ]
     done = run("--modules", "isa-held", "dense-held", "--sizes", "16", "13", "--growth", "8", "96", *small)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "benchmark"
@@ -164,7 +176,11 @@ def test_the_command_writes_numbers_table_and_figure(tmp_path: Path) -> None:
     for module in content["modules"]:
         for part in module["parts"].values():
             assert part["measured_bytes"] > 0 and part["error"] is None
-            assert len(part["seconds"]) == 2
+        assert len(module["parts"]["block"]["seconds"]) == 2
+    assert {s: len(seconds) for s, seconds in content["facts"]["reduction_seconds"].items()} == {
+        "16": 2,
+        "13": 2,
+    }
     dense = content["modules"][0]
     assert dense["attention_mult_adds"] == dense["scores"]["mult_adds"] == 256**2 * (16 + 32)
     assert dense["score_bytes"] == 256**2 * 4

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,10 @@ SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # of the growth curves
 
 @dataclass
 class Part:
-    """A part of a row on one size of map: computed, and measured unless it did not fit into memory."""
+    """A part of a row on one size of map: computed, and measured unless it did not fit into memory.
+
+    Only the block is timed: the 3x3 convolution of the head takes the same in every row, see `measure`.
+    """
 
     computed: Computed
     parameters: int
@@ -81,10 +85,11 @@ class Plan:
 def measure(plan: Plan) -> tuple[dict[str, Any], list[Entry]]:
     """Return facts on the machine, and an entry for each size and row.
 
-    Memory is measured in a process for each row, one after the other; time in one for each row, which take turns.
+    Among the facts are `reduction_seconds` of each side: of the 3x3 convolution with batch norm and ReLU alone. Memory is
+    measured in a process for each row, one after the other; time in one for each row, which take turns.
     """
     names = list(plan.names)
-    total = len(names) * len(plan.sides) * len(PARTS) * (1 + plan.rounds)
+    total = len(plan.sides) * (len(names) * (len(PARTS) + plan.rounds) + plan.rounds)
     entries: dict[tuple[str, int], Entry] = {}
     with counted("attention", total) as advance:
         for name in names:
@@ -94,7 +99,7 @@ def measure(plan: Plan) -> tuple[dict[str, Any], list[Entry]]:
                     entries[name, side] = entry = _entry(plan, counter, name, side)
                     _measure_memory(entry, process, advance)
                 facts = process.facts
-        _measure_time(plan, entries, advance)
+        facts = {**facts, "reduction_seconds": _measure_time(plan, entries, advance)}
     return facts, [entries[name, side] for side in plan.sides for name in names]
 
 
@@ -127,24 +132,33 @@ def _measure_memory(entry: Entry, process: Served, advance: Callable[[], None]) 
                 entry.scores[key] = reply[key]
 
 
-def _measure_time(plan: Plan, entries: Mapping[tuple[str, int], Entry], advance: Callable[[], None]) -> None:
-    processes: dict[str, Served] = {}
+def _measure_time(
+    plan: Plan, entries: Mapping[tuple[str, int], Entry], advance: Callable[[], None]
+) -> dict[int, list[float]]:
+    """Time the blocks in turns, then the convolution before them; return the seconds of that by side."""
+    with ThreadPoolExecutor() as pool:
+        started = pool.map(lambda name: _start(plan, name, mapped=False), plan.names)
+        processes = dict(zip(plan.names, started, strict=True))
+    reduction: dict[int, list[float]] = {}
     try:
-        for name in plan.names:
-            processes[name] = _start(plan, name, mapped=False)
         for side in plan.sides:
-            for key in PARTS:
-                for _ in range(plan.rounds):
-                    for name, process in processes.items():
-                        part = entries[name, side].parts[key]
-                        if part.error is None:
-                            reply = process.ask({"what": "time", "part": key, "side": side})
-                            part.error = reply.get("error")
-                            part.seconds += [reply["seconds"]] if "seconds" in reply else []
-                        advance()
+            for _ in range(plan.rounds):
+                for name, process in processes.items():
+                    part = entries[name, side].parts["block"]
+                    if part.error is None:
+                        reply = process.ask({"what": "time", "part": "block", "side": side})
+                        part.error = reply.get("error")
+                        part.seconds += [reply["seconds"]] if "seconds" in reply else []
+                    advance()
+            question = {"what": "time", "part": "reduction", "side": side}
+            for _ in range(plan.rounds):
+                reply = processes[plan.names[0]].ask(question)
+                reduction.setdefault(side, []).extend([reply["seconds"]] if "seconds" in reply else [])
+                advance()
     finally:
         for process in processes.values():
             process.end()
+    return reduction
 
 
 def grow(plan: Plan, seconds: int) -> list[Growth]:

@@ -27,13 +27,12 @@ _COLUMNS = (
     "with 3×3, MiB",
     "computed",
     "block, ms",
-    "with 3×3, ms",
 )
 _NOTES = """G: 10⁹ multiply-adds of one map, forward, as torch's flop counter counts them; attention: scores and
 contexts alone. Scores: all attention maps by the definition; fused kernels (dense and ISA unless
 the row says so) hold none of them. MiB: peak beyond weights and input, measured, and computed from the live
 tensors. Block: the context module; with 3×3: after a 3×3 convolution with batch norm and ReLU that reduces the
-input's channels. ms: medians of rounds in which the modules took turns."""
+input's channels. ms: medians of rounds in which the blocks took turns."""
 
 
 def cells(entry: Entry) -> list[str]:
@@ -52,7 +51,7 @@ def cells(entry: Entry) -> list[str]:
             for part in (block, head)
             for text in (_measured(part), f"{part.computed.peak_bytes / _MIB:.1f}")
         ),
-        *(f"{1e3 * statistics.median(part.seconds):.1f}" if part.seconds else "" for part in (block, head)),
+        f"{1e3 * statistics.median(block.seconds):.1f}" if block.seconds else "",
     ]
 
 
@@ -100,8 +99,16 @@ def sentences(ratios: Mapping[int, Mapping[str, float]]) -> list[str]:
     return lines
 
 
-def show(plan: Plan, entries: Sequence[Entry], curves: Sequence[Growth]) -> None:
-    """Print everything."""
+def _reduction_lines(facts: Mapping[str, Any]) -> list[str]:
+    return [
+        f"the 3×3 convolution at {side}×{side}, the same before every block: {1e3 * statistics.median(seconds):.1f} ms"
+        for side, seconds in facts["reduction_seconds"].items()
+        if seconds
+    ]
+
+
+def show(plan: Plan, facts: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+    """Print the tables and what follows from them."""
     console = Console(width=190)
     for side in plan.sides:
         made = Table(title=_title(plan, side))
@@ -111,8 +118,12 @@ def show(plan: Plan, entries: Sequence[Entry], curves: Sequence[Growth]) -> None
             if entry.side == side:
                 made.add_row(*cells(entry))
         console.print(made)
-    for line in sentences(compare(entries)):
+    for line in (*_reduction_lines(facts), *sentences(compare(entries))):
         print(line)
+
+
+def show_growth(plan: Plan, curves: Sequence[Growth]) -> None:
+    """Print a line for each curve."""
     for line in _growth_lines(plan, curves):
         print(line)
 
@@ -129,7 +140,8 @@ def markdown(plan: Plan, facts: Mapping[str, Any], entries: Sequence[Entry], cur
         ]
         lines += [_line(cells(entry)) for entry in entries if entry.side == side]
         lines.append("")
-    lines += [_NOTES, ""] + [f"{line}.\n" for line in sentences(compare(entries))]
+    told = [*_reduction_lines(facts), *sentences(compare(entries))]
+    lines += [_NOTES, ""] + [f"{line[0].upper()}{line[1:]}.\n" for line in told]
     if curves:
         lines += ["## Growth", "", *(f"- {line}" for line in _growth_lines(plan, curves)), ""]
         lines += ["![multiply-adds, memory and time against the side of the map](attention.png)", ""]

@@ -79,21 +79,25 @@ def prepare(
 
     Args:
         row: Context module.
-        part: block: the context module alone; head: a 3x3 convolution with batch norm and ReLU, then the module; scores:
-            of dense attention and ISA the scores and contexts alone, given queries, keys and values in their groups.
+        part: block: the context module alone; reduction: a 3x3 convolution with batch norm and ReLU, the same for every
+            row; head: the reduction, then the module; scores: of dense attention and ISA the scores and contexts alone,
+            given queries, keys and values in their groups.
         side: Height and width of the map.
         setting: How.
         made: The module, if it has been built.
     """
     with placed(setting):
-        module = made or build(row, setting.channels[1])
+        if part == "reduction":
+            module: nn.Module = conv_norm_act(*setting.channels, 3)
+        else:
+            module = made or build(row, setting.channels[1])
         if part == "scores":
             groups = grouped(module, side)
             return lambda: _attend(groups), [t for qkv in groups for t in qkv]
         if part == "head":
             module = nn.Sequential(conv_norm_act(*setting.channels, 3), module)
         module.train(setting.train)
-        width = setting.channels[0 if part == "head" else 1]
+        width = setting.channels[part == "block"]
         x = torch.randn(setting.batch, width, side, side, requires_grad=setting.train)
     held = [x, *module.parameters(), *module.buffers()]
     return (lambda: _step(module, x)) if setting.train else (lambda: module(x)), held
