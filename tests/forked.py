@@ -25,7 +25,6 @@ _MODULES = (
     "isaseg.ablation.study",
     "isaseg.data.commands",
     "torch._dynamo",
-    "wandb",
 )
 
 
@@ -62,7 +61,7 @@ def _server() -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
     )
-    atexit.register(process.terminate)
+    atexit.register(process.communicate)  # it ends with its input
     return process
 
 
@@ -82,6 +81,8 @@ def _serve() -> None:
 
 def _become(command: list[str], cwd: str, env: dict[str, Any], out: str, err: str, seconds: int) -> None:
     """Go on as the command, and end as it does."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     for number, path, flags in (
         (0, os.devnull, os.O_RDONLY),
         (1, out, os.O_WRONLY | os.O_CREAT),
@@ -91,6 +92,9 @@ def _become(command: list[str], cwd: str, env: dict[str, Any], out: str, err: st
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
+    # W&B made a folder when it was imported, which the first command to end would remove
+    MEDIA_TMP._finalizer.detach()
+    MEDIA_TMP.__init__("wandb-media")
     signal.alarm(seconds)
     sys.argv = command
     sys.path[0] = str(Path(command[0]).parent)

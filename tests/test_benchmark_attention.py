@@ -33,7 +33,8 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 _MEASURE = """
 import json
 from isaseg.benchmark.attention_rows import ROWS, Setting
-from isaseg.benchmark.attention_work import Worker, map_every_tensor
+from isaseg.benchmark.attention_work import Worker
+from isaseg.memory import map_every_tensor
 import torch
 torch.set_num_threads(1)
 map_every_tensor()

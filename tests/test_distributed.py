@@ -53,7 +53,8 @@ def process(rank: int, folder: str, root: str) -> None:
 def test_m1_two_processes_count_every_sample_once(tmp_path: Path) -> None:
     """Five images: three for one process, two for the other; those of ADE20K differ in size as well."""
     root = str(make_fake_ade20k(tmp_path / "data", n=5))
-    torch.multiprocessing.spawn(process, (str(tmp_path), root), nprocs=2)  # type: ignore[no-untyped-call]
+    arguments: Any = (str(tmp_path), root)
+    torch.multiprocessing.start_processes(process, arguments, nprocs=2, start_method="fork")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for number, alone in enumerate((score(None, 8, 0, 1), score(root, 150, 0, 1))):
         parts = [rank[number] for rank in ranks]

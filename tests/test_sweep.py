@@ -23,6 +23,7 @@ from isaseg.sweep.grid import combinations
 from isaseg.sweep.jobs import Job, Plan, plan, processes, quoted
 from isaseg.sweep.local import gpus_needed, local, local_command, visible_gpus
 from isaseg.sweep.supervise import supervise
+from tests import forked
 from tests.conftest import compose_overrides
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -370,8 +371,7 @@ def test_a_job_that_does_not_end_is_killed(
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
-    return subprocess.run(command, check=False, cwd=cwd, capture_output=True, text=True, timeout=500)
+    return forked.run("train.py", *arguments, cwd=cwd, seconds=500)
 
 
 def test_a_typo_in_one_job_fails_before_any_starts(tmp_path: Path) -> None:

@@ -246,14 +246,6 @@ def test_a_users_own_folder_trains(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val/IoU"].keys() == {"left", "right"}
 
 
-def test_a_sweep_trains_every_job(tmp_path: Path) -> None:
-    result = run(
-        "-m", "attention=none,pyramid_pooling", *TINY, "logger=csv", f"output_dir={tmp_path / 'out'}"
-    )
-    assert result.returncode == 0, result.stderr
-    assert len(list(tmp_path.glob("out/lamps_isa/*/metrics.json"))) == 2
-
-
 SMALL = ["backbone=tiny_d8", "backbone.pretrained=false", "head.channels=32", "trainer.max_steps=2"]
 SMALL += ["data.crop_size=[64,64]", "data.batch_size=2", "data.num_workers=0", "data.val_batch_size=3"]
 SMALL += [
@@ -348,8 +340,8 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
     """160 MB of tensors, taken and freed ten times; without the request, the kernel takes most of it back each time."""
     script = (
         "import resource, torch\n"
-        "from isaseg import training\n"
-        "training.keep_freed_memory()\n"
+        "from isaseg import memory\n"
+        "memory.keep_freed_memory()\n"
         "def use(): [torch.ones(2**22) for _ in range(10)]\n"
         "for _ in range(3): use()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

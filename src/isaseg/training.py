@@ -1,10 +1,8 @@
 """One training run, from a configuration to a folder with checkpoints, metrics and pictures."""
 
-import ctypes
 import logging
 import math
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
 from isaseg.facts import facts
 from isaseg.files import replace_file
+from isaseg.memory import keep_freed_memory
 from isaseg.module import SegmentationModule
 from isaseg.resume import find_resume
 from isaseg.run_folder import finished_metrics, read_metrics
@@ -268,14 +267,6 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc not to give freed tensors back to the kernel, which costs a tenth of a CPU step in page faults."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        for parameter, value in ((-3, 2**25), (-1, 2**31 - 1), (-2, 2**26)):  # mmap (at most), trim, top pad
-            mallopt(parameter, value)
 
 
 def quiet() -> None:

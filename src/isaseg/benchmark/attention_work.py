@@ -1,6 +1,5 @@
 """A process that runs one row of the efficiency table; its memory holds nothing else."""
 
-import ctypes
 import json
 import platform
 import resource
@@ -16,6 +15,7 @@ import torch
 from isaseg.benchmark.attention_count import counted_mult_adds
 from isaseg.benchmark.attention_rows import ROWS, Row, Setting, prepare
 from isaseg.benchmark.serve import kibibytes, peak_memory, serve
+from isaseg.memory import map_every_tensor
 
 _WARM = 0.2  # seconds over which a quick work is repeated
 
@@ -99,13 +99,6 @@ class Worker:
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         soft = hard if memory is None else 1024 * kibibytes("VmSize") + memory
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def map_every_tensor() -> None:
-    """Ask glibc for pages of its own for every tensor, given back when it is freed: a peak then holds nothing freed."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:  # musl has none
-        mallopt(-3, 2**16)  # M_MMAP_THRESHOLD
 
 
 def facts(setting: Setting) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from isaseg.benchmark.serve import Repeated, serve, timed_samples
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.loader import collate
 from isaseg.data.module import SegmentationDataModule
-from isaseg.training import keep_freed_memory
+from isaseg.memory import keep_freed_memory
 
 
 class Samples(Repeated):
