@@ -26,6 +26,7 @@ from scipy import stats
 
 import compare as script
 from isaseg.compare import figures, labels, page, rows, runs, statistics, table
+from isaseg.compare.pictures import sample_pictures
 from isaseg.errors import DataError
 from tests.conftest import compose_overrides
 
@@ -178,10 +179,12 @@ def test_markdown_says_what_was_paired_what_failed_and_how_far_the_rest_is(
     assert "single seed: isa-4x8." in text
     assert "last validation: no checkpoint is picked" in text
     assert (
-        f"mixed-1`: failed at step 50: expected a loss, got {HOSTILE} (log: {study / 'mixed-1' / 'log.txt'})"
+        f"mixed-1: failed at step 50: expected a loss, got {HOSTILE} (log: {study / 'mixed-1' / 'log.txt'})".replace(
+            "<", r"\<"
+        )
         in text
     )
-    assert "mixed-2`: unfinished, at step 50 of 300" in text
+    assert "mixed-2: unfinished, at step 50 of 300" in text
     assert "no such data" in text
 
 
@@ -317,6 +320,90 @@ def test_a_broken_file_is_one_line_that_names_it(
     for text in (table.markdown, table.latex, table.as_csv, table.runs_csv, page.page):
         assert isinstance(text(comparison), str)
     assert str(folder) in table.markdown(comparison) or name == "facts.json"
+
+
+@pytest.mark.parametrize("word", ['"\\x24{oc.env:SECRET}"', "'${oc.env:SECRET}'"])
+def test_a_configuration_of_a_stranger_is_not_resolved(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SECRET", "sk-leaked")
+    write_run(tmp_path / "good")
+    bad = write_run(tmp_path / "bad", seed=1)
+    with (bad / "config.yaml").open("a") as file:
+        file.write(f"note: {word}\n")
+    comparison = compared(tmp_path)
+    assert [run.folder for run in comparison.loose] == [bad]
+    assert "sk-leaked" not in repr(comparison) + table.markdown(comparison)
+    assert "config.yaml is broken" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "failed.txt", "pictures/00_val.png"])
+def test_a_link_out_of_a_run_folder_is_not_followed(name: str, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "elsewhere" / "run", pictures=1)
+    (other / "failed.txt").write_text("a secret\n")
+    run = write_run(tmp_path / "runs" / "run", seed=3)
+    (run / "pictures").mkdir()
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(other / name)
+    (found,) = runs.read_runs([tmp_path / "runs"])
+    assert found.error == ""
+    assert (found.config is None) == (name == "config.yaml")
+    assert (found.state == "unfinished") == (name == "metrics.json")
+    assert sample_pictures(compared(tmp_path / "runs").rows if found.config and found.metrics else []) == {}
+
+
+@pytest.mark.parametrize("section", ["trainer", "data"])
+def test_a_configuration_that_is_cut_short_is_one_line(
+    section: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path / "good")
+    path = write_run(tmp_path / "bad", seed=1) / "config.yaml"
+    text = path.read_text()
+    end = re.search(rf"^{section}:$", text, re.M)
+    assert end is not None
+    path.write_text(text[: end.end()] + "\n")
+    comparison = compared(tmp_path)
+    assert (len(comparison.rows), len(comparison.loose)) == (1, 1)
+    assert "config.yaml is broken" in caplog.text
+
+
+@pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
+def test_numbers_beyond_all_measure_are_none(value: float, tmp_path: Path) -> None:
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        known = json.loads((run / "facts.json").read_text())
+        (run / "facts.json").write_text(json.dumps({**known, "parameters": value}))
+        scores = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps({**scores, "seconds_per_step": value}))
+    (row,) = compared(tmp_path).rows
+    assert row.fact("parameters") is None
+    assert list(row.measured("seconds_per_step")) == []
+
+
+def test_scenes_of_another_seed_are_another_row_unless_they_follow_the_runs(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "scenes" / str(seed), f"data.seed={seed}")
+        write_run(tmp_path / "runs" / str(seed), seed=seed)
+        write_run(tmp_path / "files" / str(seed), f"data.seed={seed}", seed=seed)
+    assert [len(row.runs) for row in compared(tmp_path / "scenes").rows] == [1, 1, 1]
+    assert [len(row.runs) for row in compared(tmp_path / "runs").rows] == [3]
+    assert [len(row.runs) for row in compared(tmp_path / "files").rows] == [3]
+
+
+def test_what_strangers_wrote_is_no_formula_and_moves_no_cursor(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    known = json.loads((run / "facts.json").read_text())
+    (run / "facts.json").write_text(json.dumps({**known, "device": "=HYPERLINK(1)", "git_commit": "+1"}))
+    failed = write_run(tmp_path / "failed", seed=1, finished=False)
+    (failed / "failed.txt").write_text("\x1b[2J<img src=x onerror=alert(1)>\n")
+    comparison = compared(tmp_path)
+    (line,) = [
+        line for line in csv.DictReader(io.StringIO(table.runs_csv(comparison))) if line["seed"] == "0"
+    ]
+    assert (line["device"], line["git_commit"]) == ("'=HYPERLINK(1)", "'+1")
+    text = table.markdown(comparison)
+    assert "\x1b" not in text + table.runs_csv(comparison)
+    assert "\\<img" in text
 
 
 def test_of_repeated_steps_the_later_row_holds_and_cells_may_be_empty(tmp_path: Path) -> None:

@@ -10,18 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from hydra_plugins.isaseg_sweep import LocalLauncher
 from isaseg.errors import ConfigError
 from isaseg.run_folder import last_step
 from isaseg.sweep import local as local_module
 from isaseg.sweep.grid import combinations
 from isaseg.sweep.jobs import Job, Plan, plan, processes, quoted
-from isaseg.sweep.local import gpus_needed, local, local_command, visible_gpus
+from isaseg.sweep.local import alone, gpus_needed, local, local_command, visible_gpus
 from isaseg.sweep.supervise import supervise
 from tests import forked
 from tests.conftest import compose_overrides
@@ -292,6 +294,69 @@ def test_several_devices_are_started_by_torchrun(tmp_path: Path, script: Path) -
     assert words[words.index(str(script)) + 1 :] == [*two.overrides, "hydra.mode=RUN"]
     (chosen,) = jobs_of(tmp_path, [0], "trainer=ddp", "trainer.devices=[1,3]")
     assert local_command(chosen, script, 2)[-1] == "trainer.devices=2", "GPUs 1 and 3 are the job's 0 and 1"
+
+
+def test_a_run_that_another_process_trains_is_waited_for_and_not_trained_twice(
+    tmp_path: Path, script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = jobs_of(tmp_path, [1, 2])
+    start = local(jobs, script, slots=2, gpus=[])
+    with alone(jobs[0].folder) as lock:
+        assert lock is not None
+        mine = start(jobs)
+        assert list(mine) == [jobs[1]]
+        assert start(jobs[:1]) == {}
+        mine[jobs[1]].wait()
+        jobs[0].folder.joinpath("metrics.json").write_text('{"val/mIoU": 0.5, "step": 1}')
+        OmegaConf.save(jobs[0].cfg, jobs[0].folder / "config.yaml", resolve=True)
+    assert [process.poll() for process in start(jobs[:1]).values()] == [0]
+    assert [line for line in order(script) if line[0] == "start"] == [["start", "2"]]
+    told = capsys.readouterr().err
+    assert told.count("another process trains in") == 1
+
+
+def test_a_lock_lasts_as_long_as_the_job_that_inherits_it(tmp_path: Path, script: Path) -> None:
+    (job,) = jobs_of(tmp_path, [1])
+    (tmp_path / "hold1").touch()
+    process = local([job], script, gpus=[])([job])[job]
+    with alone(job.folder) as lock:
+        assert lock is None
+    (tmp_path / "hold1").unlink()
+    process.wait()
+    with alone(job.folder) as lock:
+        assert lock is not None
+
+
+def test_a_job_without_a_folder_fails_and_the_others_go_on(tmp_path: Path, script: Path) -> None:
+    jobs = jobs_of(tmp_path, [1, 2])
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1").write_text("a file in its place")
+    outcomes = supervise(jobs, local(jobs, script, gpus=[]), quiet())
+    assert [outcomes[job].state for job in jobs] == ["failed", "finished"]
+    assert "could not be started" in outcomes[jobs[0]].message
+
+
+def test_steps_that_are_none_end_no_sweep(tmp_path: Path, script: Path) -> None:
+    jobs = jobs_of(tmp_path, [1, 2, 3])
+    jobs[0].cfg.trainer.max_steps, jobs[1].cfg.trainer.max_steps = 0, "abc"
+    shown = Console(file=io.StringIO(), width=200, force_terminal=True)
+    outcomes = supervise(jobs, local(jobs, script, gpus=[]), shown)
+    assert {outcome.state for outcome in outcomes.values()} == {"finished"}
+
+
+@pytest.mark.parametrize("gpus", ["2,5", "2, 5", [2, 5], ["2", "5"]])
+def test_gpus_may_be_words_or_a_list(gpus: Any) -> None:
+    assert LocalLauncher(gpus=gpus).gpus == ["2", "5"]
+
+
+def test_a_job_ends_with_the_sweep_alone(tmp_path: Path, script: Path) -> None:
+    """Ctrl-C in a terminal goes to every process of the group: jobs are asked by the sweep, and save."""
+    (job,) = jobs_of(tmp_path, [1])
+    (tmp_path / "hold1").touch()
+    process: Any = local([job], script, gpus=[])([job])[job]
+    assert os.getpgid(process.popen.pid) != os.getpgid(0)
+    process.stop()
+    process.wait()
 
 
 def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

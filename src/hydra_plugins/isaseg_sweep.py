@@ -19,8 +19,9 @@ class LocalLauncher(Launcher):
 
     watch: Callable[..., bool] | None = None
 
-    def __init__(self, slots: int | None = None, gpus: Sequence[Any] | None = None) -> None:
-        self.slots, self.gpus = slots, None if gpus is None else [str(gpu) for gpu in gpus]
+    def __init__(self, slots: int | None = None, gpus: Sequence[Any] | str | int | None = None) -> None:
+        words = str(gpus).split(",") if isinstance(gpus, (str, int)) else gpus
+        self.slots, self.gpus = slots, None if words is None else [str(gpu).strip() for gpu in words]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what composes the jobs."""

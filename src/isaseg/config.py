@@ -236,7 +236,11 @@ def validation_interval(cfg: DictConfig) -> int:
     So that the last step, which is what a run is for, is validated and saved too. If there is none between half and
     twice of what is wanted, the wanted one stays.
     """
-    steps, wanted = cfg.trainer.max_steps, min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)
+    steps, interval = cfg.trainer.max_steps, cfg.trainer.val_check_interval
+    for key, value in (("max_steps", steps), ("val_check_interval", interval)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"expected trainer.{key} to be a number of steps, at least 1, got {value}")
+    wanted = min(interval, steps)
     divisors = [i for i in range(1, steps + 1) if steps % i == 0]
     below, above = max(i for i in divisors if i <= wanted), min(i for i in divisors if i >= wanted)
     near = below if 2 * below >= wanted else above

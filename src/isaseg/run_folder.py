@@ -38,10 +38,11 @@ def read_metrics(folder: Path) -> dict[str, Any] | None:
 def last_step(folder: Path) -> int:
     """Return the last step in metrics.csv, 0 if there is none."""
     path = folder / "metrics.csv"
-    if not path.is_file():
+    try:
+        with path.open(newline="", errors="replace") as file:
+            steps = [row["step"] for row in csv.DictReader(file) if row.get("step")]
+    except (OSError, csv.Error):
         return 0
-    with path.open(newline="", errors="replace") as file:
-        steps = [row["step"] for row in csv.DictReader(file) if row.get("step")]
     return int(steps[-1]) if steps and steps[-1].isdigit() else 0
 
 

@@ -48,7 +48,7 @@ def plot_growth(curves: Sequence[Growth], limit: int, path: Path) -> None:
     panels[1].set_title("weights, input and peak memory (MiB); dots: measured", fontsize=9.5, loc="left")
     timed = [curve for curve in curves if any(point.seconds for point in curve.points)]
     _panel(panels[2], timed, lambda p: p.seconds, None)
-    panels[2].set_title("measured time (s)", fontsize=9.5, loc="left")
+    panels[2].set_title("measured time of one run, memory taken anew (s)", fontsize=9.5, loc="left")
     with replace_file(path) as file:
         figure.savefig(file, format="png")
 

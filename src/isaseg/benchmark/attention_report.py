@@ -32,7 +32,8 @@ _NOTES = """G: 10⁹ multiply-adds of one map, forward, as torch's flop counter 
 contexts alone. Scores: all attention maps by the definition; fused kernels (dense and ISA unless
 the row says so) hold none of them. MiB: peak beyond weights and input, measured, and computed from the live
 tensors. Block: the context module; with 3×3: after a 3×3 convolution with batch norm and ReLU that reduces the
-input's channels. ms: medians of rounds in which the blocks took turns."""
+input's channels. ms: medians of rounds in which the blocks took turns; the times of the growth curves are of one
+run each, on a CPU with memory that is taken anew."""
 
 
 def cells(entry: Entry) -> list[str]:

@@ -67,6 +67,8 @@ class Worker:
             self.run = self.key = None  # frees the one before
             self.run, self.key = prepare(self.row, part, side, self.setting)[0], (part, side)
             self.run()  # what is made once at the first run is there
+            if self._cuda:
+                torch.cuda.synchronize()
         assert self.run is not None
         if what == "count":
             return {"mult_adds": counted_mult_adds(self.run)}

@@ -113,8 +113,12 @@ def _accuracy_cost(comparison: Comparison) -> Figure | None:
         axes.set_xlabel(COSTS[key], fontsize=9)
         _tidy(axes)
     panels[0].set_ylabel(_plain(metric_name(comparison)), fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False, handlelength=3)
+    named = {
+        label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        named.values(), named.keys(), loc="outside right upper", fontsize=8, frameon=False, handlelength=3
+    )
     return figure
 
 

@@ -20,7 +20,7 @@ _SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss"
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
-    """Return what defines a run, flat and as text, without the seed; as `config.run_name` sees it."""
+    """Return what defines a run, flat and as text, without its seed; as `config.run_name` sees it."""
     flat: dict[str, str] = {}
 
     def collect(node: dict[Any, Any], path: str) -> None:
@@ -31,10 +31,14 @@ def identity(cfg: DictConfig) -> dict[str, str]:
                 flat[f"{path}{key}"] = _text(value)
 
     collect(config.identity(cfg), "")
-    return {key: value for key, value in flat.items() if key not in ("seed", "data.seed")}
+    return {key: value for key, value in flat.items() if key != "seed"}
 
 
 def _text(value: Any) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in _as_text(value))
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return f"{value[0]}x{value[1]}"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)

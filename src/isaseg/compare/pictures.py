@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from isaseg.compare.rows import Row
+from isaseg.compare.runs import is_own
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,11 @@ def sample_pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str]]]:
 
 def _files(row: Row) -> dict[str, Path]:
     for run in row.runs:
-        files = {path.name: path for path in sorted((run.folder / "pictures").glob("*.png"))}
+        files = {
+            path.name: path
+            for path in sorted((run.folder / "pictures").glob("*.png"))
+            if is_own(path, run.folder)
+        }
         if files and run.state == "finished":
             return files
     return {}

@@ -119,12 +119,12 @@ def compare(
     _check_metric(runs, metric, at)
     groups: dict[str, list[Run]] = {}
     values: dict[str, dict[str, str]] = {}
-    for run in runs:
-        if run.config is not None:
-            held = identity(run.config)
-            key = config.digest(held)
-            values[key] = held
-            groups.setdefault(key, []).append(run)
+    for run, held in _without_data_seed(
+        [(run, identity(run.config)) for run in runs if run.config is not None]
+    ):
+        key = config.digest(held)
+        values[key] = held
+        groups.setdefault(key, []).append(run)
     members = [_one_a_seed(group) for group in groups.values()]
     attention = [_attention(group[0]) for group in members]
     keys = differing(attention, list(values.values()))
@@ -172,6 +172,22 @@ def _attention(run: Run) -> str:
         return config.attention_label(run.config)
     except Exception:  # of another version of the project: whatever its configuration has not
         return str(run.facts.get("attention_label") or run.folder.name)
+
+
+def _without_data_seed(runs: Sequence[tuple[Run, dict[str, str]]]) -> list[tuple[Run, dict[str, str]]]:
+    """Return the runs without data.seed where it is that of the run, as a data set of files has it.
+
+    Of generated scenes it is another key, even if the two agree in some of the runs.
+    """
+
+    def others(held: Mapping[str, str]) -> str:
+        return config.digest({key: value for key, value in held.items() if key != "data.seed"})
+
+    apart = {others(held) for run, held in runs if held.get("data.seed", str(run.seed)) != str(run.seed)}
+    for _, held in runs:
+        if others(held) not in apart:
+            held.pop("data.seed", None)
+    return list(runs)
 
 
 def _one_a_seed(runs: Sequence[Run]) -> list[Run]:

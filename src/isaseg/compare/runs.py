@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from isaseg.compare.labels import identity
 from isaseg.errors import DataError
 from isaseg.progress import counted
 from isaseg.run_folder import failure
 
 log = logging.getLogger(__name__)
+
+_LARGEST = 1e100
 
 At = Literal["last", "best"]
 Curve = dict[int, float]
@@ -72,8 +74,8 @@ class Run(NamedTuple):
 
 
 def number(value: object) -> float | None:
-    """Return a finite number as it is, None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """Return a number of at most 1e100 as it is, None for anything else: sums and squares of such stay finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
         return None
     return value
 
@@ -136,7 +138,7 @@ def read_run(folder: Path) -> Run:
     metrics = _read_json(folder / "metrics.json")
     facts = _read_json(folder / "facts.json") or {}
     history, whole = _read_history(folder / "metrics.csv")
-    error = failure(folder)
+    error = _failure(folder)
     if metrics and whole:
         state: Literal["finished", "failed", "unfinished"] = "finished"
     else:
@@ -154,14 +156,39 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def is_own(path: Path, folder: Path | None = None) -> bool:
+    """Tell whether a file is there and inside its run folder: a link may lead to what its owner would not show."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to((folder or path.parent).resolve())
+    except (OSError, RuntimeError):  # a loop of links
+        return False
+
+
+def _failure(folder: Path) -> str | None:
+    path = folder / "failed.txt"
+    try:
+        return _printable(failure(folder) or "no message") if is_own(path) else None
+    except OSError as error:
+        _warn(path, error)
+        return "no message"
+
+
+def _printable(text: str) -> str:
+    """Return the text without what moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _read_config(path: Path) -> DictConfig | None:
-    if not path.is_file():
+    if not is_own(path):
         return None
     try:
         config = OmegaConf.load(path)
         # resolved when it was written: what looks like an interpolation now came from elsewhere and is not followed
-        if not isinstance(config, DictConfig) or "${" in path.read_text(encoding="utf-8"):
+        if not isinstance(config, DictConfig) or "${" in json.dumps(
+            OmegaConf.to_container(config, resolve=False), default=str
+        ):
             raise ValueError("not a resolved configuration")
+        identity(config)  # has what a run's configuration has
     except Exception as error:  # YAML has many words for a file that is cut short
         _warn(path, error)
         return None
@@ -169,7 +196,7 @@ def _read_config(path: Path) -> DictConfig | None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not is_own(path):
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -178,13 +205,13 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         _warn(path, error)
         return None
-    return content
+    return {key: _printable(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _read_history(path: Path) -> tuple[dict[str, Curve], bool]:
     """Return the curves and whether every line was whole; a line that is not is left out."""
     history: dict[str, Curve] = {}
-    if not path.is_file():
+    if not is_own(path):
         return history, True
     broken: object = None
     try:

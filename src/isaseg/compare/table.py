@@ -155,9 +155,9 @@ def markdown(comparison: Comparison) -> str:
         ["\n".join(f"| {' | '.join(line)} |" for line in table)] if lines else ["No run can be tabulated."]
     )
     if unlucky(comparison):
-        listed = (f"- `{run.folder}`: {sentence}" for run, sentence in unlucky(comparison))
+        listed = (f"- {_piped(str(run.folder))}: {_piped(sentence)}" for run, sentence in unlucky(comparison))
         parts.append("Not counted:\n\n" + "\n".join(listed))
-    parts.append("\n".join(f"- {note}" for note in notes(comparison)))
+    parts.append("\n".join(f"- {_piped(note)}" for note in notes(comparison)))
     return "\n\n".join(parts) + "\n"
 
 
@@ -270,8 +270,13 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
     if records:
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def _latex(text: str) -> str:

@@ -53,10 +53,11 @@ def sweep(
         SweepError: At the end, if a job did not finish.
     """
     results = list(launcher.launch(combinations(params, arguments), initial_job_idx=0))
-    members = members_file([Path(str(result.working_dir)) for result in results], master)
+    jobs = {str(result.working_dir): result for result in results}  # several combinations may be one job
+    members = members_file([Path(folder) for folder in jobs], master)
     if members.is_file():  # a launcher that is not ours writes none
         print(f"compare them: python src/compare.py {members}", file=sys.stderr)
-    failed = [result for result in results if result.status is not JobStatus.COMPLETED]
+    failed = [result for result in jobs.values() if result.status is not JobStatus.COMPLETED]
     if failed:
-        raise SweepError([str(result._return_value) for result in failed], len(results))
+        raise SweepError([str(result._return_value) for result in failed], len(jobs))
     return results

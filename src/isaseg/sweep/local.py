@@ -1,18 +1,22 @@
 """Jobs on this machine: so many at a time, each with GPUs of its own, each a fresh process (several: torchrun)."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg.errors import ConfigError
+from isaseg.run_folder import finished_metrics
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.supervise import Process, Start
 
@@ -35,7 +39,7 @@ def local(
         ConfigError: If a job needs more than there is.
     """
     found = list(visible_gpus() if gpus is None else gpus)
-    if slots is not None and slots < 1:
+    if slots is not None and (not isinstance(slots, int) or slots < 1):
         raise ConfigError(f"expected hydra.launcher.slots of at least 1, got {slots}")
     needs = {job: gpus_needed(job.cfg, len(found)) for job in jobs}
     for job, need in needs.items():
@@ -49,6 +53,7 @@ def local(
     threads = max((os.cpu_count() or 1) // room, 1)
     free = list(found)
     running: list[_LocalProcess] = []
+    told: set[Job] = set()
 
     def start(waiting: list[Job]) -> dict[Job, Process]:
         running[:] = [process for process in running if process.poll() is None]
@@ -57,10 +62,28 @@ def local(
             if len(running) >= room or needs[job] > len(free):
                 break  # in order: a large job is not overtaken for ever
             mine = [free.pop(0) for _ in range(needs[job])]
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
+            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine or gpus is not None else {}
             if room > 1:
                 environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-            popen = spawn(job, local_command(job, script, len(mine)), environment)
+            try:
+                with alone(job.folder) as lock:
+                    if lock is None:  # another sweep trains it, or one that was killed: its job still saves
+                        free.extend(mine)
+                        if job not in told:
+                            told.add(job)
+                            print(
+                                f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr
+                            )
+                        continue
+                    if finished_metrics(job.cfg, job.folder) is not None:
+                        free.extend(mine)
+                        started[job] = _Ended(0)
+                        continue
+                    popen = spawn(job, local_command(job, script, len(mine)), environment, lock)
+            except OSError as error:  # of its folder; the others go on
+                free.extend(mine)
+                started[job] = _Ended(1, f"it could not be started: {error}")
+                continue
             started[job] = process = _LocalProcess(popen, mine, free)
             running.append(process)
         return started
@@ -68,8 +91,35 @@ def local(
     return start
 
 
-def spawn(job: Job, words: Sequence[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a job that writes to log.txt and ends with this process; what it left of a failure is removed."""
+@contextmanager
+def alone(folder: Path) -> Iterator[IO[bytes] | None]:
+    """Give the lock of a run folder, None if another process holds it.
+
+    It is held until the block ends, and by a process that inherits it until that ends: also where the sweep is killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+            return
+        except OSError:  # a file system without locks
+            pass
+        yield lock
+
+
+def spawn(
+    job: Job, words: Sequence[str], environment: dict[str, str], lock: IO[bytes] | None = None
+) -> "subprocess.Popen[bytes]":
+    """Start a job that writes to log.txt and ends with this process; what it left of a failure is removed.
+
+    Args:
+        job: The job.
+        words: Its command.
+        environment: What its environment has besides this one's.
+        lock: What it holds as long as it runs, see `alone`.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "failed.txt").unlink(missing_ok=True)
     with (job.folder / "log.txt").open("ab") as log:
@@ -79,6 +129,8 @@ def spawn(job: Job, words: Sequence[str], environment: dict[str, str]) -> "subpr
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=() if lock is None else (lock.fileno(),),
+            start_new_session=True,  # Ctrl-C is for the sweep, which asks its jobs to save and end
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
@@ -120,14 +172,31 @@ def visible_gpus() -> list[str]:
     if limit is not None:
         return [name for name in (part.strip() for part in limit.split(",")) if name and name != "-1"]
     tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
+    if tool is None:  # as in some containers
+        return sorted(path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*"))
     query = [tool, "--query-gpu=index", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
+
+
+@dataclass
+class _Ended:
+    """A job that needed no process, or got none."""
+
+    code: int
+    message: str = ""
+
+    def poll(self) -> int:
+        return self.code
+
+    def stop(self) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
 
 
 @dataclass

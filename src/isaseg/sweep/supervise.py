@@ -79,7 +79,8 @@ def supervise(
                     code = process.poll()
                     if code is not None:
                         del running[job]
-                        outcomes[job] = _outcome(job, code, job in unwanted)
+                        message = getattr(process, "message", "")
+                        outcomes[job] = _outcome(job, code, job in unwanted, message)
                         _tell(bar.console, job, outcomes[job])
                     elif watch is not None and job not in unwanted and watch(job):
                         unwanted.add(job)
@@ -88,7 +89,7 @@ def supervise(
                     waiting.remove(job)
                     running[job] = process
                     _say(bar.console, f"start   {job.name}")
-                share = sum(_share(job) for job in running)
+                share = 0.0 if bar.disable else sum(_share(job) for job in running)
                 ended = len(jobs) - len(waiting) - len(running)
                 runs = f"{ended}/{len(jobs)} runs, {len(running)} running"
                 bar.update(task, completed=ended + share, total=len(jobs), runs=runs)
@@ -102,7 +103,9 @@ def supervise(
     return {job: outcomes[job] for job in jobs}
 
 
-def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
+def _outcome(job: Job, code: int, unwanted: bool, message: str) -> Outcome:
+    if message:  # it was never started, perhaps for want of a folder to write in
+        return Outcome("failed", message=message)
     metrics = read_metrics(job.folder) if code == 0 else None
     if metrics is not None:
         return Outcome("finished", metrics)
@@ -128,7 +131,8 @@ def _tell(console: Console, job: Job, outcome: Outcome) -> None:
 
 
 def _share(job: Job) -> float:
-    return min(last_step(job.folder) / int(job.cfg.trainer.max_steps), 1.0)
+    steps = job.cfg.trainer.max_steps
+    return min(last_step(job.folder) / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
 
 
 def _say(console: Console, text: str, style: str | None = None) -> None:
