@@ -85,7 +85,7 @@ def test_each_job_is_a_process_that_ends_as_it_likes_or_is_told_to_save(tmp_path
     jobs = [job_of(tmp_path, seed) for seed in (1, 13, 2)]
     (tmp_path / "hold2").touch()
     start = ray_jobs(jobs, script, **options(num_cpus=3, num_gpus=0))
-    with pytest.raises(ConfigError, match="a job needs 4 CPUs, Ray has 3; lower"):
+    with pytest.raises(ConfigError, match="a job needs 4 CPUs, the largest machine of Ray has 3; lower"):
         ray_jobs(jobs, script, **options(num_cpus=3, num_gpus=0, cpus_per_job=4))
     processes = start(jobs)
     assert [until(processes[job].poll) for job in jobs[:2]] == [0, 3]

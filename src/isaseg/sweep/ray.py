@@ -42,12 +42,14 @@ def ray_jobs(
         if job.cfg.trainer.num_nodes != 1:
             raise ConfigError(f"{job.name}: with Ray a job has one node; several: hydra/launcher=slurm")
     ray = _connected(address, num_cpus, num_gpus)
-    there = ray.cluster_resources()
-    needs = {job: gpus_needed(job.cfg, int(there.get("GPU", 0))) for job in jobs}
+    # a job has one machine: more than the largest has would be waited for without end
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    there = {what: max((node.get(what, 0) for node in machines), default=0) for what in ("CPU", "GPU")}
+    needs = {job: gpus_needed(job.cfg, int(there["GPU"])) for job in jobs}
     for what, most in (("CPU", cpus_per_job), ("GPU", max(needs.values()))):
-        if most > there.get(what, 0):
+        if most > there[what]:
             raise ConfigError(
-                f"a job needs {most} {what}s, Ray has {there.get(what, 0):g}; lower trainer.devices or "
+                f"a job needs {most} {what}s, the largest machine of Ray has {there[what]:g}; lower trainer.devices or "
                 "hydra.launcher.cpus_per_job, or give another hydra.launcher.address"
             )
     remote = ray.remote(max_retries=0)(_train)
