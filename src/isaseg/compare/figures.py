@@ -167,7 +167,7 @@ def _group_size(comparison: Comparison) -> Figure | None:
         for (h, w), row in cells.items():
             values[high.index(h), wide.index(w)] = scale * row.score.mean
         image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high_end)
-        _numbers(axes, values, values > (low + high_end) / 2, ".4g")
+        _numbers(axes, values, values > (low + high_end) / 2, ".2f" if scale == 100 else ".4g")
         axes.set_xticks(range(len(wide)), [str(w) for w in wide], fontsize=8)
         axes.set_yticks(range(len(high)), [str(h) for h in high], fontsize=8)
         axes.set_title(_plain(rest), fontsize=9)

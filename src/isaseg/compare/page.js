@@ -67,7 +67,7 @@ function drawGrids() {
         const cell = make("td"), place = (grid.cells.find((c) => c[0] === h && c[1] === w) || [])[2];
         if (place !== undefined) {
           const row = data.rows[place], spread = row.sd === null ? "" : ` ± ${score(row.sd, data.perCent)}`;
-          cell.textContent = data.perCent ? (100 * row.mean).toFixed(1) : score(row.mean, false);
+          cell.textContent = data.perCent ? (100 * row.mean).toFixed(2) : score(row.mean, false);
           cell.style.background = `rgba(var(--good), ${0.08 + (0.5 * (row.mean - low)) / span})`;
           hover(cell, `${row.label}\n${score(row.mean, data.perCent)}${spread}, ${row.scores.length} seeds`);
         }
