@@ -186,7 +186,7 @@ def test_curves_follow_pointer_and_arrow_keys(page: Any) -> None:
 
 def test_heat_maps_say_their_values_and_pictures_are_there(page: Any) -> None:
     grid = find_all(page, "#grids td")
-    assert [cell.text for cell in grid] == ["83.0", "70.0", "", "93.0"]
+    assert [cell.text for cell in grid] == ["83.00", "70.00", "", "93.00"]
     page.execute_script("arguments[0].focus()", grid[0])
     assert "83.00 % ± 4.24 %, 2 seeds" in find(page, "#tip").text
     names = [node.text for node in find_all(page, "#classes tbody th")]
