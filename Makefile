@@ -25,7 +25,7 @@ train: $(STAMP) ## train ISA on the embedded Lamps: some two minutes on two core
 	$(BIN)/python src/train.py $(ARGS)
 
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## check style, types and spelling
 	$(BIN)/ruff check .
