@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from isaseg.compare.labels import identity
+from isaseg.compare.labels import identity, printable
 from isaseg.errors import DataError
 from isaseg.progress import counted
 from isaseg.run_folder import failure
@@ -167,15 +167,10 @@ def is_own(path: Path, folder: Path | None = None) -> bool:
 def _failure(folder: Path) -> str | None:
     path = folder / "failed.txt"
     try:
-        return _printable(failure(folder) or "no message") if is_own(path) else None
+        return printable(failure(folder) or "no message") if is_own(path) else None
     except OSError as error:
         _warn(path, error)
         return "no message"
-
-
-def _printable(text: str) -> str:
-    """Return the text without what moves a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _read_config(path: Path) -> DictConfig | None:
@@ -205,7 +200,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError) as error:
         _warn(path, error)
         return None
-    return {key: _printable(value) if isinstance(value, str) else value for key, value in content.items()}
+    return {key: printable(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _read_history(path: Path) -> tuple[dict[str, Curve], bool]:
