@@ -161,8 +161,8 @@ def test_the_command_writes_numbers_table_and_figure(tmp_path: Path) -> None:
         "2",
         "--memory",
         "0.1",
-        "--seconds",
-        "60",
+        "--seconds",  # the memory is to be the limit, however slow the machine
+        "100000",
         "--output",
         str(tmp_path),
     ]
