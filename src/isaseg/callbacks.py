@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.optim import Optimizer
@@ -107,6 +107,30 @@ class DivergenceGuard(Callback):
             f"step {trainer.global_step} (lr={optimizer.param_groups[-1]['lr']:g}, samples {', '.join(ids)}). "
             "The weights and the last checkpoint are untouched; lower optim.lr, or set trainer.gradient_clip_val=1"
         )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt: the checkpoint of the highest val/mIoU; one that is NaN is never the highest.
+
+    Args:
+        folder: Where it is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor="val/mIoU",
+            mode="max",
+            save_on_exception=False,
+            enable_version_counter=False,
+        )
+
+    def check_monitor_top_k(self, trainer: lightning.Trainer, current: Tensor | None = None) -> bool:
+        """Tell whether to save."""
+        if current is not None and not torch.isfinite(current):
+            return False
+        return super().check_monitor_top_k(trainer, current)
 
 
 class EndOnSigterm(Callback):

@@ -4,6 +4,7 @@ The only file of the project that calls `torch.save` or `torch.load`.
 """
 
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -22,9 +23,18 @@ from isaseg.errors import CheckpointError
 from isaseg.files import replace_file
 from isaseg.segmenter import Segmenter, build_described
 
+log = logging.getLogger(__name__)
+
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint reader and writer, durable and safe: the file is the old one or the new one, whole."""
+    """Lightning's checkpoint reader and writer, durable and safe: the file is the old one or the new one, whole.
+
+    Args:
+        final_step: A checkpoint of an earlier step that cannot be written costs a warning, not the run.
+    """
+
+    def __init__(self, final_step: int = 0) -> None:
+        self.final_step = final_step
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -32,16 +42,22 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`.
 
         Raises:
-            CheckpointError: If it cannot be written; a file that was there before is untouched.
+            CheckpointError: If that of the final step cannot be written; a file that was there before is untouched.
         """
         path = Path(path)
         try:
             with replace_file(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
+            said = (
+                f"expected to write {_mib(_size(checkpoint))} to {path}, got {_reason(error)}; "
+                f"{_free(path.parent)} are free there and the older file is untouched. "
+            )
+            if checkpoint.get("global_step", self.final_step) < self.final_step:
+                log.warning("%sTraining goes on and tries again at the next checkpoint: make room", said)
+                return
             raise CheckpointError(
-                f"expected to write {path}, got {_reason(error)}; {_free(path.parent)} are free there and the older "
-                "file is untouched. Make room and run the same command again, it continues from the last checkpoint"
+                f"{said}Make room and run the same command again, it continues from the last checkpoint"
             ) from error
 
     def load_checkpoint(
@@ -296,4 +312,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _free(folder: Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 2**20:.0f} MiB" if folder.is_dir() else "0 MiB"
+    return _mib(shutil.disk_usage(folder).free if folder.is_dir() else 0)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _size(content: Any) -> int:
+    """Return the bytes of all tensors in it."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(_size, content.values()))
+    return sum(map(_size, content)) if isinstance(content, (list, tuple)) else 0

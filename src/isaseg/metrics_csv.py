@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from isaseg.files import replace_file
 
+log = logging.getLogger(__name__)
+
 
 class AppendingCsvLogger(Logger):
     """One row per step, `step,<metric>,...`, complete on disk as soon as it is logged.
 
     A resumed run appends and never drops a row; what it repeats stands twice, the later row holds. A new metric is
-    a new column. What is new of the last row's step joins that row.
+    a new column. What is new of the last row's step joins that row. What cannot be written, on a full disk, costs a
+    warning and is written with the next row that can.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,6 +32,7 @@ class AppendingCsvLogger(Logger):
         self._row: dict[str, str] = {}
         self._start = 0  # where the last row begins
         self._fitted = False
+        self._waiting: list[tuple[str, dict[str, str]]] = []
 
     @property
     def name(self) -> str | None:
@@ -53,10 +58,25 @@ class AppendingCsvLogger(Logger):
         values = {k: f"{float(v):.8g}" for k, v in metrics.items() if k != "epoch"}
         if not values or step is None or self._fitted:
             return
-        key = str(step + 1)
+        self._waiting.append((str(step + 1), values))
+        try:
+            while self._waiting:
+                self._write(*self._waiting[0])
+                del self._waiting[0]
+        except OSError as error:
+            self._columns, self._row = [], {}  # a part of a line may be there: look again
+            if len(self._waiting) == 1:
+                log.warning(
+                    "cannot write %s (%s); its rows wait until it can be: make room", self.path, error
+                )
+
+    def _write(self, key: str, values: dict[str, str]) -> None:
         self._fit_columns(values)
         joins = self._row.get("step") == key and not any(self._row.get(k) for k in values)
-        row = {**self._row, **values} if joins else {"step": key, **values}
+        if joins:
+            values = {k: v for k, v in self._row.items() if k != "step"} | values
+            self._waiting[0] = (key, values)  # what it joins is lost with it
+        row = {"step": key, **values}
         line = _csv([[row.get(c, "") for c in self._columns]])
         with self.path.open("r+b") as file:
             # A joined row is longer than what it overwrites, so one write does it and nothing is cut first.

@@ -151,14 +151,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         log.info("validates every %d steps, so that the last one is validated", interval)
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
-        ModelCheckpoint(
-            checkpoints,
-            "best",
-            monitor="val/mIoU",
-            mode="max",
-            save_on_exception=False,
-            enable_version_counter=False,
-        ),
+        callbacks.BestCheckpoint(checkpoints),
         ModelCheckpoint(
             checkpoints,
             "last",
@@ -174,7 +167,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
         callbacks.EndOnSigterm(checkpoints / "last.ckpt"),
     ]
-    plugins: list[Any] = [DurableCheckpointIO()]
+    plugins: list[Any] = [DurableCheckpointIO(cfg.trainer.max_steps)]
     if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
         plugins.append(
             SLURMEnvironment(auto_requeue=False)
@@ -209,7 +202,7 @@ def _finish(
     on_gpu = module.device.type == "cuda"
     peak = {"peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
     best = folder / "checkpoints" / "best.ckpt"
-    if not best.exists():  # cut between the last step and the first validation
+    if not best.exists():  # cut between the last step and the first validation, or its score was always NaN
         best = folder / "checkpoints" / "last.ckpt"
     step = load_weights(module, best)["global_step"]
     timer = next(c for c in trainer.callbacks if isinstance(c, callbacks.StepTimer))  # type: ignore[attr-defined]

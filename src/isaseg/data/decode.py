@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import scipy.io
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class DecodeError(Exception):
@@ -51,6 +54,7 @@ def read_labels(path: Path, modes: Sequence[str], variable: str | None = None) -
         return _read_mat(path, variable)
     try:
         content = path.read_bytes()
+        _check_sums(content)
         if "L" in modes and _is_plain(content, channels=1):
             return _fast(content, cv2.IMREAD_UNCHANGED)
         with Image.open(io.BytesIO(content)) as picture:
@@ -80,7 +84,7 @@ def _is_plain(content: bytes, channels: int) -> bool:
     OpenCV decodes it to the pixels that Pillow gives, a third faster. It fills up a truncated JPEG and says nothing:
     hence the end.
     """
-    if content.startswith(b"\x89PNG\r\n\x1a\n") and content.endswith(b"IEND\xaeB`\x82"):
+    if content.startswith(_PNG) and content.endswith(b"IEND\xaeB`\x82"):
         width, height, bits, kind = struct.unpack_from(">IIBB", content, 16)
         plain = (bits, kind) == (8, {1: 0, 3: 2}[channels]) and content.find(b"tRNS", 0, 4096) < 0
     elif content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
@@ -89,6 +93,25 @@ def _is_plain(content: bytes, channels: int) -> bool:
     else:
         return False
     return plain and 0 < width * height <= (Image.MAX_IMAGE_PIXELS or 2**30)
+
+
+def _check_sums(content: bytes) -> None:
+    """Compare the checksums of a PNG's chunks: decoders let some of them differ, and then labels are silently wrong.
+
+    Raises:
+        DecodeError: If one differs, or the chunks do not end with IEND.
+    """
+    if not content.startswith(_PNG):
+        return
+    at, kind = len(_PNG), b""
+    while kind != b"IEND":
+        if at + 12 > len(content):
+            raise DecodeError("expected a readable file: a PNG that is cut off")
+        (length,) = struct.unpack_from(">I", content, at)
+        kind, end = content[at + 4 : at + 8], at + 8 + length
+        if content[end : end + 4] != zlib.crc32(memoryview(content)[at + 4 : end]).to_bytes(4, "big"):
+            raise DecodeError(f"expected a readable file: wrong checksum of the chunk {kind!r} of a PNG")
+        at = end + 4
 
 
 def _jpeg_frame(content: bytes) -> tuple[int, int, int, int]:

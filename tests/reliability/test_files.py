@@ -1,0 +1,158 @@
+"""C: what is on the disk is always whole, and what is not whole is never used."""
+
+import csv
+import errno
+import math
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint
+from isaseg.errors import CheckpointError
+from isaseg.metrics_csv import AppendingCsvLogger
+from isaseg.module import SegmentationModule
+from isaseg.training import train
+from tests.reliability.small import SMALL, loaded
+
+
+def fill_the_disk(patch: pytest.MonkeyPatch, is_full: Callable[[], bool]) -> None:
+    """Let no checkpoint be written while `is_full`."""
+    fsync = os.fsync
+
+    def of_a_full_disk(descriptor: int) -> None:
+        if ".ckpt." in os.readlink(f"/proc/self/fd/{descriptor}") and is_full():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    patch.setattr(os, "fsync", of_a_full_disk)
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_c2_a_full_disk_ends_a_run_only_at_its_last_step(
+    final: bool,
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = [*SMALL, "trainer.max_steps=3", "trainer.val_check_interval=1", f"run_dir={tmp_path}"]
+    step = 0
+    training_step = SegmentationModule.training_step
+
+    def counted(self: SegmentationModule, *args: Any) -> Any:
+        nonlocal step
+        step = self.global_step + 1
+        return training_step(self, *args)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", counted)
+    fill_the_disk(monkeypatch, lambda: step == (3 if final else 2))
+    checkpoints = tmp_path / "checkpoints"
+    if final:
+        with pytest.raises(
+            CheckpointError, match=r"expected to write \d+ MiB to .*last.ckpt, got .*No space"
+        ):
+            train(compose(*words))
+        assert loaded(checkpoints / "last.ckpt")["global_step"] == 2
+        step = 0
+    else:
+        assert train(compose(*words))["step"] in (1, 3)
+        assert "Training goes on" in caplog.text
+        assert loaded(checkpoints / "last.ckpt")["global_step"] == 3
+    assert sorted(os.listdir(checkpoints)) == ["best.ckpt", "last.ckpt"]
+
+
+def test_c2_a_real_limit_on_the_size_of_files_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint({"global_step": 1, "w": torch.zeros(10)}, path)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            DurableCheckpointIO(final_step=9).save_checkpoint(
+                {"global_step": 2, "w": torch.zeros(10**6)}, path
+            )
+            try:
+                DurableCheckpointIO(final_step=2).save_checkpoint(
+                    {"global_step": 2, "w": torch.zeros(10**6)}, path
+                )
+            except CheckpointError as error:
+                code = 0 if "expected to write 4 MiB to" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert load_checkpoint(path)["global_step"] == 1
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_c2_rows_that_a_full_disk_refuses_are_written_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each time a part of the line was written before the disk was full."""
+    path = tmp_path / "metrics.csv"
+    logger = AppendingCsvLogger(path)
+    open_path = Path.open
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *args: object) -> None:
+            self.file.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+        def write(self, line: bytes) -> int:
+            self.file.write(line[:-2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(self: Path, mode: str = "r", **kwargs: Any) -> Any:
+        return Full(open_path(self, mode, **kwargs)) if mode == "r+b" else open_path(self, mode, **kwargs)
+
+    logger.log_metrics({"train/loss": 1.5}, 0)
+    logger.log_metrics({"train/loss": 2.5, "val/mIoU": 0.5}, 1)
+    logger.log_metrics({"train/loss": 3.5}, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        logger.log_metrics({"val/mIoU": 0.25}, 2)  # would join the row before
+        logger.log_metrics({"train/loss": 4.5}, 3)
+    assert caplog.text.count("No space left") == 1
+    logger.log_metrics({"train/loss": 5.5}, 4)
+    with path.open(newline="") as file:
+        rows = {row["step"]: row for row in csv.DictReader(file)}
+    assert [rows[s]["train/loss"] for s in "12345"] == ["1.5", "2.5", "3.5", "4.5", "5.5"]
+    assert [rows[s]["val/mIoU"] for s in "12345"] == ["", "0.5", "0.25", "", ""]
+
+
+@pytest.mark.parametrize(("scores", "best"), [((math.nan, 0.2, math.nan, 0.1), 2), ((math.nan,) * 4, 4)])
+def test_c6_a_score_that_is_not_a_number_is_never_the_best(
+    scores: tuple[float, ...],
+    best: int,
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = SegmentationModule.log
+
+    def replaced(self: SegmentationModule, name: str, value: Any, **kwargs: Any) -> None:
+        fitting = name == "val/mIoU" and self.trainer.state.fn == "fit"
+        log(self, name, torch.tensor(scores[self.global_step - 1]) if fitting else value, **kwargs)
+
+    monkeypatch.setattr(SegmentationModule, "log", replaced)
+    metrics = train(
+        compose(*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=1", f"run_dir={tmp_path}")
+    )
+    assert metrics["step"] == best, "of the best checkpoint; of the last if there is none"
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists() == (best == 2)
