@@ -122,7 +122,7 @@ def test_validation_does_not_change_what_training_draws(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("spoil", ["loss", "gradient"])
-def test_divergence_stops_before_the_weights_are_touched(spoil: str, tmp_path: Path) -> None:
+def test_n1_c5_divergence_stops_before_the_weights_are_touched(spoil: str, tmp_path: Path) -> None:
     net = Net(spoil_step=5, spoil=spoil)
     last = ModelCheckpoint(
         tmp_path, "last", every_n_train_steps=2, save_on_exception=False, enable_version_counter=False

@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert torch.equal(loaded["w"], torch.full((5000,), 3.0))
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_temporary(
+def test_c2_a_failed_save_leaves_the_old_file_and_no_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "last.ckpt", 1)
@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_temporary(
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
-def test_the_temporary_file_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c1_the_temporary_file_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, str]] = []
     replace = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (seen.append((str(a), str(b))), replace(a, b)))
@@ -80,7 +80,9 @@ def test_the_temporary_file_is_a_sibling(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_kill_while_saving_never_spoils_the_file(moment: str, tmp_path: Path) -> None:
+def test_c1_c4_a_kill_while_saving_never_spoils_the_file_and_what_it_left_is_swept(
+    moment: str, tmp_path: Path
+) -> None:
     path = save(tmp_path / "checkpoints" / "last.ckpt", 1)
     child = os.fork()
     if child == 0:
@@ -103,7 +105,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("legacy", [True, False])
-def test_a_hostile_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> None:
+def test_c7_a_hostile_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> None:
     path, sentinel = tmp_path / "evil.ckpt", tmp_path / "sentinel"
     if legacy:
         path.write_bytes(pickle.dumps(Evil(sentinel), protocol=2))
@@ -129,7 +131,7 @@ def test_load_weights_takes_a_part_by_prefix(tmp_path: Path) -> None:
     assert torch.equal(source.weight, target.weight)
 
 
-def test_load_weights_lists_every_difference_and_changes_nothing(tmp_path: Path) -> None:
+def test_c9_load_weights_lists_every_difference_and_changes_nothing(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     state = {
@@ -209,7 +211,7 @@ def test_the_checkpoint_of_a_run_is_a_whole_network(
     x = picture()
     assert torch.equal(model.segmenter(x), twin(x))
     content = load_checkpoint(last)
-    del content["isaseg"]  # as it was before there were descriptions
+    del content["isaseg"], content["config"]  # as it was before there were descriptions
     torch.save(content, last)
     (last.parent / "best.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"cannot load '.*last.ckpt'.*older version.*`resume`"):
@@ -400,7 +402,7 @@ def test_a_damaged_network_is_refused(how: str, model: Model, tmp_path: Path) ->
         load_model(tmp_path / "none.ckpt")
 
 
-def test_only_one_file_loads_or_saves() -> None:
+def test_c7_only_one_file_loads_or_saves() -> None:
     source = Path(__file__).parents[1] / "src"
     risky = ("torch.load(", "torch.save(", "pickle", "joblib", "yaml.load(", "allow_pickle=True")
     found = {p.name for p in source.rglob("*.py") if any(r in p.read_text() for r in risky)}

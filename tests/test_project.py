@@ -66,7 +66,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         ("timm", "1.0.20"),
     ],
 )
-def test_versions_known_to_be_bad_are_refused(name: str, version: str) -> None:
+def test_c8_x4_versions_known_to_be_bad_are_refused(name: str, version: str) -> None:
     (requirement,) = [r for r in RUN_TIME if r.name == name]
     assert not requirement.specifier.contains(version, prereleases=True)
 

@@ -27,7 +27,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["0", "0.1", "0.5", "0.99", "flip"])
-def test_a_damaged_last_gives_way_to_an_older_good_one(
+def test_c3_a_damaged_last_gives_way_to_an_older_good_one(
     how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -39,6 +39,7 @@ def test_a_damaged_last_gives_way_to_an_older_good_one(
     assert "passed over" in caplog.text
     assert "last.ckpt" in caplog.text
     assert "at step 6" in caplog.text
+    assert not last.exists(), "renamed: a new one will take its place"
     damage(best, how)
     for resume in ("auto", "must"):
         with pytest.raises(CheckpointError, match="2 that do not"):
@@ -52,7 +53,7 @@ def test_the_newest_step_wins_and_among_equals_the_one_written_after_validation(
     assert find_resume(tmp_path, "auto") == last
 
 
-def test_resume_never_and_nothing_to_resume(tmp_path: Path) -> None:
+def test_r6_never_from_scratch_unsaid(tmp_path: Path) -> None:
     assert find_resume(tmp_path, "auto") is None
     with pytest.raises(CheckpointError, match="resume=must"):
         find_resume(tmp_path, "must")

@@ -100,7 +100,7 @@ def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
     common = [*TINY, "logger=csv", "score_test=false", f"run_dir={tmp_path}", "trainer.accelerator=cpu"]
     train(compose(*common))
     (tmp_path / "wandb_id.txt").write_text("of-the-first")
-    with pytest.raises(CheckpointError, match=r"expected the weights of this model in '.*\.ckpt'"):
+    with pytest.raises(CheckpointError, match=r"expected the configuration with which '.*\.ckpt'"):
         train(compose(*common, "attention=none"))
     assert train(compose(*common, "score_test=true"))["test/mIoU"] >= 0, "the split that was left out"
     other = train(compose(*common, "attention=none", "resume=never", "trainer.max_steps=2"))

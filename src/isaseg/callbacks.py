@@ -109,19 +109,24 @@ class DivergenceGuard(Callback):
         )
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt: the checkpoint of the highest val/mIoU; one that is NaN is never the highest.
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of the run folder: best.ckpt, of the highest val/mIoU, or last.ckpt.
+
+    A score that is NaN is never the highest. The score to beat is kept if the folder is moved, and forgotten if
+    best.ckpt is gone. No path that a checkpoint names is ever used.
 
     Args:
         folder: Where it is written.
+        every_n_steps: How often last.ckpt is written; None: it is best.ckpt.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, every_n_steps: int | None = None) -> None:
         super().__init__(
             folder,
-            "best",
-            monitor="val/mIoU",
+            "last" if every_n_steps else "best",
+            monitor=None if every_n_steps else "val/mIoU",
             mode="max",
+            every_n_train_steps=every_n_steps,
             save_on_exception=False,
             enable_version_counter=False,
         )
@@ -131,6 +136,15 @@ class BestCheckpoint(ModelCheckpoint):
         if current is not None and not torch.isfinite(current):
             return False
         return super().check_monitor_top_k(trainer, current)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the score to beat, where its checkpoint is in this folder."""
+        assert self.dirpath is not None
+        best, score = Path(self.dirpath) / "best.ckpt", state_dict.get("best_model_score")
+        if self.monitor is not None and isinstance(score, Tensor) and best.is_file():
+            self.best_model_path = self.kth_best_model_path = str(best)
+            self.best_model_score = self.kth_value = score
+            self.best_k_models = {str(best): score}
 
 
 class EndOnSigterm(Callback):

@@ -36,6 +36,7 @@ class SegmentationModule(lightning.LightningModule):
         groups: Groups of classes of which the group accuracy is reported.
         description: Plain data from which `build_described` builds the network again; stored in each checkpoint as
             `isaseg`, so that the file alone suffices.
+        config: What defines the run, plain data; stored in each checkpoint as `config`.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SegmentationModule(lightning.LightningModule):
         class_weights: Sequence[float] | None = None,
         groups: Sequence[Sequence[int]] | None = None,
         description: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
@@ -57,7 +59,7 @@ class SegmentationModule(lightning.LightningModule):
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
         self.groups = groups
-        self.description = description
+        self.description, self.config = description, config
         self.confusion = ConfusionMatrix(num_classes, ignore_index)
         self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
 
@@ -131,9 +133,18 @@ class SegmentationModule(lightning.LightningModule):
         self.confusion_far.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the description of the network."""
+        """Add the description of the network, the configuration and the number of processes."""
         if self.description is not None:
             checkpoint["isaseg"] = self.description
+        checkpoint.update(config=self.config, world_size=self.trainer.world_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say so if the run goes on with another number of processes."""
+        before, now = checkpoint.get("world_size", 1), self.trainer.world_size
+        if before != now:
+            log.warning(
+                "goes on with %s instead of %s processes: the same samples, but not bit for bit", now, before
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return optimizer and schedule, stepped every optimizer step."""

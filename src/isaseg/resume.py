@@ -1,6 +1,7 @@
 """Which checkpoint an interrupted run continues from."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from isaseg.checkpoint import load_checkpoint
@@ -15,7 +16,8 @@ _NAMES = ("best.ckpt", "last.ckpt")
 def find_resume(run_dir: Path, resume: str) -> Path | None:
     """Return the checkpoint to continue from, or None to start afresh; which of both is logged.
 
-    Temporary files that a killed run left in `run_dir` are removed.
+    Temporary files that a killed run left in `run_dir` are removed. A checkpoint that does not load is renamed where
+    another one does: the run shall write a new one in its place, and not take the old one's score for the one to beat.
 
     Args:
         run_dir: Run folder.
@@ -36,26 +38,31 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
         log.info("continues from %s at step %d", path, _step(path))
         return path
     steps: dict[Path, int] = {}
-    rejected = []
+    rejected: dict[Path, str] = {}
     for path in (folder / name for name in _NAMES if (folder / name).exists()):
         try:
             steps[path] = _step(path)
         except CheckpointError as error:
             log.warning("passed over: %s", error)
-            rejected.append(str(error))
+            rejected[path] = str(error)
     if steps:
+        for path in rejected:
+            with suppress(FileNotFoundError):  # another process of this run was first
+                path.replace(path.with_name(f"{path.name}.damaged"))
         newest = max(steps, key=steps.__getitem__)  # the first of equals
         log.info("continues from %s at step %d", newest, steps[newest])
         return newest
-    if rejected:
+    aside = [str(path) for path in folder.glob("*.damaged")]
+    if rejected or aside:
         raise CheckpointError(
-            f"expected a checkpoint that loads in '{folder}', got {len(rejected)} that do not ({'; '.join(rejected)}). "
-            "Restore one, or start over with resume=never"
+            f"expected a checkpoint that loads in '{folder}', got {len(rejected) + len(aside)} that do not "
+            f"({'; '.join([*rejected.values(), *aside])}). Restore one, or start over with resume=never"
         )
     if resume == "must":
         raise CheckpointError(
             f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start afresh"
         )
+    log.info("no checkpoint in %s: starts afresh", folder)
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichModelSummary
+from lightning.pytorch.callbacks import Callback, RichModelSummary
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.console import Console
 from isaseg import callbacks, config, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
-from isaseg.checkpoint import DurableCheckpointIO, load_weights
+from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint, load_weights
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError
 from isaseg.facts import facts
@@ -62,10 +62,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module = build_module(cfg, datamodule)
     resume = find_resume(folder, cfg.resume)
     if resume is not None:
+        config.check_continues(cfg, load_checkpoint(resume).get("config"), resume)
         load_weights(module, resume)  # of another network: told here in one sentence
-        made_with = resume.parent.parent
-        if (made_with / "config.yaml").is_file() and not config.same_run(cfg, made_with):
-            log.warning("the configuration is not the one with which %s was made", resume)
     known = facts(cfg, module)
     run_loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
@@ -109,6 +107,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         _plain(cfg.loss)["class_weights"],
         datamodule.groups,
         describe(cfg, datamodule),
+        config.identity(cfg),
     )
     # with it the model summary counts FLOPs
     module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
@@ -151,14 +150,8 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         log.info("validates every %d steps, so that the last one is validated", interval)
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
-        callbacks.BestCheckpoint(checkpoints),
-        ModelCheckpoint(
-            checkpoints,
-            "last",
-            every_n_train_steps=interval if every == cfg.trainer.val_check_interval else every,
-            save_on_exception=False,
-            enable_version_counter=False,
-        ),
+        callbacks.RunCheckpoint(checkpoints),
+        callbacks.RunCheckpoint(checkpoints, interval if every == cfg.trainer.val_check_interval else every),
         callbacks.RngState(),
         callbacks.DivergenceGuard(),
         callbacks.StepTimer(),
@@ -245,7 +238,7 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
         (folder / name).unlink(missing_ok=True)
     if cfg.resume == "never":
         for path in (
-            *folder.glob("checkpoints/*.ckpt"),
+            *folder.glob("checkpoints/*.ckpt*"),
             folder / "metrics.csv",
             folder / "wandb_id.txt",
             folder / "bad_samples.txt",
@@ -271,6 +264,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary.*")
     # it does where a run continues
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
+    # of checkpoint intervals, which may change
+    warnings.filterwarnings(
+        "ignore", message="Be aware that when using `ckpt_path`, callbacks used to create.*"
+    )
     # on a machine of a cluster where a run is started without it
     warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # these say that data.num_workers is small, which on a small machine it should be

@@ -1,10 +1,13 @@
 """The smallest run that has every part."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+STRESS = bool(os.environ.get("ISASEG_STRESS"))  # of `make test-stress`: as often as it takes
 
 SMALL = [
     "backbone=tiny_d8",

@@ -6,7 +6,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,17 @@ def test_c2_rows_that_a_full_disk_refuses_are_written_when_it_is_not(
     assert [rows[s]["val/mIoU"] for s in "12345"] == ["", "0.5", "0.25", "", ""]
 
 
+def score(patch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:
+    """Let the validation after step n give scores[n - 1]."""
+    log = SegmentationModule.log
+
+    def replaced(self: SegmentationModule, name: str, value: Any, **kwargs: Any) -> None:
+        fitting = name == "val/mIoU" and self.trainer.state.fn == "fit"
+        log(self, name, torch.tensor(scores[self.global_step - 1]) if fitting else value, **kwargs)
+
+    patch.setattr(SegmentationModule, "log", replaced)
+
+
 @pytest.mark.parametrize(("scores", "best"), [((math.nan, 0.2, math.nan, 0.1), 2), ((math.nan,) * 4, 4)])
 def test_c6_a_score_that_is_not_a_number_is_never_the_best(
     scores: tuple[float, ...],
@@ -144,15 +155,30 @@ def test_c6_a_score_that_is_not_a_number_is_never_the_best(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log = SegmentationModule.log
-
-    def replaced(self: SegmentationModule, name: str, value: Any, **kwargs: Any) -> None:
-        fitting = name == "val/mIoU" and self.trainer.state.fn == "fit"
-        log(self, name, torch.tensor(scores[self.global_step - 1]) if fitting else value, **kwargs)
-
-    monkeypatch.setattr(SegmentationModule, "log", replaced)
+    score(monkeypatch, scores)
     metrics = train(
         compose(*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=1", f"run_dir={tmp_path}")
     )
     assert metrics["step"] == best, "of the best checkpoint; of the last if there is none"
     assert (tmp_path / "checkpoints" / "best.ckpt").exists() == (best == 2)
+
+
+@pytest.mark.parametrize(("damaged", "best"), [(False, 1), (True, 4)])
+def test_c3_the_score_to_beat_moves_with_the_folder_and_goes_with_its_checkpoint(
+    damaged: bool,
+    best: int,
+    compose: Callable[..., DictConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    score(monkeypatch, (0.9, 0.1, 0.2, 0.3))
+    words = [*SMALL, "trainer.val_check_interval=1", "optim.total_steps=4"]
+    train(compose(*words, "trainer.max_steps=2", f"run_dir={tmp_path / 'here'}"))
+    folder = (tmp_path / "here").rename(tmp_path / "there")
+    if damaged:
+        path = folder / "checkpoints" / "best.ckpt"
+        path.write_bytes(path.read_bytes()[:-100])
+    metrics = train(compose(*words, "trainer.max_steps=4", f"run_dir={folder}"))
+    assert metrics["step"] == best
+    files = ["best.ckpt", *(["best.ckpt.damaged"] if damaged else []), "last.ckpt"]
+    assert sorted(os.listdir(folder / "checkpoints")) == files

@@ -1,0 +1,116 @@
+"""Files of chance: what is damaged is told by name or does no harm; labels are never silently wrong."""
+
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isaseg.data.coco_stuff import coco_stuff
+from isaseg.data.dataset import SegmentationDataset
+from isaseg.data.folder import folder
+from isaseg.data.source import FileSource
+from isaseg.errors import DataError
+from tests import fakes
+from tests.reliability.small import STRESS
+
+A_TIME = 100  # files of an example
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Return the bytes with up to eight changes: bits, bytes, holes, insertions, copies of a part, the end cut off."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 4, 8))):
+        at, length = rng.randrange(len(changed) + 1), rng.randrange(1, 20)
+        match rng.randrange(6):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1 if at < len(changed):
+                changed[at] = rng.choice((0, 255, rng.randrange(256)))
+            case 2:
+                del changed[at : at + length]
+            case 3:
+                changed[at:at] = rng.randbytes(length)
+            case 4:
+                start = rng.randrange(len(changed) + 1)
+                changed[at : at + length] = changed[start : start + length]
+            case 5 if rng.random() < 0.3:
+                del changed[at:]
+    return bytes(changed)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file of one sample, all others whole."""
+
+    source: FileSource
+    path: Path
+    content: bytes
+    checked: bool  # a checksum in the file tells damage
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
+    def made(name: str, make: Callable[..., Path], source: Callable[..., FileSource | None]) -> FileSource:
+        found = source(split="train", root=str(make(tmp_path_factory.mktemp(name), n=1)))
+        assert found is not None
+        return found
+
+    classes = ["a", "b", "c"]
+    palette = made("palette", fakes.make_fake_folder, partial(folder, classes=classes))
+    deep = made("deep", partial(fakes.make_fake_folder, deep=True), partial(folder, classes=classes))
+    grey = made(
+        "grey", partial(fakes.make_fake_coco_stuff, release="164k"), partial(coco_stuff, release="164k")
+    )
+    matlab = made("matlab", fakes.make_fake_coco_stuff, coco_stuff)
+    found = {}
+    for name, source in {"palette": palette, "deep": deep, "grey": grey, "matlab": matlab}.items():
+        mask = source.pairs[0].mask
+        assert mask is not None
+        found[name] = Kind(source, mask, mask.read_bytes(), name != "matlab")
+    image = palette.pairs[0].image
+    found["jpeg"] = Kind(palette, image, image.read_bytes(), False)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["palette", "deep", "grey", "matlab", "jpeg"])
+@settings(
+    max_examples=40 if STRESS else 8,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(seed=st.integers(0, 2**64))
+def test_d3_a_file_of_chance_is_refused_by_name_or_gives_a_sample(
+    seed: int, kind: str, kinds: dict[str, Kind]
+) -> None:
+    """800 of each kind, 4000 by `make test-stress`; with a checksum, labels are those that were written, or none."""
+    it, rng = kinds[kind], random.Random(seed)
+    data = SegmentationDataset(it.source)
+    try:
+        it.path.write_bytes(it.content)
+        whole = data[0]
+        for _ in range(A_TIME):
+            it.path.write_bytes(mutated(it.content, rng))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow and SciPy, about what they then refuse
+                try:
+                    sample = data[0]
+                except DataError as error:
+                    assert str(it.path) in str(error)
+                    assert "\n" not in str(error)
+                    continue
+            assert sample["mask"].shape == sample["image"].shape[1:]
+            assert sample["image"].dtype == whole["image"].dtype
+            labels = set(sample["mask"].unique().tolist())
+            assert labels <= {*range(len(it.source.classes)), it.source.ignore_index}
+            if it.checked:
+                assert np.array_equal(sample["mask"], whole["mask"])
+    finally:
+        it.path.write_bytes(it.content)

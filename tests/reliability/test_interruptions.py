@@ -1,0 +1,65 @@
+"""R: a run that was cut goes on as if it never had been; one that cannot go on says why."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from isaseg.errors import CheckpointError
+from isaseg.training import train
+from tests.conftest import compose_overrides
+from tests.reliability.small import SMALL, loaded
+
+TWO = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=1"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of two steps."""
+    folder = tmp_path_factory.mktemp("made")
+    train(compose_overrides(*TWO, f"run_dir={folder}"))
+    return folder / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["attention=dense"],
+            "-> 'isaseg.attention.SelfAttention2d', attention.depth: 1 -> nothing",
+        ),
+        (["attention.group_size=[4,4]"], "attention.group_size: [8, 8] -> [4, 4]"),
+        (["backbone=tiny", "head.aux_channels=null"], "backbone."),
+        (["data.seed=7"], "data.seed: "),
+        (["data.batch_size=2"], "data.batch_size: 4 -> 2"),
+        (["optim.lr=0.5"], "optim.lr: 0.004 -> 0.5"),
+        (["optim=sgd_poly"], "optim.momentum: nothing -> 0.9"),
+        (["trainer.max_steps=4"], "optim.total_steps: 2 -> 4"),
+        (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 1 -> 2"),
+        (["seed=3"], "seed: 0 -> 3"),
+    ],
+)
+def test_r7_another_configuration_does_not_go_on(
+    words: list[str], told: str, made: Path, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    cfg = compose(*TWO, *words, f"resume={made}", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(CheckpointError, match=re.escape(told)) as caught:
+        train(cfg)
+    assert "last.ckpt" in str(caught.value) and "resume=never" in str(caught.value)
+    assert not (tmp_path / "run").exists(), "before anything is written"
+
+
+def test_r7_longer_elsewhere_and_otherwise_rounded_goes_on(
+    made: Path, compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["trainer.max_steps=3", "optim.total_steps=2", "trainer.val_check_interval=3", "name=other"]
+    words += ["data.num_workers=1", "trainer.precision=bf16-mixed", "trainer.log_every_n_steps=2"]
+    cfg = compose(*TWO, "optim=adamw_poly", *words, f"resume={made}", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(CheckpointError, match=r"optim\."):
+        train(cfg)
+    cfg = compose(*TWO, *words, f"resume={made}", f"run_dir={tmp_path / 'run'}")
+    assert train(cfg)["step"] >= 2
+    assert "not bit for bit: trainer.precision: '32-true' -> 'bf16-mixed'" in caplog.text
+    assert loaded(tmp_path / "run" / "checkpoints" / "last.ckpt")["config"]["trainer"]["max_steps"] == 3
