@@ -86,8 +86,32 @@ def test_processes_share_a_batch_and_count_no_sample_twice() -> None:
     assert sorted(val) == [f"val_{i:05d}" for i in range(5)]
     data = module(batch_size=3)
     data.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="data.batch_size to be a multiple of the 2 processes, got 3"):
+    with pytest.raises(ConfigError, match=r"a multiple of 2.* got 3, choose 2 or 4"):
         data.train_dataloader()
+
+
+def test_m4_a_step_has_the_same_samples_however_they_are_shared() -> None:
+    """Two processes of two accumulated batches each; transformed alike too."""
+
+    def pictures(rank: int, world: int, accumulate: int) -> list[list[tuple[str, bytes]]]:
+        data = module(accumulate=accumulate)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        return [
+            [(name, image.numpy().tobytes()) for name, image in zip(b["id"], b["image"], strict=True)]
+            for b in data.train_dataloader()
+        ]
+
+    alone = pictures(0, 1, 1)
+    shared = [pictures(rank, 2, 2) for rank in range(2)]
+    assert [len(batches) for batches in shared] == [12, 12]
+    for step in range(6):
+        parts = [shared[rank][2 * step + part] for rank in range(2) for part in range(2)]
+        assert [len(part) for part in parts] == [1, 1, 1, 1]
+        assert sorted(sum(parts, [])) == sorted(alone[step])
+    with pytest.raises(ConfigError, match=r"multiple of 8: .* 2, times trainer.*=4; got 4, choose 8"):
+        pictures(0, 2, 4)
+    with pytest.raises(ConfigError, match=r"multiple of 3: .* got 4, choose 3 or 6"):
+        module(accumulate=3)
 
 
 def test_evaluation_is_whole_in_order_and_untransformed() -> None:
@@ -100,7 +124,7 @@ def test_evaluation_is_whole_in_order_and_untransformed() -> None:
 
 
 def test_attributes_and_length_of_the_plan() -> None:
-    data = module(accumulate=3)
+    data = module(accumulate=3, batch_size=3)
     data.setup("fit")
     data.setup("fit")
     data.setup(None)

@@ -54,3 +54,13 @@ def test_impossible_plans_are_refused() -> None:
         BatchPlan(0, 4, 5, seed=0)
     with pytest.raises(ValueError, match="batch_size=3, world=2"):
         BatchPlan(10, 3, 5, seed=0, world=2)
+    with pytest.raises(ValueError, match="batch_size=6, world=2, accumulate=2"):
+        BatchPlan(10, 6, 5, seed=0, world=2, accumulate=2)
+
+
+def test_accumulated_batches_share_a_step_and_resume_within_it() -> None:
+    alone = batches(BatchPlan(10, 4, 5, seed=1))
+    shared = batches(BatchPlan(10, 4, 5, seed=1, accumulate=2))
+    assert len(shared) == len(BatchPlan(10, 4, 5, seed=1, accumulate=2)) == 10
+    assert [sorted(shared[2 * k] + shared[2 * k + 1]) for k in range(5)] == [sorted(step) for step in alone]
+    assert batches(BatchPlan(10, 4, 5, seed=1, accumulate=2), 3) == shared[3:]

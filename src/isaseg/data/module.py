@@ -30,13 +30,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         num_classes: K; must agree with the source.
         ignore_index: Label that is left out; must agree with the source.
         crop_size: (H, W) of a training sample.
-        batch_size: Training samples in a step of one process group, all processes together.
+        batch_size: Training samples of an optimizer step, all processes and accumulated batches together.
         val_batch_size: Samples loaded at once in evaluation; those of one size go through the network together.
         num_workers: Processes that load; 0: none but this.
         seed: Seed of order and transforms.
         max_steps: Optimizer steps of the run.
         transform: Training transform.
-        accumulate: Batches to an optimizer step.
+        accumulate: Batches that a process takes for an optimizer step.
         name: Short name of the data set, for run names and tags.
         root: Folder of the files; read by `source` through interpolation.
         classes: Class names; read by `source` through interpolation.
@@ -46,6 +46,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
         timeout: Seconds after which a loader's worker that gives nothing is given up.
         strict_size: Take a split that has not its published number of images for an error.
         max_bad_samples: So many training samples that cannot be loaded may be replaced in the run.
+
+    Raises:
+        ConfigError: If the accumulated batches cannot share the samples of a step.
     """
 
     bad_samples_file: Path | None = None  # where those are listed
@@ -79,12 +82,14 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.make_source = source
         self.num_classes, self.ignore_index, self.crop_size = num_classes, ignore_index, tuple(crop_size)
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
-        self.seed, self.total, self.transform = seed, max_steps * accumulate, transform
+        self.seed, self.transform = seed, transform
+        self.max_steps, self.accumulate = max_steps, accumulate
         self.name, self.root, self.val_length, self.val_resize = name, root, val_length, val_resize
         self.cache, self.timeout = None if cache is None else Path(cache), timeout
         self.strict_size, self.max_bad_samples = strict_size, max_bad_samples
         self._sources: dict[str, Source | None] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
+        self._check_batch(1)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -174,15 +179,14 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """Return all training batches of the run.
 
         Raises:
-            ConfigError: If the batch cannot be shared by the processes.
+            ConfigError: If a step's samples cannot be shared by the processes and their accumulated batches.
         """
         rank, world = self._place()
-        if self.batch_size % world:
-            raise ConfigError(
-                f"expected data.batch_size to be a multiple of the {world} processes, got {self.batch_size}"
-            )
+        self._check_batch(world)
         dataset = self.dataset("train")
-        plan = BatchPlan(len(dataset), self.batch_size, self.total, self.seed, rank, world)
+        plan = BatchPlan(
+            len(dataset), self.batch_size, self.max_steps, self.seed, rank, world, self.accumulate
+        )
         loader = TrainLoader(dataset, batch_sampler=plan, collate_fn=collate, **self._loading())
         loader.max_bad, loader.bad_file = self.max_bad_samples, self.bad_samples_file
         return loader
@@ -234,6 +238,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 source.cache = self.cache
             self._sources[split] = source
         return self._sources[split]
+
+    def _check_batch(self, world: int) -> None:
+        share = world * self.accumulate
+        if self.batch_size % share:
+            below = self.batch_size // share * share
+            raise ConfigError(
+                f"expected data.batch_size to be a multiple of {share}: the number of processes, {world}, times "
+                f"trainer.accumulate_grad_batches={self.accumulate}; got {self.batch_size}, choose "
+                + " or ".join(str(n) for n in (below, below + share) if n)
+            )
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

@@ -1,4 +1,4 @@
-"""Which samples make up batch k: a pure function of the seed, k and the rank, so that a run can be resumed exactly.
+"""Which samples make up step k: a pure function of the seed, k and the rank, so that a run can be resumed exactly.
 
 There is no epoch in the outer sense: the plan holds all batches of a run, and permutation follows permutation.
 """
@@ -8,39 +8,49 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]  # (index of the sample, number of the batch that draws it)
+Key = tuple[int, int]  # (index of the sample, optimizer step that draws it)
 
 
 class BatchPlan(Sampler[list[Key]]):
     """All training batches of a run, from batch `start` on.
 
-    The samples are a chain of reshuffled permutations of the data set; batch k takes the k-th `batch_size` of them.
-    A batch may span two permutations only where the data set is smaller than a batch; otherwise the rest of each
-    permutation is dropped. Every process takes its share of the same batch.
+    The samples are a chain of reshuffled permutations of the data set; optimizer step k takes the k-th `batch_size` of
+    them. A step may span two permutations only where the data set is smaller than that; otherwise the rest of each
+    permutation is dropped. However many processes and accumulated batches share a step, its samples are the same.
 
     Args:
         length: Number of samples.
-        batch_size: Samples in a batch, all processes together; a multiple of `world`.
-        total: Number of batches.
+        batch_size: Samples of an optimizer step; a multiple of `world` times `accumulate`.
+        steps: Number of optimizer steps.
         seed: Seed of the permutations.
         rank: This process.
         world: Number of processes.
+        accumulate: Batches that a process takes for a step.
 
     Raises:
-        ValueError: If the data set is empty or `batch_size` is not a multiple of `world`.
+        ValueError: If the data set is empty or `batch_size` is not such a multiple.
     """
 
     def __init__(
-        self, length: int, batch_size: int, total: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
     ) -> None:
         if length < 1:
             raise ValueError(f"expected at least one sample, got {length=}")
-        if batch_size < 1 or batch_size % world:
+        if batch_size < 1 or batch_size % (world * accumulate):
             raise ValueError(
-                f"expected batch_size to be a multiple of the processes, got {batch_size=}, {world=}"
+                "expected batch_size to be a multiple of the processes times the accumulated batches, got "
+                f"{batch_size=}, {world=}, {accumulate=}"
             )
-        self.length, self.batch_size, self.total, self.seed = length, batch_size, total, seed
-        self.rank, self.world = rank, world
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.total = steps * accumulate
         self.start = 0
 
     def __len__(self) -> int:
@@ -51,7 +61,8 @@ class BatchPlan(Sampler[list[Key]]):
         """Yield batch `start`, `start` + 1, ...; the next iteration begins at 0 again."""
         start, self.start = self.start, 0
         cached, permutation = -1, np.empty(0, np.int64)
-        for k in range(start, self.total):
+        for batch in range(start, self.total):
+            k, part = divmod(batch, self.accumulate)
             if self.length < self.batch_size:
                 indices = self._wrapped(k)
             else:
@@ -59,7 +70,7 @@ class BatchPlan(Sampler[list[Key]]):
                 if epoch != cached:
                     cached, permutation = epoch, self._permutation(epoch)
                 indices = permutation[j * self.batch_size : (j + 1) * self.batch_size]
-            yield [(int(i), k) for i in indices[self.rank :: self.world]]
+            yield [(int(i), k) for i in indices[part :: self.accumulate][self.rank :: self.world]]
 
     def _wrapped(self, k: int) -> np.ndarray:
         first = k * self.batch_size
