@@ -27,6 +27,12 @@ class DivergenceError(IsasegError):
     exit_code = 3
 
 
+class OutOfMemory(IsasegError):
+    """A training step that does not fit into the memory of the device."""
+
+    exit_code = 4
+
+
 class JobError(IsasegError):
     """A job of a sweep that did not finish: `state` is "failed" or "stopped"."""
 

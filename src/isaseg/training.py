@@ -15,15 +15,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from isaseg import callbacks, config, report
+from isaseg import callbacks, config, memory, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
 from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint, load_weights
 from isaseg.data.module import SegmentationDataModule
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.facts import facts
 from isaseg.files import replace_file
-from isaseg.memory import keep_freed_memory
 from isaseg.module import SegmentationModule
 from isaseg.resume import find_resume
 from isaseg.run_folder import finished_metrics, read_metrics
@@ -53,7 +52,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             "resume=never trains it again"
         )
         return finished
-    keep_freed_memory()
+    memory.keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: SegmentationDataModule = config.build(cfg.data, "data")
     datamodule.bad_samples_file = folder / "bad_samples.txt"
@@ -78,7 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             trainer = _build_trainer(cfg, folder, run_loggers)
             before = read_metrics(folder) if resume is not None else None
             _begin(cfg, folder, known)
-            trainer.fit(module, datamodule, ckpt_path=resume)
+            _fit(cfg, known, trainer, module, datamodule, resume)
             return _finish(cfg, folder, trainer, module, datamodule, before or {})
     finally:
         loggers.finish_loggers(run_loggers)
@@ -178,6 +177,34 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         plugins=plugins,
     )
     return trainer
+
+
+def _fit(
+    cfg: DictConfig,
+    known: dict[str, Any],
+    trainer: lightning.Trainer,
+    module: SegmentationModule,
+    datamodule: SegmentationDataModule,
+    resume: Path | None,
+) -> None:
+    has, scores = (
+        memory.of_device(trainer.strategy.root_device),
+        memory.of_scores(cfg, known, trainer.world_size),
+    )
+    if scores["this"] > has:
+        log.warning(
+            "the device has %d MiB of memory. %s", has / 2**20, memory.advice(cfg, known, trainer.world_size)
+        )
+    try:
+        trainer.fit(module, datamodule, ckpt_path=resume)
+    except Exception as error:
+        if not memory.is_exhausted(error):
+            raise
+        first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise OutOfMemory(
+            f"expected a step to fit into memory, got none left at step {trainer.global_step} ({first}). "
+            f"{memory.advice(cfg, known, trainer.world_size)}"
+        ) from error
 
 
 def _finish(
