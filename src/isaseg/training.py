@@ -295,6 +295,8 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", message="Be aware that when using `ckpt_path`, callbacks used to create.*"
     )
+    # of scores, which are those of all processes already
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True.*")
     # on a machine of a cluster where a run is started without it
     warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # these say that data.num_workers is small, which on a small machine it should be

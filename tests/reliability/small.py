@@ -1,11 +1,23 @@
 """The smallest run that has every part."""
 
+import csv
+import json
 import os
+import signal
+import socket
+import sys
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from isaseg.module import SegmentationModule
+from isaseg.training import train
+from tests.conftest import compose_overrides
 
 STRESS = bool(os.environ.get("ISASEG_STRESS"))  # of `make test-stress`: as often as it takes
 
@@ -41,3 +53,109 @@ def weights(folder: Path, name: str = "last") -> dict[str, Tensor]:
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Tell whether two networks are the same, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
+    """Do `work(rank)` in processes of their own; return how they ended: 0, 1 for an exception, -N for a signal."""
+    children = []
+    for rank in range(processes):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work(rank)
+                code = 0
+            except SystemExit as error:
+                code = int(error.code or 0)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        children.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def train_in_processes(
+    words: Sequence[str], folder: Path, processes: int = 1, at_step: Callable[[int, int], None] | None = None
+) -> list[int]:
+    """Train in processes of their own, which note the samples of each step in FOLDER/samples.RANK.
+
+    Args:
+        words: Overrides.
+        folder: Run folder.
+        processes: How many share the run, by gloo.
+        at_step: Called with step and rank before each step.
+    """
+    port = _free_port()
+
+    def work(rank: int) -> None:
+        step = SegmentationModule.training_step
+
+        def noted(self: SegmentationModule, batch: Any, batch_idx: int) -> Tensor:
+            if at_step is not None:
+                at_step(self.global_step, rank)
+            with (folder / f"samples.{rank}").open("a") as file:
+                file.write(
+                    json.dumps([self.global_step, batch["id"], float(batch["image"].double().sum())]) + "\n"
+                )
+            return step(self, batch, batch_idx)
+
+        SegmentationModule.training_step = noted  # type: ignore[method-assign]
+        several = []
+        if processes > 1:
+            several = [f"trainer.devices={processes}", "trainer.strategy=ddp"]
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            names = {
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "TORCHELASTIC_RUN_ID": "one",
+                "GROUP_RANK": 0,
+            }
+            os.environ.update({name: str(value) for name, value in {**place, **names}.items()})
+        output = os.open(folder / f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        train(compose_overrides(*words, *several, f"run_dir={folder}"))
+
+    folder.mkdir(exist_ok=True)
+    return forked(work, processes)
+
+
+def kill(step: int) -> Callable[[int, int], None]:
+    """Return an `at_step` that ends every process by SIGKILL at a step."""
+
+    def at_step(now: int, rank: int) -> None:
+        if now == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return at_step
+
+
+def history(folder: Path) -> dict[str, Any]:
+    """Return all that a run was: of each step samples and numbers, what it scored, weights and optimizer."""
+    samples: dict[str, dict[int, Any]] = defaultdict(dict)
+    for path in sorted(folder.glob("samples.*")):
+        for line in path.read_text().splitlines():
+            step, *drawn = json.loads(line)
+            samples[path.name][step] = drawn  # the later holds, of those that were repeated
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    with (folder / "metrics.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            rows[row["step"]].update({k: v for k, v in row.items() if v and "per_second" not in k})
+    metrics = json.loads((folder / "metrics.json").read_text())
+    last = loaded(folder / "checkpoints" / "last.ckpt")
+    state = last["optimizer_states"][0]["state"]
+    return {
+        "samples": dict(samples),
+        "rows": dict(rows),
+        "metrics": {k: v for k, v in metrics.items() if k not in ("seconds_per_step",)},
+        "weights": {k: v.numpy().tobytes() for k, v in last["state_dict"].items()},
+        "optimizer": {(k, n): v.numpy().tobytes() for k, part in state.items() for n, v in part.items()},
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

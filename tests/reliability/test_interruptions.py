@@ -1,7 +1,9 @@
 """R: a run that was cut goes on as if it never had been; one that cannot go on says why."""
 
+import random
 import re
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,46 @@ from omegaconf import DictConfig
 from isaseg.errors import CheckpointError
 from isaseg.training import train
 from tests.conftest import compose_overrides
-from tests.reliability.small import SMALL, loaded
+from tests.reliability.small import SMALL, history, kill, loaded, train_in_processes
 
 TWO = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=1"]
+
+
+TWELVE = [*SMALL, "trainer.max_steps=12", "trainer.val_check_interval=6", "checkpoint_every_n_steps=3"]
+TWELVE += ["data.seed=1", "head.dropout=0.3"]
+
+
+def check_resumed(words: list[str], cuts: Sequence[int], folder: Path, processes: int = 1) -> None:
+    """Check that a run killed at each of `cuts`, one after the other, is the run that never was."""
+    whole, cut = folder / "whole", folder / "cut"
+    assert train_in_processes(words, whole, processes) == [0] * processes, said(whole)
+    for step in cuts:
+        ended = train_in_processes(words, cut, processes, kill(step))
+        assert ended == [-signal.SIGKILL] * processes, said(cut)
+    assert not (cut / "metrics.json").exists()
+    assert train_in_processes(words, cut, processes) == [0] * processes, said(cut)
+    a, b = history(whole), history(cut)
+    for name in a:
+        assert a[name] == b[name], name
+
+
+def said(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("said.*"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("attention", ["isa", "dense", "criss_cross"])
+def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
+    attention: str, workers: int, tmp_path: Path
+) -> None:
+    """Bit for bit: samples, losses, scores, weights, state of the optimizer."""
+    cuts = random.Random(f"{attention} {workers}").sample(range(1, 12), 3)
+    words = [*TWELVE, f"attention={attention}", f"data.num_workers={workers}"]
+    check_resumed(words, sorted(cuts), tmp_path)
+
+
+def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(tmp_path: Path) -> None:
+    check_resumed([*TWELVE, "data.num_workers=0"], (2, 5, 10), tmp_path, processes=2)
 
 
 @pytest.fixture(scope="module")
