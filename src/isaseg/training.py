@@ -152,6 +152,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         callbacks.RunCheckpoint(checkpoints),
         callbacks.RunCheckpoint(checkpoints, interval if every == cfg.trainer.val_check_interval else every),
         callbacks.RngState(),
+        callbacks.RepeatValidation(interval),
         callbacks.DivergenceGuard(),
         callbacks.StepTimer(),
         callbacks.progress(),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from isaseg.module import SegmentationModule
@@ -65,8 +66,8 @@ def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
             try:
                 work(rank)
                 code = 0
-            except SystemExit as error:
-                code = int(error.code or 0)
+            except SIGTERMException:
+                code = 143
             except BaseException:
                 traceback.print_exc()
                 sys.stderr.flush()

@@ -5,11 +5,13 @@ import re
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
 
 from isaseg.errors import CheckpointError
+from isaseg.module import SegmentationModule
 from isaseg.training import train
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, history, kill, loaded, train_in_processes
@@ -52,6 +54,43 @@ def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
 
 def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(tmp_path: Path) -> None:
     check_resumed([*TWELVE, "data.num_workers=0"], (2, 5, 10), tmp_path, processes=2)
+
+
+@pytest.mark.parametrize(
+    ("sent", "step", "every", "saved"),
+    [
+        (signal.SIGTERM, 4, 3, 4),
+        (signal.SIGKILL, 4, 3, 3),
+        (signal.SIGKILL, 8, 4, 8),
+        (signal.SIGTERM, 12, 5, 12),
+        (signal.SIGKILL, 12, 4, 12),
+    ],
+)
+def test_r4_a_validation_that_is_cut_is_repeated(
+    sent: signal.Signals, step: int, every: int, saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its two batches; schedulers send SIGTERM twice."""
+    words = [*TWELVE, "trainer.val_check_interval=4", f"checkpoint_every_n_steps={every}"]
+    words += ["data.num_workers=1", "data.val_batch_size=1"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train_in_processes(words, whole) == [0], said(whole)
+    with monkeypatch.context() as patch:
+        validate = SegmentationModule.validation_step
+
+        def ended(self: SegmentationModule, batches: Any, batch_idx: int) -> None:
+            validate(self, batches, batch_idx)
+            if (self.global_step, batch_idx) == (step, 0) and self.trainer.state.fn == "fit":
+                signal.raise_signal(sent)
+                signal.raise_signal(sent)
+
+        patch.setattr(SegmentationModule, "validation_step", ended)
+        assert train_in_processes(words, cut) == [143 if sent == signal.SIGTERM else -9], said(cut)
+    newest = max(loaded(path)["global_step"] for path in (cut / "checkpoints").glob("*.ckpt"))
+    assert newest == saved
+    assert train_in_processes(words, cut) == [0], said(cut)
+    a, b = history(whole), history(cut)
+    for name in a:
+        assert a[name] == b[name], name
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ class TrainLoader(EvalLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration after the batches of `state`."""
-        self.batch_sampler.start = state["batches"]
+        self.batches = self.batch_sampler.start = state["batches"]
         self.bad = dict(state.get("bad", {}))
 
     def _report(self, replaced: Mapping[int, str]) -> None:
