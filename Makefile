@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebooks bench test-peers test-browser test-slurm lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebooks bench test-peers test-browser test-slurm test-stress lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ test-browser: $(STAMP) ## click through compare's page in headless Chromium; ins
 
 test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if absent (root); some five minutes
 	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
+
+test-stress: $(STAMP) ## the tests of reliability with as many files of chance as it takes; some five minutes
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -25,7 +25,7 @@ from isaseg.sweep.grid import combinations
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "peers", "clean"}
-TARGETS |= {"compare", "test-browser", "test-slurm", "notebooks"}
+TARGETS |= {"compare", "test-browser", "test-slurm", "test-stress", "notebooks"}
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
