@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from isaseg import callbacks
-from isaseg.callbacks import DivergenceGuard, PlainProgress, RngState, StepTimer, WandbPictures
+from isaseg.callbacks import DivergenceGuard, PlainProgress, StepTimer, WandbPictures
 from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint
 from isaseg.errors import DivergenceError
+from isaseg.interruptions import RngState
 from isaseg.logging import NeverFatalWandbLogger
 
 

@@ -8,10 +8,8 @@ import hashlib
 import importlib
 import inspect
 import json
-import logging
 import os
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isaseg.errors import CheckpointError, ConfigError
-
-log = logging.getLogger(__name__)
+from isaseg.errors import ConfigError
 
 # Otherwise albumentations, which a configuration may name, asks pypi.org for a newer version in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
@@ -61,29 +57,6 @@ _NOT_IDENTITY = (
     "trainer.num_nodes",
     "trainer.log_every_n_steps",
 )
-
-
-# These change how far a run goes, not what its steps compute; nor does where its files lie.
-_LONGER = (
-    "name",
-    "trainer.max_steps",
-    "trainer.val_check_interval",
-    "data.max_steps",
-    "data.root",
-    "data.source.root",
-)
-
-# These change how numbers are rounded, not what is computed.
-_ROUNDING = (
-    "trainer.precision",
-    "trainer.deterministic",
-    "trainer.benchmark",
-    "trainer.sync_batchnorm",
-)
-
-_ABSENT = object()
-_REPR = reprlib.Repr()
-_REPR.maxstring = 80
 
 
 def conf_dir() -> Path:
@@ -255,54 +228,6 @@ def same_run(cfg: DictConfig, folder: Path) -> bool:
         Exception
     ):  # not there, of another version of the project, or cut short: YAML has many words for it
         return False
-
-
-def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
-    """Check that a checkpoint is of the run that `cfg` describes; how long and where it trains may differ.
-
-    Args:
-        cfg: The configuration.
-        made_with: What `identity` gave of the configuration with which the checkpoint was made.
-        path: The checkpoint, for the message.
-
-    Raises:
-        CheckpointError: Lists each key that differs.
-    """
-    if made_with is None:  # of an older version
-        log.warning("%s does not say with which configuration it was made: not compared", path)
-        return
-    if not isinstance(made_with, dict):
-        raise CheckpointError(
-            f"expected the configuration of its run in '{path}', got {_REPR.repr(made_with)}; use another checkpoint"
-        )
-    old, new = _leaves(made_with), _leaves(identity(cfg))
-    differ = [k for k in sorted({*old, *new}) if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
-    changed = [key for key in differ if key not in _LONGER]
-    rounding = [k for k in changed if k in _ROUNDING]
-    if rounding:
-        log.warning("goes on, but not bit for bit: %s", _listed(rounding, old, new))
-    wrong = [key for key in changed if key not in _ROUNDING]
-    if wrong:
-        raise CheckpointError(
-            f"expected the configuration with which '{path}' was made, got other values (old -> new): "
-            f"{_listed(wrong, old, new)}. Give the old ones, or start over with resume=never"
-        )
-
-
-def _leaves(node: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {path: node}
-    return {
-        k: v for key, value in node.items() for k, v in _leaves(value, f"{path}.{key}".lstrip(".")).items()
-    }
-
-
-def _listed(keys: Sequence[str], old: dict[str, Any], new: dict[str, Any]) -> str:
-    return ", ".join(f"{k}: {_value(old, k)} -> {_value(new, k)}" for k in keys)
-
-
-def _value(values: dict[str, Any], key: str) -> str:
-    return _REPR.repr(values[key]) if key in values else "nothing"
 
 
 def validation_interval(cfg: DictConfig) -> int:

@@ -59,6 +59,17 @@ class AppendingCsvLogger(Logger):
         if not values or step is None or self._fitted:
             return
         self._waiting.append((str(step + 1), values))
+        self._flush()
+
+    def finalize(self, status: str) -> None:
+        """End the history; Lightning calls this after `fit`."""
+        self._fitted = True
+        self._flush()
+        if self._waiting:
+            log.warning("lost %d rows, for which there never was room in %s", len(self._waiting), self.path)
+            self._waiting = []
+
+    def _flush(self) -> None:
         try:
             while self._waiting:
                 self._write(*self._waiting[0])
@@ -83,10 +94,6 @@ class AppendingCsvLogger(Logger):
             self._start = file.seek(self._start) if joins else file.seek(0, os.SEEK_END)
             file.write(line)
         self._row = row
-
-    def finalize(self, status: str) -> None:
-        """End the history; Lightning calls this after `fit`."""
-        self._fitted = True
 
     def _fit_columns(self, values: Mapping[str, str]) -> None:
         """Make the file and its columns fit; the file is rewritten only for a new column."""

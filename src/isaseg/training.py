@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from isaseg import callbacks, config, memory, report
+from isaseg import callbacks, config, interruptions, out_of_memory, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
 from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint, load_weights
@@ -23,8 +23,9 @@ from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.facts import facts
 from isaseg.files import replace_file
+from isaseg.memory import keep_freed_memory
 from isaseg.module import SegmentationModule
-from isaseg.resume import find_resume
+from isaseg.resume import check_continues, find_resume
 from isaseg.run_folder import finished_metrics, read_metrics
 from isaseg.segmenter import build_segmenter
 
@@ -52,7 +53,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             "resume=never trains it again"
         )
         return finished
-    memory.keep_freed_memory()
+    keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: SegmentationDataModule = config.build(cfg.data, "data")
     datamodule.bad_samples_file = folder / "bad_samples.txt"
@@ -61,7 +62,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module = build_module(cfg, datamodule)
     resume = find_resume(folder, cfg.resume)
     if resume is not None:
-        config.check_continues(cfg, load_checkpoint(resume).get("config"), resume)
+        check_continues(cfg, load_checkpoint(resume).get("config"), resume)
         load_weights(module, resume)  # of another network: told here in one sentence
     known = facts(cfg, module)
     run_loggers = config.build(cfg.logger, "logger")(
@@ -149,16 +150,18 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         log.info("validates every %d steps, so that the last one is validated", interval)
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     run_callbacks: list[Callback] = [
-        callbacks.RunCheckpoint(checkpoints),
-        callbacks.RunCheckpoint(checkpoints, interval if every == cfg.trainer.val_check_interval else every),
-        callbacks.RngState(),
-        callbacks.RepeatValidation(interval),
+        interruptions.RunCheckpoint(checkpoints),
+        interruptions.RunCheckpoint(
+            checkpoints, interval if every == cfg.trainer.val_check_interval else every
+        ),
+        interruptions.RngState(),
+        interruptions.RepeatValidation(interval),
         callbacks.DivergenceGuard(),
         callbacks.StepTimer(),
         callbacks.progress(),
         RichModelSummary(max_depth=2),
         callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
-        callbacks.EndOnSigterm(checkpoints / "last.ckpt"),
+        interruptions.EndOnSigterm(checkpoints / "last.ckpt"),
     ]
     plugins: list[Any] = [DurableCheckpointIO(cfg.trainer.max_steps)]
     if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
@@ -188,23 +191,18 @@ def _fit(
     datamodule: SegmentationDataModule,
     resume: Path | None,
 ) -> None:
-    has, scores = (
-        memory.of_device(trainer.strategy.root_device),
-        memory.of_scores(cfg, known, trainer.world_size),
-    )
-    if scores["this"] > has:
-        log.warning(
-            "the device has %d MiB of memory. %s", has / 2**20, memory.advice(cfg, known, trainer.world_size)
-        )
+    has = out_of_memory.memory_of(trainer.strategy.root_device)
+    advice = out_of_memory.advice(cfg, known, trainer.world_size)
+    if out_of_memory.memory_of_scores(cfg, known, trainer.world_size)["this"] > has:
+        log.warning("the device has %d MiB of memory. %s", has / 2**20, advice)
     try:
         trainer.fit(module, datamodule, ckpt_path=resume)
-    except Exception as error:
-        if not memory.is_exhausted(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory.is_exhausted(error):
             raise
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise OutOfMemory(
-            f"expected a step to fit into memory, got none left at step {trainer.global_step} ({first}). "
-            f"{memory.advice(cfg, known, trainer.world_size)}"
+            f"expected a step to fit into memory, got none left at step {trainer.global_step} ({first}). {advice}"
         ) from error
 
 

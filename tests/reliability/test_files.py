@@ -130,10 +130,15 @@ def test_c2_rows_that_a_full_disk_refuses_are_written_when_it_is_not(
         logger.log_metrics({"train/loss": 4.5}, 3)
     assert caplog.text.count("No space left") == 1
     logger.log_metrics({"train/loss": 5.5}, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        logger.log_metrics({"train/loss": 6.5}, 5)
+    logger.finalize("success")
+    assert "lost" not in caplog.text
     with path.open(newline="") as file:
         rows = {row["step"]: row for row in csv.DictReader(file)}
-    assert [rows[s]["train/loss"] for s in "12345"] == ["1.5", "2.5", "3.5", "4.5", "5.5"]
-    assert [rows[s]["val/mIoU"] for s in "12345"] == ["", "0.5", "0.25", "", ""]
+    assert [rows[s]["train/loss"] for s in "123456"] == ["1.5", "2.5", "3.5", "4.5", "5.5", "6.5"]
+    assert [rows[s]["val/mIoU"] for s in "123456"] == ["", "0.5", "0.25", "", "", ""]
 
 
 def score(patch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:

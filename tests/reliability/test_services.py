@@ -9,7 +9,8 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg import memory
+from isaseg import out_of_memory
+from isaseg.attention import InterlacedSparseAttention, SelfAttention2d
 from isaseg.errors import OutOfMemory
 from isaseg.module import SegmentationModule
 from isaseg.training import train
@@ -59,8 +60,6 @@ def test_s6_the_scores_that_are_told_are_those_there_are(
     attention: str, compose: Callable[..., DictConfig]
 ) -> None:
     """Of a map of 16x16, by the shapes of the matrices that softmax gives."""
-    from isaseg.attention import InterlacedSparseAttention, SelfAttention2d
-
     cfg = compose(*ONE, f"attention={attention}", "data.crop_size=[128,128]", "data.batch_size=2")
     module = InterlacedSparseAttention(16, group_size=(8, 8)) if attention == "isa" else SelfAttention2d(16)
     known = {
@@ -68,7 +67,7 @@ def test_s6_the_scores_that_are_told_are_those_there_are(
         "map_width": 16,
         "attention_score_mib": module.cost(16, 16).score_entries * 4 / 2**20,
     }
-    said = memory.of_scores(cfg, known)
+    said = out_of_memory.memory_of_scores(cfg, known)
     assert said["this"] == said[attention]
     positions = 256
     held = {"isa": positions * 4 + positions * 64, "dense": positions**2}[attention]
@@ -81,6 +80,6 @@ def test_s6_more_than_the_device_has_is_told_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(memory, "of_device", lambda device: 2**10)
+    monkeypatch.setattr(out_of_memory, "memory_of", lambda device: 2**10)
     train(compose(*ONE, f"run_dir={tmp_path}"))
     assert re.search(r"the device has 0 MiB of memory\. The scores of isa-8x8", caplog.text)
