@@ -2,18 +2,19 @@
 
 import argparse
 import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from isaseg import config
+from isaseg import command
 from isaseg.ablation.jobs import DEFAULT_ROWS, DRY_STEPS, ROWS, STEPS
-from isaseg.errors import IsasegError
 from isaseg.importing import uncollected
+
+if TYPE_CHECKING:
+    from isaseg.ablation.study import Study
 
 _EXAMPLES = """examples:
   python src/ablation.py                    the rows of Lamps over 3 seeds
@@ -26,10 +27,10 @@ rows: """
 
 
 def main() -> int:
-    """Return 0 if all is done, 1 if a run failed, 2 for bad input, 130 if interrupted."""
+    """Return 0 if all is done, 1 if a run failed, 2 for bad input, 130 or 143 if interrupted."""
     args = _arguments()
     with uncollected():  # imports torch: seconds that --help need not wait for
-        from isaseg.ablation.study import Study, conduct
+        from isaseg.ablation.study import Study
 
     study = Study(
         data=args.data,
@@ -42,19 +43,15 @@ def main() -> int:
         report_only=args.report_only,
         overrides=tuple(args.set),
     )
-    console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the runs end with this process
-    try:
-        text, failed = conduct(study, Path(__file__).with_name("train.py"), console)
-        sys.stdout.write(text)
-        return 1 if failed else 0
-    except (IsasegError, HydraException, OmegaConfBaseException) as error:
-        message = error if isinstance(error, IsasegError) else config.explain(error)
-        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command continues")
-        return 130
+    return command.run(partial(_conduct, study), "train", "src/ablation.py", "the same command continues")
+
+
+def _conduct(study: "Study") -> int:
+    from isaseg.ablation.study import conduct
+
+    text, failed = conduct(study, Path(__file__).with_name("train.py"), Console(stderr=True))
+    sys.stdout.write(text)
+    return 1 if failed else 0
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,19 +3,17 @@
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from isaseg import config
-from isaseg.errors import ConfigError, IsasegError
+from isaseg import command
+from isaseg.errors import ConfigError
 
 PEER = Path(".venv-peers/bin/python")
 
 
 def main() -> int:
-    """Run the measurement that is asked for; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run the measurement that is asked for; return the exit code: 0 done, 2 bad input, others as in `command.run`."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="data and evaluate measure beside mmsegmentation where `make peers` has installed it. Processes take "
@@ -47,28 +45,18 @@ def main() -> int:
     evaluate.add_argument(
         "--size", nargs=2, type=int, default=[512, 1024], metavar=("H", "W"), help="of the picture (512 1024)"
     )
-    for command in (data, evaluate):
-        command.add_argument(
+    for parsed in (data, evaluate):
+        parsed.add_argument(
             "--peer", type=Path, default=PEER, metavar="PYTHON", help=f"Python with mmseg ({PEER})"
         )
-    for command in (attention, data, evaluate):
-        command.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
-        command.add_argument(
+    for parsed in (attention, data, evaluate):
+        parsed.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
+        parsed.add_argument(
             "--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of results (outputs)"
         )
     arguments = parser.parse_args()
-    try:
-        work = {"attention": _attention, "data": _data, "evaluate": _evaluate}[arguments.command]
-        return work(arguments)
-    except IsasegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {config.explain(error, command='src/benchmark.py')}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return 130
+    work = {"attention": _attention, "data": _data, "evaluate": _evaluate}[arguments.command]
+    return command.run(partial(work, arguments), "train", "src/benchmark.py", "nothing is written")
 
 
 def _attention_options(parser: argparse.ArgumentParser) -> None:

@@ -38,7 +38,7 @@ cache    Decode every file once: training then reads only the pixels of a crop. 
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; return the exit code: 0 done, 2 bad input or faulty files, 130 interrupted."""
+    """Run one command; return the exit code: 0 done, 2 bad input or faulty files, others as in `command.run`."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_help(arguments), end="")
         return 0 if arguments else 2

@@ -41,7 +41,7 @@ keys: conf/evaluate.yaml, conf/data
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Evaluate; return the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Evaluate; return the exit code: 0 done, 2 bad input, others as in `command.run`."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_HELP, end="")
         return 0 if arguments else 2

@@ -49,7 +49,7 @@ The class names, the palette and the description of the network are in each: ONN
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export; return the exit code: 0 done, 2 bad input or a network that a format cannot hold, 130 interrupted."""
+    """Export; return the exit code: others as in `command.run`, 2 also of a network that a format cannot hold."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_HELP, end="")
         return 0 if arguments else 2

@@ -43,7 +43,7 @@ keys: conf/predict.yaml
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Predict; return the exit code: 0 done, 2 bad input or pictures that cannot be read, 130 interrupted."""
+    """Predict; return the exit code: 0 done, 2 bad input or pictures that cannot be read, others as in `command.run`."""
     words = list(arguments)
     at = words.index("--") if "--" in words else len(words)
     words, files = words[:at], words[at + 1 :]

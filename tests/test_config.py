@@ -79,7 +79,10 @@ def test_a_typo_names_the_nearest_valid_name(override: str, message: str) -> Non
         ),
         ("data.timeout=abc", "data.timeout to be an integer of at least 1, got data.timeout=abc"),
         ("data.max_bad_samples=-1", "data.max_bad_samples to be an integer of at least 0"),
-        ("data.val_length=0", "data.val_length to be null or an integer of at least 1, got 0"),
+        (
+            "data.val_length=0",
+            "data.val_length to be null or an integer of at least 1, got data.val_length=0",
+        ),
         ("protocol=mmseg", "no values of protocol=mmseg are known for data=lamps; choose protocol=none"),
         ("data.val_batch_size=0", "data.val_batch_size to be an integer of at least 1"),
         ("seed=-1", "seed to be an integer of at least 0, got seed=-1"),

@@ -391,9 +391,10 @@ def test_an_output_that_is_no_folder_is_told_before_the_work(
     assert "expected to write 'taken', got: File exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_has_its_own_exit_code(
     number: signal.Signals,
+    code: int,
     own: Path,
     tool: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
@@ -408,8 +409,9 @@ def test_an_interrupt_has_its_own_exit_code(
         return predict_labels(segmenter, image, how)
 
     monkeypatch.setattr(predict, "predict_labels", second)
-    assert tool(f"checkpoint={own}", "input=in", "output=out") == 130
-    assert capsys.readouterr().err.startswith("error: interrupted; what is written is whole")
+    assert tool(f"checkpoint={own}", "input=in", "output=out") == code
+    word = {130: "interrupted", 143: "terminated"}[code]
+    assert capsys.readouterr().err.startswith(f"error: {word}; what is written is whole")
     assert files(Path("out")) == {"labels/a.png", "overlays/a.jpg"}
 
 

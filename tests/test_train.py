@@ -121,7 +121,7 @@ def test_mixed_precision_trains_with_clipped_gradients(
     assert train(cfg)["step"] == 1
 
 
-@pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0.5"])
+@pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0"])
 def test_what_a_constructor_refuses_is_a_configuration_error(
     override: str, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
@@ -153,7 +153,7 @@ def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
     [
         (["attention=isaa"], "did you mean 'isa'"),
         (["trainer.max_stpes=1"], "did you mean 'trainer.max_steps'"),
-        (["attention.group_size=0"], "two positive integers"),
+        (["attention.group_size=[8,0]"], "two positive integers"),
         (["backbone.name=resnet5O"], "name of a timm model"),
         (["experiment=ade20k_isa", "backbone.pretrained=false"], "data set not found"),
         (["experiment=cityscapes_isa", "data.root=/nowhere"], "data set not found"),

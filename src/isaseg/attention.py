@@ -330,6 +330,17 @@ class AttentionBlock(nn.Module):
         return Cost(positions * conv + attention, attention, score_entries)
 
 
+def width(given: int | None, default: int) -> int:
+    """Return a number of channels: the given one, or for None the default, which may round down to 1.
+
+    Raises:
+        ValueError: If the given one is below 1.
+    """
+    if given is not None and given < 1:
+        raise ValueError(f"expected a number of channels of at least 1, got {given}")
+    return max(default, 1) if given is None else given
+
+
 def _conv_norm_act(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Pointwise(inputs, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
@@ -391,9 +402,8 @@ class InterlacedSparseAttention(nn.Module):
         self.mask_padding = mask_padding
         self.depth = int(depth)
         for name, _ in self._stages():
-            block = AttentionBlock(
-                channels, key_channels or channels // 2, value_channels or channels, value_bias=value_bias
-            )
+            keys, values = width(key_channels, channels // 2), width(value_channels, channels)
+            block = AttentionBlock(channels, keys, values, value_bias=value_bias)
             self.add_module(name, block)
 
     def _stages(self) -> list[tuple[str, str]]:
@@ -487,7 +497,9 @@ class SelfAttention2d(nn.Module):
     ) -> None:
         super().__init__()
         self.out_channels = channels
-        self.block = AttentionBlock(channels, key_channels or channels // 2, value_channels or channels)
+        self.block = AttentionBlock(
+            channels, width(key_channels, channels // 2), width(value_channels, channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""
@@ -515,7 +527,7 @@ class CrissCrossAttention(nn.Module):
         super().__init__()
         if recurrence < 1:
             raise ValueError(f"expected recurrence of at least 1, got {recurrence=}")
-        keys = key_channels or max(channels // 8, 1)
+        keys = width(key_channels, channels // 8)
         self.out_channels = channels
         self.recurrence = recurrence
         self.query = Pointwise(channels, keys)
@@ -558,11 +570,9 @@ class PlainCrissCross(nn.Module):
         super().__init__()
         if passes < 1:
             raise ValueError(f"expected at least one pass, got {passes=}")
-        keys = key_channels or channels // 2
+        keys, values = width(key_channels, channels // 2), width(value_channels, channels)
         self.out_channels = channels
-        self.blocks = nn.ModuleList(
-            AttentionBlock(channels, keys, value_channels or channels) for _ in range(passes)
-        )
+        self.blocks = nn.ModuleList(AttentionBlock(channels, keys, values) for _ in range(passes))
         self.core = partial(criss_cross, scale=keys**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -71,6 +71,8 @@ class Backbone(nn.Module):
             _check_sum(Path(weights), weights_sha256)
         if input_multiple < 1:
             raise ConfigError(f"expected backbone.input_multiple of at least 1, got {input_multiple}")
+        if not out_indices:
+            raise ConfigError("expected backbone.out_indices to name at least one feature map, got none")
         self.model = _create(name, tuple(out_indices), pretrained, weights, args)
         if ceil_pool:
             _round_up(self.model, name)

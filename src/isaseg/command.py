@@ -1,9 +1,10 @@
-"""What the commands of src/ that take KEY=VALUE words share: composing, and every fault told in one sentence."""
+"""What the commands of src/ share: composing of KEY=VALUE words, and every fault told in one sentence."""
 
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, OverrideParseException
@@ -15,7 +16,9 @@ from isaseg.errors import ConfigError, IsasegError
 
 
 def run(work: Callable[[], int], config_name: str, script: str, interrupted: str) -> int:
-    """Return what `work` returns, or the exit code of its fault: 2 bad input, 130 interrupted.
+    """Return what `work` returns, or the exit code of its fault.
+
+    2 bad input, 4 out of memory, 130 or 143 interrupted by Ctrl-C or SIGTERM.
 
     Args:
         work: Does it.
@@ -24,7 +27,7 @@ def run(work: Callable[[], int], config_name: str, script: str, interrupted: str
         interrupted: What is left after an interruption.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files end with this process
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except OverrideParseException as error:
@@ -33,8 +36,29 @@ def run(work: Callable[[], int], config_name: str, script: str, interrupted: str
         return _tell(config.explain(error, config_name, script), 2)
     except IsasegError as error:
         return _tell(error, error.exit_code)
+    except _Terminated:
+        return _tell(f"terminated; {interrupted}", 143)
     except KeyboardInterrupt:
         return _tell(f"interrupted; {interrupted}", 130)
+    except (MemoryError, RuntimeError) as error:
+        from isaseg.out_of_memory import is_exhausted  # imports torch
+
+        if not is_exhausted(error):
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        return _tell(
+            f"expected the work to fit into memory, got none left ({first[:200]}); take smaller batches, windows or "
+            f"pictures, or half precision: see `python {script} --help`",
+            4,
+        )
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which shall end a command as Ctrl-C does, so that its temporary files and processes end with it."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def composed(config_name: str, words: Sequence[str], script: str) -> DictConfig:

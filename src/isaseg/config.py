@@ -3,14 +3,9 @@
 The only caller of `hydra.utils.instantiate`.
 """
 
-import difflib
 import hashlib
-import importlib
-import inspect
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.errors import ConfigError
-
-# Otherwise albumentations, which a configuration may name, asks pypi.org for a newer version in every process.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
-# A configuration is code: these are the packages it may name. (The obvious doors, not a sandbox.)
-ALLOWED_TARGETS = ("isaseg.", "lightning.pytorch.Trainer", "torch.optim.", "albumentations.")
+from isaseg.targets import check_environment, check_targets, nodes, suggest
+from isaseg.values import check_values
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
@@ -67,11 +58,18 @@ def conf_dir() -> Path:
 
 
 def check_nodes(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration resolved, each `_target_` in it allowed and its keys known.
+    """Return the configuration resolved; what it takes from the environment and each `_target_` is allowed.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
+    plain = _resolved(cfg)
+    check_targets(plain)
+    return plain
+
+
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    check_environment(OmegaConf.to_container(cfg))
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         plain = None if missing else OmegaConf.to_container(cfg, resolve=True)
@@ -83,9 +81,6 @@ def check_nodes(cfg: DictConfig) -> dict[str, Any]:
     if missing:
         raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
     assert isinstance(plain, dict)
-    for path, node in _nodes(plain):
-        if "_target_" in node:
-            _check_node(path, node)
     return {str(key): value for key, value in plain.items()}
 
 
@@ -101,55 +96,15 @@ def require(cfg: DictConfig, key: str) -> Any:
 
 
 def check(cfg: DictConfig) -> None:
-    """Check what a single constructor cannot see: missing values, unknown keys, ranges, keys that must agree.
+    """Check a training configuration: missing values, unknown keys, types, ranges, keys that must agree.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
-    plain = check_nodes(cfg)
-    for key, least in (
-        ("seed", 0),
-        ("trainer.max_steps", 1),
-        ("trainer.val_check_interval", 1),
-        ("data.batch_size", 1),
-        ("data.val_batch_size", 1),
-        ("data.num_workers", 0),
-        ("data.timeout", 1),
-        ("data.max_bad_samples", 0),
-        ("data.ignore_index", 0),
-        ("checkpoint_every_n_steps", 1),
-        ("head.channels", 1),
-    ):
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
-    length = cfg.data.val_length
-    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 1):
-        raise ConfigError(f"expected data.val_length to be null or an integer of at least 1, got {length}")
+    plain = _resolved(cfg)
+    check_values(plain)
     _check_recipe(cfg)
-    lr = cfg.optim.lr
-    if not isinstance(lr, (int, float)) or lr <= 0:
-        raise ConfigError(f"expected optim.lr to be a number above 0, got optim.lr={lr}")
-    if 0 <= cfg.data.ignore_index < cfg.data.num_classes:
-        raise ConfigError(
-            f"expected data.ignore_index outside the classes 0 to {cfg.data.num_classes - 1}, "
-            f"got data.ignore_index={cfg.data.ignore_index}"
-        )
-    crop = plain["data"]["crop_size"]
-    if not isinstance(crop, list) or len(crop) != 2 or not all(isinstance(n, int) and n > 0 for n in crop):
-        raise ConfigError(
-            f"expected data.crop_size as [height, width], got data.crop_size={cfg.data.crop_size}"
-        )
-    weights = plain["loss"]["class_weights"]
-    if weights is not None and (not isinstance(weights, list) or len(weights) != cfg.data.num_classes):
-        raise ConfigError(
-            f"expected one weight for each of the {cfg.data.num_classes} classes, got "
-            f"loss.class_weights={weights}; set loss.class_weights=null or give all of them"
-        )
-    if not isinstance(cfg.resume, str):
-        raise ConfigError(
-            f"expected resume to be auto, must, never or the path of a checkpoint, got resume={cfg.resume}"
-        )
+    check_targets(plain)
 
 
 def _check_recipe(cfg: DictConfig) -> None:
@@ -169,8 +124,9 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
     """Instantiate the configuration node `key`.
 
     Raises:
-        ConfigError: If the constructor refuses its arguments.
+        ConfigError: If it names what is not allowed, or the constructor refuses its arguments.
     """
+    check_targets(OmegaConf.to_container(node, resolve=True), key)
     try:
         return instantiate(node, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -282,17 +238,12 @@ def explain(error: Exception, config_name: str = "train", command: str = "src/tr
     if group and "Available options" in text:
         folder, _, option = group.group(1).rpartition("/")
         options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files: what others inherit
-        return f"no option '{option}' in the group {folder}; {_suggest(option, options)}options: {', '.join(options)}"
+        return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
         key = wrong.group(1)
-        return f"no configuration key '{key}'; {_suggest(key, _all_keys(config_name))}see `python {command} --help`"
+        return f"no configuration key '{key}'; {suggest(key, _all_keys(config_name))}see `python {command} --help`"
     return text.strip().replace("\n", " ")
-
-
-def _suggest(name: str, candidates: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
-    return f"did you mean '{near[0]}'? " if near else ""
 
 
 def _all_keys(config_name: str) -> list[str]:
@@ -301,49 +252,9 @@ def _all_keys(config_name: str) -> list[str]:
         cfg = compose(config_name, return_hydra_config=True)
     keys = [group for group in cfg.hydra.runtime.choices if "/" not in group]
     del cfg.hydra
-    for path, node in _nodes(OmegaConf.to_container(cfg)):
+    for path, node in nodes(OmegaConf.to_container(cfg)):
         keys += [f"{path}.{k}" if path else str(k) for k in node]
     return keys
-
-
-def _nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            yield from _nodes(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _nodes(value, f"{path}[{index}]")
-
-
-def _check_node(path: str, node: dict[str, Any]) -> None:
-    target = str(node["_target_"])
-    if not target.startswith(ALLOWED_TARGETS):
-        raise ConfigError(
-            f"expected {path}._target_ to begin with one of {', '.join(ALLOWED_TARGETS)}, got '{target}'; "
-            "a configuration is code, run only those you trust"
-        )
-    module, _, name = target.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"expected {path}._target_ to name a class or function, got '{target}': {error}"
-        ) from error
-    if not str(getattr(function, "__module__", "")).startswith(
-        ("isaseg", "lightning", "torch.optim", "albumentations")
-    ):
-        raise ConfigError(
-            f"expected {path}._target_ to be defined in isaseg, lightning, torch.optim or albumentations, got '{target}'"
-        )
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
-    for key in node:
-        if not key.startswith("_") and key not in parameters:
-            raise ConfigError(
-                f"no configuration key '{path}.{key}'; {_suggest(key, list(parameters))}({target})"
-            )
 
 
 def safe_name(name: str) -> str:

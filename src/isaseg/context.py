@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from isaseg.attention import Cost, Pointwise
+from isaseg.attention import Cost, Pointwise, width
 from isaseg.head import conv_norm_act
 
 __all__ = ["ASPP", "CGNL", "DoubleAttention"]
@@ -36,12 +36,12 @@ class ASPP(nn.Module):
         super().__init__()
         if any(int(rate) != rate or rate < 1 for rate in rates):
             raise ValueError(f"expected rates as integers of at least 1, got {rates=}")
-        width = branch_channels or channels // 2
+        branch = width(branch_channels, channels // 2)
         self.out_channels = channels
-        self.point = conv_norm_act(channels, width, 1)
-        self.atrous = nn.ModuleList(_atrous(channels, width, int(rate)) for rate in rates)
-        self.pool = conv_norm_act(channels, width, 1)
-        self.fuse = conv_norm_act((2 + len(rates)) * width, channels, 1)
+        self.point = conv_norm_act(channels, branch, 1)
+        self.atrous = nn.ModuleList(_atrous(channels, branch, int(rate)) for rate in rates)
+        self.pool = conv_norm_act(channels, branch, 1)
+        self.fuse = conv_norm_act((2 + len(rates)) * branch, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W); the pooled branch's batch norm needs B >= 2 in training."""
@@ -79,7 +79,7 @@ class DoubleAttention(nn.Module):
         self, channels: int, value_channels: int | None = None, descriptors: int | None = None
     ) -> None:
         super().__init__()
-        values, number = value_channels or max(channels // 4, 1), descriptors or max(channels // 4, 1)
+        values, number = width(value_channels, channels // 4), width(descriptors, channels // 4)
         self.out_channels = channels
         self.value = Pointwise(channels, values)
         self.gather = Pointwise(channels, number)
@@ -123,7 +123,7 @@ class CGNL(nn.Module):
 
     def __init__(self, channels: int, key_channels: int | None = None, groups: int = 8) -> None:
         super().__init__()
-        keys = key_channels or max(channels // 2, 1)
+        keys = width(key_channels, channels // 2)
         if groups < 1 or channels % groups or keys % groups:
             raise ValueError(f"expected groups to divide {channels=} and key_channels={keys}, got {groups=}")
         self.out_channels = channels
