@@ -3,6 +3,7 @@
 The only caller of `hydra.utils.instantiate`.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.errors import ConfigError
 from isaseg.targets import check_environment, check_targets, nodes, suggest
-from isaseg.values import check_values
+from isaseg.values import check_names, check_values
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
@@ -102,9 +103,27 @@ def check(cfg: DictConfig) -> None:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
     plain = _resolved(cfg)
+    check_names(plain, _known())
     check_values(plain)
     _check_recipe(cfg)
     check_targets(plain)
+
+
+@functools.cache
+def _known() -> dict[str, list[str]]:
+    """Return the keys of a training configuration, and those of its sections that are given to no constructor."""
+    root, files, shown = (
+        OmegaConf.load(conf_dir() / f"{name}.yaml")
+        for name in ("train", "paths/default", "callbacks/default")
+    )
+    groups = [str(next(iter(group))) for group in root.defaults if OmegaConf.is_dict(group)]
+    top = [*groups, *root, *files, "test"]  # how evaluate.py applies a network: of recipes
+    return {
+        "": [str(key) for key in top if not str(key).startswith("optional ")],
+        "head": list(root.head),
+        "recipe": list(root.recipe),
+        "callbacks": list(shown),
+    }
 
 
 def _check_recipe(cfg: DictConfig) -> None:

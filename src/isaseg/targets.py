@@ -65,9 +65,9 @@ def check_targets(plain: Any, path: str = "") -> None:
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
-    for where, node in nodes(plain, path):
-        if "_target_" in node:
-            _check_node(where, node)
+    named = [(where, node) for where, node in nodes(plain, path) if "_target_" in node]
+    for where, node, found in [(where, node, _found(where, node)) for where, node in named]:
+        _check_arguments(where, node, found)
 
 
 def check_environment(unresolved: Any) -> None:
@@ -113,7 +113,8 @@ def suggest(name: str, candidates: Sequence[str]) -> str:
     return f"did you mean '{near[0]}'? " if near else ""
 
 
-def _check_node(path: str, node: dict[str, Any]) -> None:
+def _found(path: str, node: dict[str, Any]) -> Callable[..., Any]:
+    """Return the class or function that a node names, if that is allowed."""
     target = str(node["_target_"])
     key = f"{path}._target_".lstrip(".")
     refused = ConfigError(
@@ -142,7 +143,7 @@ def _check_node(path: str, node: dict[str, Any]) -> None:
 
         if not inspect.isclass(found) or not issubclass(found, (BasicTransform, BaseCompose)):
             raise refused
-    _check_arguments(path, node, found)
+    return found  # type: ignore[no-any-return]
 
 
 def _check_arguments(path: str, node: dict[str, Any], found: Callable[..., Any]) -> None:
@@ -170,8 +171,10 @@ def _check_arguments(path: str, node: dict[str, Any], found: Callable[..., Any])
 def _fits(value: Any, kind: Any) -> bool:
     """Tell whether plain data may be given where a parameter of this type is; what is built from a node may."""
     origin, args = get_origin(kind), get_args(kind)
-    if isinstance(value, dict) and "_target_" in value or not isinstance(kind, type) and origin is None:
-        return kind is not None or value is None  # a type variable, a text, Any
+    if kind is Any or isinstance(value, dict) and "_target_" in value:
+        return True
+    if kind is None or not isinstance(kind, type) and origin is None:
+        return kind is not None or value is None  # a type variable, a text
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in args)
     if origin is Literal:

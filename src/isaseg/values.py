@@ -2,14 +2,13 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from isaseg.errors import ConfigError
+from isaseg.targets import suggest
 
 _LEAST = {
-    "seed": 0,
-    "data.seed": 0,
     "trainer.max_steps": 1,
     "trainer.val_check_interval": 1,
     "trainer.accumulate_grad_batches": 1,
@@ -49,6 +48,25 @@ _SAME = {
 _ABSENT = object()
 
 
+def check_names(plain: Mapping[str, Any], known: Mapping[str, Collection[str]]) -> None:
+    """Check the keys that no constructor sees.
+
+    Args:
+        plain: A configuration, resolved.
+        known: The keys that it may have, "" for those without a dot, and those of its sections.
+
+    Raises:
+        ConfigError: Naming an unknown key, and the nearest known one.
+    """
+    for section, names in known.items():
+        for key in plain if not section else plain.get(section, {}):
+            if key not in names:
+                dotted = f"{section}.{key}".lstrip(".")
+                raise ConfigError(
+                    f"no configuration key '{dotted}'; {suggest(str(key), list(names))}known here: {', '.join(names)}"
+                )
+
+
 def check_values(plain: Mapping[str, Any]) -> None:
     """Check types, ranges and what must agree.
 
@@ -62,6 +80,10 @@ def check_values(plain: Mapping[str, Any]) -> None:
         value = _get(plain, key)
         if not _is_integer(value) or value < least:
             raise _refused(key, f"an integer of at least {least}", value)
+    for key in ("seed", "data.seed"):
+        seed = _get(plain, key)
+        if not _is_integer(seed) or not 0 <= seed < 2**32:  # NumPy's and Lightning's limit
+            raise _refused(key, f"an integer from 0 to {2**32 - 1}", seed)
     for key in _FLAGS:
         if not isinstance(_get(plain, key), bool):
             raise _refused(key, "true or false", _get(plain, key))
@@ -72,9 +94,13 @@ def check_values(plain: Mapping[str, Any]) -> None:
     for key in ("name", "data.name"):  # of folders
         if not re.search(r"\w", _get(plain, key)):
             raise _refused(key, "text with a letter or a digit in it", repr(_get(plain, key)))
-    length = _get(plain, "data.val_length")
-    if length is not None and (not _is_integer(length) or length < 1):
-        raise _refused("data.val_length", "null or an integer of at least 1", length)
+    for key in ("data.val_length", "head.aux_channels"):
+        value = _get(plain, key)
+        if value is not None and (not _is_integer(value) or value < 1):
+            raise _refused(key, "null or an integer of at least 1", value)
+    clip = _get(plain, "trainer.gradient_clip_val")
+    if clip is not None and (not _is_number(clip) or not 0 <= clip < math.inf):
+        raise _refused("trainer.gradient_clip_val", "null or a number of at least 0", clip)
     lr = _get(plain, "optim.lr")
     if not _is_number(lr) or not 0 < lr < math.inf:
         raise _refused("optim.lr", "a number above 0", lr)

@@ -1,0 +1,273 @@
+"""X: a configuration names nothing that is not meant to be named, and no value of it is nonsense."""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from isaseg import config, targets
+from isaseg.errors import ConfigError
+from isaseg.training import train
+from tests import forked
+from tests.reliability.small import SMALL
+
+CONF = config.conf_dir()
+ROOTS = [p.stem for p in CONF.glob("*.yaml") if p.stem != "dashboard"]
+
+
+def composed(root: str, *words: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose(root, overrides=list(words))
+
+
+def files(folder: Path) -> list[Path]:
+    """Return what there is but empty folders: Hydra makes that of `output_dir`."""
+    return [path for path in folder.rglob("*") if not path.is_dir()]
+
+
+# Each would write a file "ran" in the folder where it is run, if it ran.
+HOSTILE = {
+    "a function of the system": "{_target_: os.system, command: touch ran}",
+    "by way of another module": "{_target_: logging.os.system, command: touch ran}",
+    "by way of ours": "{_target_: isaseg.training.os.system, command: touch ran}",
+    "by way of an allowed one": "{_target_: isaseg.data.lamps.np.save, file: ran, arr: 1}",
+    "by way of lightning": "{_target_: lightning.pytorch.trainer.trainer.os.system, command: touch ran}",
+    "beside an allowed one": "{_target_: lightning.pytorch.Trainer.__init__.__globals__, x: 1}",
+    "a process": "{_target_: subprocess.run, args: [touch, ran]}",
+    "a builtin": '{_target_: builtins.eval, source: \'open("ran","w")\'}',
+    "a builtin, executed": '{_target_: builtins.exec, source: \'open("ran","w")\'}',
+    "a builtin, opened": "{_target_: builtins.open, file: ran, mode: w}",
+    "a hub": "{_target_: torch.hub.load, repo_or_dir: '.', model: m, source: local}",
+    "a pickle": "{_target_: torch.load, f: pickled, weights_only: false}",
+    "an array of objects": "{_target_: numpy.load, file: pickled, allow_pickle: true}",
+    "hydra itself": "{_target_: hydra.utils.instantiate, config: {_target_: os.system, command: touch ran}}",
+    "hydra's method": "{_target_: hydra.utils.get_method, path: os.system}",
+    "a partial of it": "{_target_: os.system, _partial_: true, command: touch ran}",
+    "in a partial": "{_target_: isaseg.attention.SelfAttention2d, _partial_: true, "
+    "key_channels: {_target_: os.system, command: touch ran}}",
+    "in a list": "[1, [2, {_target_: os.system, command: touch ran}]]",
+    "in a mapping": "{a: {b: {_target_: os.system, command: touch ran}}}",
+    "what of ours writes": "{_target_: isaseg.report.write_json, path: ran, content: {}}",
+    "what of ours starts processes": "{_target_: isaseg.sweep.supervise.supervise, command: [touch, ran]}",
+    "what of ours unpacks": "{_target_: isaseg.data.unpack.unpack, archive: a, target: b}",
+    "imported by an allowed one": "{_target_: isaseg.data.coco_stuff.Path, x: ran}",
+    "of a library that reads and writes": "{_target_: albumentations.save, transform: null, filepath: ran}",
+    "a name that begins alike": "{_target_: isasegevil.attention.X}",
+    "a module": "{_target_: isaseg.attention}",
+    "no name": "{_target_: 3}",
+    "a list for a name": "{_target_: [os.system]}",
+}
+
+
+@pytest.mark.parametrize("key", ["attention", "data.transform.extra"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_x1_what_a_configuration_may_not_name_is_not_run(
+    kind: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the checks before a run nor by the one function that builds."""
+    monkeypatch.chdir(tmp_path)
+    cfg = composed("train", *SMALL, "trainer.max_steps=1", "run_dir=run")
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.update(cfg, key, OmegaConf.create(HOSTILE[kind]), merge=False)
+    before = set(tmp_path.iterdir())
+    node = key.split(".")[0]
+    for refused in (lambda: train(cfg), lambda: config.build(cfg[node], node)):
+        with pytest.raises(ConfigError) as caught:
+            refused()
+        assert key.split(".")[0] in str(caught.value)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_x1_hydra_knows_no_way_around(tmp_path: Path) -> None:
+    """Through the command: what is refused is one sentence with the key, exit code 2, and nothing is made."""
+    for word in ("+data.evil={_target_: os.system, command: touch ran}", "optim._target_=torch.hub.load"):
+        done = forked.run("train.py", word, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert re.match(r"error: .*(data\.evil|optim)\._target_", done.stderr), done.stderr
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("word", ["_args_: [1]", "_convert_: none", "_partail_: true", "_recursive_: 1"])
+def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
+    node = OmegaConf.create(f"{{_target_: isaseg.attention.SelfAttention2d, _partial_: true, {word}}}")
+    with pytest.raises(ConfigError, match=word.split(":")[0]):
+        config.build(node, "attention")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_x1_everything_in_conf_passes(root: str) -> None:
+    """Every root; every option of its groups is `test_config.py`'s."""
+    cfg = composed(root)
+    plain = OmegaConf.to_container(cfg)
+    targets.check_environment(plain)
+    for _, node in targets.nodes(plain):
+        if "_target_" in node:
+            assert str(node["_target_"]).startswith(targets.ALLOWED)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trainer.max_stpes=1"], "did you mean 'trainer.max_steps'"),
+        (["+trainer.max_stpes=1"], "did you mean 'max_steps'"),
+        (["atention=dense"], "did you mean 'attention'"),
+        (["attention=dnse"], "did you mean 'dense'"),
+        (["data.transform.extra=[{_target_: albumentations.Blur, prob: 1}]"], "data.transform.extra[0].prob"),
+        (["+callbacks.picturs=3"], "did you mean 'pictures'"),
+        (["+head.chanels=3"], "did you mean 'channels'"),
+        (["+sede=3"], "did you mean 'seed'"),
+    ],
+)
+def test_x2_a_typo_fails_at_once_with_the_nearest_name(words: list[str], said: str, tmp_path: Path) -> None:
+    done = forked.run("train.py", *SMALL, "trainer.max_steps=1", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert files(tmp_path) == []
+
+
+VALUES = [
+    ("attention.group_size=[0,8]", "two positive integers"),
+    ("attention.group_size=[8]", "two positive integers"),
+    ("attention.group_size=8", "a list, each an integer"),
+    ("attention.group_size=[8,1.5]", "a list, each an integer"),
+    ("attention.mask_padding=maybe", "attention.mask_padding to be true or false"),
+    ("attention.order=short", ""),
+    ("attention.order=shrt", "long_short or short_long or long or short"),
+    ("attention.depth=0", "depth as an integer of at least 1"),
+    ("attention.key_channels=0", "number of channels of at least 1"),
+    ("attention.value_channels=-3", "number of channels of at least 1"),
+    ("backbone.out_indices=[]", "at least one feature map"),
+    ("backbone.output_stride=7", "output_stride"),
+    ("backbone.name=3", "backbone.name to be text"),
+    ("data.crop_size=[0,8]", r"data.crop_size as \[height, width\]"),
+    ("data.num_classes=1", "data.num_classes to be an integer of at least 2"),
+    ("data.num_classes=19", "one weight for each of the 19 classes"),
+    ("data.ignore_index=7", "outside the classes 0 to 7"),
+    ("data.max_steps=-1", "data.max_steps to be trainer.max_steps=1"),
+    ("data.accumulate=2", "data.accumulate to be trainer.accumulate_grad_batches=1"),
+    ("data.seed=-1", "data.seed to be an integer from 0"),
+    ("data.source.val_length=null", "data.source.val_length to be an integer"),
+    ("data.transform.flip=yes", "data.transform.flip to be true or false"),
+    ("data.transform.scale=[2,1]", "scale"),
+    ("data.transform.colours=blue", "colours"),
+    ("loss.ignore_index=7", "loss.ignore_index to be data.ignore_index=255"),
+    ("loss.class_weights=[1,1,1,1,1,1,1,-1]", "numbers of at least 0"),
+    ("loss.class_weights=[1,1,1,1,1,1,1,inf]", "numbers of at least 0"),
+    ("optim.lr=-1", "optim.lr to be a number above 0"),
+    ("optim.lr=nan", "optim.lr to be a number above 0"),
+    ("optim.lr=inf", "optim.lr to be a number above 0"),
+    ("optim.warmup=2", "optim.warmup to be a number from 0 to 1"),
+    ("optim.weight_decay=-1", "optim.weight_decay to be a number from 0"),
+    ("optim.head_lr_mult=-1", "optim.head_lr_mult to be a number from 0"),
+    ("optim.total_steps=0", "optim.total_steps to be an integer of at least 1"),
+    ("head.dropout=1.5", "head.dropout to be a number from 0 to 1"),
+    ("head.channels=0", "head.channels to be an integer of at least 1"),
+    ("head.aux_channels=0", "head.aux_channels to be null or an integer of at least 1"),
+    ("aux_weight=-1", "aux_weight to be a number from 0"),
+    ("trainer.max_steps=0", "trainer.max_steps to be an integer of at least 1"),
+    ("trainer.max_steps=1.5", "trainer.max_steps to be an integer of at least 1"),
+    ("trainer.precision=33", "trainer.precision"),
+    ("trainer.devices=0", "trainer"),
+    ("trainer.accelerator=abacus", "trainer"),
+    ("trainer.strategy=none_such", "trainer"),
+    ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val to be null or a number of at least 0"),
+    ("trainer.accumulate_grad_batches=3", "data.batch_size"),
+    ("seed=-1", "seed to be an integer from 0"),
+    ("seed=99999999999", "seed to be an integer from 0"),
+    ("name='...'", "name to be text with a letter"),
+    ("callbacks.pictures=-1", "callbacks.pictures to be an integer of at least 0"),
+    ("check_data=1", "check_data to be true or false"),
+    ("logger.mode=onlin", "logger.mode"),
+    ("resume=1", "resume to be auto, must, never or the path"),
+]
+
+
+@pytest.mark.parametrize(("word", "said"), VALUES)
+def test_x3_nonsense_is_refused_before_anything_is_made(
+    word: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = composed("train", *SMALL, "trainer.max_steps=1", word, "run_dir=run")
+    if not said:
+        assert 0 <= train(cfg)["val/mIoU"] <= 1
+        return
+    with pytest.raises(ConfigError, match=said):
+        train(cfg)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "word", ["name=${oc.env:SECRET}", "data.root=${oc.env:SECRET,x}", "logger.group='a ${ oc.env : SECRET }'"]
+)
+def test_s4_only_listed_variables_may_be_taken_from_the_environment(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    with pytest.raises(ConfigError, match="oc.env:SECRET") as caught:
+        train(composed("train", *SMALL, word, f"output_dir={tmp_path}"))
+    assert "hunter2" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("SCRATCH", "here")
+    cfg = composed("train", "data.root=${oc.env:SCRATCH}")
+    config.check(cfg)
+    assert cfg.data.root == "here"
+
+
+def test_s4_the_key_of_wandb_is_in_no_file(tmp_path: Path) -> None:
+    """Nor in the names of files, nor in what is printed; a failed run is looked at too."""
+    key = "0123456789abcdef" * 3
+    words = [*SMALL, "logger=wandb", "trainer.max_steps=2", "output_dir=out"]
+    secret = {"WANDB_API_KEY": key, "HF_TOKEN": key[::-1]}
+    for more, code in (([], 0), (["optim.lr=1e30", "trainer.max_steps=9"], 3)):
+        done = forked.run("train.py", *words, *more, cwd=tmp_path, **secret)
+        assert done.returncode == code, done.stderr
+        assert not any(value in done.stdout + done.stderr for value in secret.values())
+    assert {".wandb", ".ckpt", ".csv", ".yaml"} <= {path.suffix for path in files(tmp_path)}
+    assert list(tmp_path.rglob("failed.txt"))
+    for path in files(tmp_path):
+        assert not any(v.encode() in path.read_bytes() or v in str(path) for v in secret.values()), path
+
+
+def test_x5_weights_are_fetched_only_where_they_are_asked_for(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """`conftest.py` lets no test reach a network: what would fetch fails, and says which file to place where."""
+    for option in (p.stem for p in (CONF / "backbone").glob("*.yaml")):
+        assert compose(f"backbone={option}").backbone.pretrained is False
+    with pytest.raises(ConfigError, match=r"backbone\.weights"):
+        train(compose(*SMALL, "backbone.pretrained=true", "backbone.name=resnet18", f"run_dir={tmp_path}/r"))
+    with pytest.raises(ConfigError, match=r"no/such\.safetensors"):
+        train(compose(*SMALL, "backbone.weights=no/such.safetensors", f"run_dir={tmp_path}/r"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "../up", "../a; touch ran", "$(touch ran)", "a b", "é", ".hidden", "a\\b", "-rf", "a'b"]
+)
+def test_x6_a_name_is_one_folder_and_no_command(
+    name: str, compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose(*SMALL, "trainer.max_steps=1", "output_dir=out")
+    cfg.name = name
+    root, folder, run = config.run_dir(cfg).parts
+    assert root == "out"
+    assert re.fullmatch(r"[\w=,-][\w.=,-]*", folder)
+    assert re.fullmatch(r"[\w.=,-]+", run)
+    if ";" in name:
+        train(cfg)
+        assert os.listdir(tmp_path) == ["out"]
+        assert os.listdir(tmp_path / "out") == [folder]
+
+
+def test_x6_overrides_of_a_sweep_are_names_of_folders() -> None:
+    for text in ("a/b", "../x", "a;b", "data.root=/etc/passwd", "x=[1,2]"):
+        assert re.fullmatch(r"[\w=,-][\w.=,-]*", config.safe_name(text)), text
