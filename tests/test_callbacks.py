@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from isaseg import callbacks
 from isaseg.callbacks import DivergenceGuard, PlainProgress, StepTimer, WandbPictures
-from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint
+from isaseg.checkpoint import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.interruptions import RngState
 from isaseg.logging import NeverFatalWandbLogger
+from isaseg.tensor_files import load_checkpoint
 
 
 class Points(Dataset[dict[str, Any]]):

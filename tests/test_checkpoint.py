@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from isaseg.checkpoint import (
     DurableCheckpointIO,
     Model,
-    load_checkpoint,
     load_model,
     load_segmenter,
     load_weights,
@@ -30,6 +29,7 @@ from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError
 from isaseg.resume import find_resume
 from isaseg.segmenter import build_described
+from isaseg.tensor_files import load_checkpoint
 from isaseg.training import describe, train
 
 
@@ -146,6 +146,22 @@ def test_c9_load_weights_lists_every_difference_and_changes_nothing(tmp_path: Pa
     for part in ("missing: 0.bias", "unexpected: x", "0.weight (5, 3) -> (2, 3)"):
         assert part in str(caught.value)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_c9_what_is_ignored_is_named_and_keeps_its_values(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4), nn.Linear(4, 1))
+    kept = {k: v.clone() for k, v in model[1].state_dict().items()}
+    other = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 7), nn.Linear(4, 1))
+    torch.save({**other.state_dict(), "x": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"unexpected: x.*1\.weight \(7, 2\) -> \(4, 2\)"):
+        load_weights(model, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="ignore='1.wieght' to match a tensor"):
+        load_weights(model, tmp_path / "a.pt", ignore=["1.*", "x", "1.wieght"])
+    with pytest.raises(CheckpointError, match="unexpected: x"):
+        load_weights(model, tmp_path / "a.pt", ignore=["1.*"])
+    load_weights(model, tmp_path / "a.pt", ignore=["1.*", "x"])
+    assert all(torch.equal(kept[k], v) for k, v in model[1].state_dict().items())
+    assert all(torch.equal(model[i].weight, other[i].weight) for i in (0, 2))
 
 
 def test_a_file_that_claims_more_bytes_than_it_has_is_refused(tmp_path: Path) -> None:
@@ -404,6 +420,17 @@ def test_a_damaged_network_is_refused(how: str, model: Model, tmp_path: Path) ->
 
 def test_c7_only_one_file_loads_or_saves() -> None:
     source = Path(__file__).parents[1] / "src"
-    risky = ("torch.load(", "torch.save(", "pickle", "joblib", "yaml.load(", "allow_pickle=True")
-    found = {p.name for p in source.rglob("*.py") if any(r in p.read_text() for r in risky)}
-    assert found == {"checkpoint.py"}
+    risky = (
+        "torch.load(",
+        "torch.save(",
+        "pickle",
+        "joblib",
+        "yaml.load(",
+        "allow_pickle=True",
+        "torch.jit.load(",
+    )
+    found = {r: {p.name for p in source.rglob("*.py") if r in p.read_text()} for r in risky}
+    assert {r: names for r, names in found.items() if names} == {
+        "torch.load(": {"tensor_files.py"},
+        "torch.save(": {"checkpoint.py"},
+    }

@@ -8,11 +8,11 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from isaseg.errors import ConfigError
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import sha256
+from isaseg.tensor_files import load_file
 
 
 class Backbone(nn.Module):
@@ -147,12 +147,9 @@ def _fuse(maps: list[Tensor]) -> Tensor:
 def _create(
     name: str, out_indices: tuple[int, ...], pretrained: bool, weights: str | None, args: dict[str, Any]
 ) -> nn.Module:
-    if weights is not None:
-        if not Path(weights).is_file():
-            raise ConfigError(
-                f"expected a file of timm weights, got backbone.weights='{weights}', which does not exist"
-            )
-        pretrained, args["pretrained_cfg_overlay"] = True, {"file": weights}
+    tensors = None if weights is None else _tensors(name, Path(weights))
+    if tensors is not None:
+        pretrained, args["pretrained_cfg_overlay"] = True, {"state_dict": dict(tensors)}
     if not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
         raise ConfigError(
@@ -168,17 +165,39 @@ def _create(
             raise ConfigError(
                 f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
             ) from error
-        reason = f"{type(error).__name__}: {str(error)[:300]}"
-        if "weights_only" in reason:  # timm's text would tell how to run what the file holds
-            reason = "it is no file of tensors alone, and the rest of it might be run"
-        raise ConfigError(
-            f"could not load the weights of backbone.name='{name}': {reason}. "
-            "Without network, fetch them elsewhere and set backbone.weights=FILE "
-            "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
-        ) from error
-    if weights is not None:
-        _check_loaded(model, name, weights)
+        raise _unloaded(name, f"{type(error).__name__}: {str(error)[:300]}", weights) from error
+    if tensors is not None:
+        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator,union-attr]
+        _check_loaded(model, name, str(weights), tensors)
     return model
+
+
+def _tensors(name: str, path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of timm's, or of a training of timm's."""
+    if not path.is_file():
+        raise ConfigError(
+            f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
+        )
+    try:
+        content = load_file(path)
+    except CheckpointError as error:
+        raise _unloaded(name, str(error), str(path)) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        raise _unloaded(name, "it holds more than named tensors", str(path))
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:
+    of = "" if weights is None else f" from backbone.weights='{weights}'"
+    return ConfigError(
+        f"could not load the weights of backbone.name='{name}'{of}: {said}. "
+        "Without network, fetch them elsewhere and set backbone.weights=FILE "
+        "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
+    )
 
 
 def _check_sum(path: Path, expected: str) -> None:
@@ -190,7 +209,7 @@ def _check_sum(path: Path, expected: str) -> None:
         )
 
 
-def _check_loaded(model: nn.Module, name: str, weights: str) -> None:
+def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, Tensor]) -> None:
     """Raise unless the file's tensors arrived: timm loads a feature extractor loosely and forgives any file.
 
     Tensors are recognised by size and sum, since timm may rename and reshape them on the way.
@@ -199,7 +218,7 @@ def _check_loaded(model: nn.Module, name: str, weights: str) -> None:
     def mark(tensor: Tensor) -> tuple[int, float]:
         return tensor.numel(), round(float(tensor.double().abs().sum()), 4)
 
-    found = {mark(tensor) for tensor in load_state_dict(weights).values()}
+    found = {mark(tensor) for tensor in tensors.values()}
     parameters = list(model.parameters())
     arrived = sum(mark(p.detach()) in found for p in parameters)
     if arrived < 0.9 * len(parameters):

@@ -1,20 +1,19 @@
-"""Checkpoint files: written so that a crash cannot spoil them, read so that they cannot run code.
+"""Checkpoint files: written so that a crash cannot spoil them, and networks made of them.
 
-The only file of the project that calls `torch.save` or `torch.load`.
+The only file of the project that calls `torch.save`; they are read by `tensor_files.py`.
 """
 
+import fnmatch
 import json
 import logging
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from safetensors import safe_open
 from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from isaseg import published
 from isaseg.errors import CheckpointError
 from isaseg.files import replace_file
 from isaseg.segmenter import Segmenter, build_described
+from isaseg.tensor_files import load_checkpoint, load_file, reason
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
             said = (
-                f"expected to write {_mib(_size(checkpoint))} to {path}, got {_reason(error)}; "
+                f"expected to write {_mib(_size(checkpoint))} to {path}, got {reason(error)}; "
                 f"{_free(path.parent)} are free there and the older file is untouched. "
             )
             if checkpoint.get("global_step", self.final_step) < self.final_step:
@@ -74,67 +74,51 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read tensors, numbers, strings, lists and dicts from a file; nothing in it is executed.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, or holds anything else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"expected a checkpoint file, got path='{path}', which does not exist; check the path"
-        )
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
-                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it claims more bytes than it has, and torch never compresses")
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checksum of {damaged} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"expected a whole checkpoint that holds only plain data, got '{path}': {_reason(error)}; "
-            "use another file, or export its state dict with torch.save where it was made"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(
-            f"expected a dict in '{path}', got {type(checkpoint).__name__}; use another file"
-        )
-    return checkpoint
-
-
-def load_weights(module: nn.Module, path: Path, prefix: str = "") -> dict[str, Any]:
-    """Copy weights from a file into `module`, all of them or none.
+def load_weights(
+    module: nn.Module, path: Path, prefix: str = "", ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Copy weights from a file into `module`: all of them, but for what is explicitly ignored, or none.
 
     Args:
         module: Takes the weights.
         path: A checkpoint with a `state_dict`, or a bare state dict.
         prefix: Only entries whose names begin so are used, without it; "segmenter." takes the network out of a
             training checkpoint.
+        ignore: Patterns, e.g. "head.classifier.*": what they match keeps its value in `module` and may be absent from
+            the file, or of another shape: for a network of other classes.
 
     Returns:
         The whole checkpoint.
 
     Raises:
-        CheckpointError: If the file does not load, or names or shapes differ; lists all that differ.
+        CheckpointError: If the file does not load, names or shapes differ (lists all that differ), or a pattern of
+            `ignore` matches nothing.
     """
     checkpoint = load_checkpoint(path)
-    weights = checkpoint.get("state_dict", checkpoint)
+    content = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"expected named tensors in '{path}', got none; use another file")
     theirs = {
         k.removeprefix(prefix): v
-        for k, v in weights.items()
+        for k, v in content.items()
         if k.startswith(prefix) and isinstance(v, Tensor)
     }
-    listed = _differences(module.state_dict(), theirs, str)
+    ours = module.state_dict()
+    for pattern in ignore:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in {**ours, **theirs}):
+            raise CheckpointError(
+                f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', it matches none"
+            )
+    for weights in (ours, theirs):
+        for name in [n for n in weights if any(fnmatch.fnmatchcase(n, pattern) for pattern in ignore)]:
+            del weights[name]
+    listed = _differences(ours, theirs, str)
     if listed:
         raise CheckpointError(
             f"expected the weights of this model in '{path}', got others. {listed}. "
             "Build the model with the configuration that the file was made with"
         )
-    module.load_state_dict(theirs)
+    module.load_state_dict(theirs, strict=not ignore)
     return checkpoint
 
 
@@ -172,7 +156,7 @@ def load_model(
             unexpected or of another shape.
     """
     path = Path(path)
-    content = _load_safetensors(path) if _is_safetensors(path) else load_checkpoint(path)
+    content = load_file(path)
     try:
         kind, description, weights, key = _recognise(content)
         description = _overridden(description, group_size, align_corners)
@@ -211,29 +195,7 @@ def save_safetensors(model: Model, path: Path) -> None:
             file.write(content)
     except OSError as error:
         raise CheckpointError(
-            f"expected to write {path}, got {_reason(error)}; {_free(path.parent)} are free there, make room"
-        ) from error
-
-
-def _is_safetensors(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:  # eight bytes of length, then JSON
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
-
-
-def _load_safetensors(path: Path) -> dict[str, Any]:
-    """Return the file's tensors as `state_dict`, and its description, if it has one, as `isaseg`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-            text = (file.metadata() or {}).get("isaseg")
-        return (
-            {"state_dict": weights} if text is None else {"state_dict": weights, "isaseg": json.loads(text)}
-        )
-    except Exception as error:
-        raise CheckpointError(
-            f"expected a whole safetensors file, got '{path}': {_reason(error)}; use another file"
+            f"expected to write {path}, got {reason(error)}; {_free(path.parent)} are free there, make room"
         ) from error
 
 
@@ -304,11 +266,6 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key:
         ],
     }
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
 def _free(folder: Path) -> str:

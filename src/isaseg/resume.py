@@ -8,8 +8,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from isaseg import config
-from isaseg.checkpoint import load_checkpoint
 from isaseg.errors import CheckpointError
+from isaseg.tensor_files import load_checkpoint
 
 log = logging.getLogger(__name__)
 

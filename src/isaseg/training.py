@@ -18,7 +18,7 @@ from rich.console import Console
 from isaseg import callbacks, config, interruptions, out_of_memory, report
 from isaseg import logging as loggers
 from isaseg.backbone import Backbone
-from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint, load_weights
+from isaseg.checkpoint import DurableCheckpointIO, load_weights
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.facts import facts
@@ -28,6 +28,7 @@ from isaseg.module import SegmentationModule
 from isaseg.resume import check_continues, find_resume
 from isaseg.run_folder import finished_metrics, read_metrics
 from isaseg.segmenter import build_segmenter
+from isaseg.tensor_files import load_checkpoint
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)

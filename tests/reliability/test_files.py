@@ -14,10 +14,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg.checkpoint import DurableCheckpointIO, load_checkpoint
+from isaseg.checkpoint import DurableCheckpointIO
 from isaseg.errors import CheckpointError
 from isaseg.metrics_csv import AppendingCsvLogger
 from isaseg.module import SegmentationModule
+from isaseg.tensor_files import load_checkpoint
 from isaseg.training import train
 from tests.reliability.small import SMALL, loaded
 

@@ -1,0 +1,251 @@
+"""C7: checkpoints of strangers. None runs, none is written elsewhere, each is refused in one sentence.
+
+Hostile configurations are in `test_configurations.py`, hostile archives in `tests/data/test_unpack.py`.
+"""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from isaseg.backbone import Backbone
+from isaseg.checkpoint import load_model, load_weights
+from isaseg.errors import CheckpointError, ConfigError
+from isaseg.resume import find_resume
+from isaseg.training import train
+from tests import forked
+from tests.reliability.small import SMALL
+
+RAN = "touch ran"  # in the folder where the test runs
+
+
+class Calls:
+    """Is pickled as a call."""
+
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = (function, args)
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def pickled(content: Any, protocol: int = 2) -> bytes:
+    return pickle.dumps(content, protocol=protocol)
+
+
+def saved(content: Any, **kwargs: Any) -> bytes:
+    """Return the bytes of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(content, file, **kwargs)
+    return file.getvalue()
+
+
+def repacked(
+    change: Callable[[str, bytes], bytes | None], more: dict[str, bytes], compress: bool = False
+) -> bytes:
+    """Return a saved state dict of which the members are changed, and more are there."""
+    file = io.BytesIO()
+    how = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+    with zipfile.ZipFile(io.BytesIO(saved(STATE))) as old, zipfile.ZipFile(file, "w", how) as new:
+        for name in old.namelist():
+            content = change(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+        for name, content in more.items():
+            new.writestr(name, content)
+    return file.getvalue()
+
+
+def in_tar(content: bytes) -> bytes:
+    """Return the tar that torch wrote before 0.1.10."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def script() -> bytes:
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), file)
+    return file.getvalue()
+
+
+def deep(depth: int) -> bytes:
+    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
+
+
+def array(content: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, content, allow_pickle=True)
+    return file.getvalue()
+
+
+STATE = {"state_dict": {"w": torch.zeros(64)}, "global_step": 1}
+EVIL = Calls(os.system, RAN)
+BY_NAME = pickled(EVIL)
+
+
+def in_data(name: str, content: bytes, replace: Callable[[bytes], bytes]) -> bytes:
+    return replace(content) if name.endswith("data.pkl") else content
+
+
+def longer(content: bytes) -> bytes:
+    """Claim a tensor of more elements than its storage has: 64 is `K@`, 20,000 `M N`."""
+    assert content.count(b"K@") >= 2
+    return content.replace(b"K@", b"M N")
+
+
+def cyclic() -> dict[str, Any]:
+    content: dict[str, Any] = dict(STATE)
+    content["state_dict"] = content
+    return content
+
+
+CHECKPOINTS: dict[str, Callable[[], bytes]] = {
+    "a command": lambda: pickled(EVIL),
+    "a command, protocol 0": lambda: b"cos\nsystem\n(S'touch ran'\ntR.",
+    "a command, protocol 4": lambda: pickled(EVIL, 4),
+    "a command of posix": lambda: b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R.",
+    "a command saved by torch": lambda: saved({"state_dict": EVIL}),
+    "a command in torch's old format": lambda: saved(
+        {"state_dict": EVIL}, _use_new_zipfile_serialization=False
+    ),
+    "a command as a key": lambda: b"\x80\x02}cos\nsystem\nX\x09\x00\x00\x00touch ran\x85RK\x01s.",
+    "a command in a list": lambda: saved([[[EVIL]]]),
+    "a command in the optimizer": lambda: saved({**STATE, "optimizer_states": [EVIL]}),
+    "a command after the end": lambda: saved(STATE, _use_new_zipfile_serialization=False) + BY_NAME,
+    "a process": lambda: saved(Calls(__import__("subprocess").Popen, ["touch", "ran"])),
+    "eval": lambda: saved(Calls(eval, "open('ran', 'w')")),
+    "exec": lambda: saved(Calls(exec, "open('ran', 'w')")),
+    "open": lambda: saved(Calls(open, "ran", "w")),
+    "import": lambda: saved(Calls(__import__, "antigravity")),
+    "getattr": lambda: saved(Calls(getattr, Path("ran"), "touch")),
+    "a path": lambda: saved({**STATE, "path": Path("ran")}),
+    "a partial": lambda: saved(__import__("functools").partial(os.system, RAN)),
+    "a whole network": lambda: saved(nn.Linear(2, 2)),
+    "load, unsafely": lambda: saved(Calls(torch.load, "inner", "cpu", None, None, False)),
+    "a hub": lambda: saved(Calls(torch.hub.load, ".", "m", "local")),
+    "numpy's objects": lambda: array(np.array([EVIL], dtype=object)),
+    "a dict with a state": lambda: (
+        b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00xcos\nsystem\nsb."
+    ),
+    "a second data.pkl": lambda: repacked(lambda n, c: c, {"evil/data.pkl": BY_NAME, "data.pkl": BY_NAME}),
+    "another data.pkl": lambda: repacked(lambda n, c: in_data(n, c, lambda _: BY_NAME), {}),
+    "names that lead out": lambda: repacked(
+        lambda n, c: in_data(n, c, lambda _: BY_NAME), {"../ran": b"x", "/tmp/ran": b"x"}
+    ),
+    "a bomb": lambda: repacked(lambda n, c: c, {"archive/data/9": bytes(10**8)}, compress=True),
+    "more elements than it has": lambda: repacked(lambda n, c: in_data(n, c, longer), {}),
+    "no storage": lambda: repacked(lambda n, c: None if "/data/" in n else c, {}),
+    "a cut storage": lambda: repacked(lambda n, c: c[:8] if "/data/" in n else c, {}),
+    "a script": script,
+    "an old tar": lambda: in_tar(BY_NAME),
+    "lists in lists": lambda: deep(10**5),
+    "a dict in itself": lambda: saved(cyclic()),
+    "nothing": lambda: b"",
+    "zeros": lambda: bytes(4096),
+    "text": lambda: b"#!/bin/sh\ntouch ran\n",
+    "compressed": lambda: gzip.compress(BY_NAME),
+    "a list": lambda: saved([1, 2]),
+    "a list of weights": lambda: saved({"state_dict": [torch.zeros(1)], "global_step": "1"}),
+    "numbers for names": lambda: saved({"state_dict": {1: torch.zeros(1)}, "global_step": 1.5}),
+    "a header without end": lambda: struct.pack("<Q", 2**60) + b"{",
+    "a header that is none": lambda: struct.pack("<Q", 8) + b"{'a':'b'",
+    "an offset beyond": lambda: (
+        struct.pack("<Q", 56) + b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,9999]}}'[:56] + bytes(8)
+    ),
+    "a description that runs": lambda: saved(
+        {**STATE, "isaseg": {"backbone": {"name": "resnet18", "weights": "inner"}, "_target_": "os.system"}}
+    ),
+    "a description in itself": lambda: saved({**STATE, "isaseg": cyclic()}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
+    kind: str,
+    suffix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compose: Callable[..., DictConfig],
+) -> None:
+    """Whatever it is called, by each function that takes the file of a stranger."""
+    monkeypatch.chdir(tmp_path)
+    Path("inner").write_bytes(BY_NAME)
+    path = Path(f"hostile{suffix}")
+    path.write_bytes(CHECKPOINTS[kind]())
+    there = set(os.listdir())
+    for refuse in (
+        lambda: load_model(path),
+        lambda: load_weights(nn.Linear(1, 1), path),
+        lambda: find_resume(Path("run"), str(path)) and load_weights(nn.Linear(1, 1), path),
+    ):
+        with pytest.raises(CheckpointError, match="hostile") as caught:
+            refuse()
+        assert len(str(caught.value)) < 2000
+    with pytest.raises(ConfigError, match="hostile"):
+        Backbone("test_resnet", weights=str(path))
+    if suffix == ".ckpt":
+        with pytest.raises(CheckpointError, match="hostile"):
+            train(compose(*SMALL, "trainer.max_steps=1", f"resume={path}", "run_dir=run"))
+    assert set(os.listdir()) == there
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a loop", "a link to nothing"])
+def test_c7_what_is_no_file_is_refused(kind: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, and a device read, for ever."""
+    path = tmp_path / "hostile.ckpt"
+    match kind:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case "a folder":
+            path.mkdir()
+        case "a loop":
+            path.symlink_to(path)
+        case _:
+            path.symlink_to("/no/such/file")
+    for refuse in (lambda: load_model(path), lambda: find_resume(tmp_path, str(path))):
+        with pytest.raises(CheckpointError, match="hostile"):
+            refuse()
+    with pytest.raises(ConfigError, match="hostile"):
+        Backbone("test_resnet", weights=str(path))
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", [*SMALL, "trainer.max_steps=1", "resume=evil.ckpt"]),
+        ("train.py", [*SMALL, "trainer.max_steps=1", "backbone.weights=evil.ckpt"]),
+        ("evaluate.py", ["checkpoint=evil.ckpt", "output=out"]),
+        ("predict.py", ["checkpoint=evil.ckpt", "input=a.png", "output=out"]),
+        ("export.py", ["checkpoint=evil.ckpt", "output=out"]),
+    ],
+)
+def test_c7_no_command_runs_a_checkpoint(script: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "evil.ckpt").write_bytes(saved({"state_dict": EVIL}))
+    (tmp_path / "a.png").write_bytes(b"")
+    done = forked.run(script, *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "evil.ckpt" in done.stderr
+    assert "Traceback" not in done.stderr
+    files = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert files == ["a.png", "evil.ckpt"]
