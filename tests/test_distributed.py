@@ -50,7 +50,7 @@ def process(rank: int, folder: str, root: str) -> None:
     dist.destroy_process_group()
 
 
-def test_m1_two_processes_count_every_sample_once(tmp_path: Path) -> None:
+def test_m1_m3_two_processes_count_every_sample_once(tmp_path: Path) -> None:
     """Five images: three for one process, two for the other; those of ADE20K differ in size as well."""
     root = str(make_fake_ade20k(tmp_path / "data", n=5))
     arguments: Any = (str(tmp_path), root)

@@ -47,7 +47,7 @@ def test_another_label_may_be_the_ignored_one() -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_batch_without_a_label_gives_zero_and_a_gradient_of_zero(
+def test_n2_a_batch_without_a_label_gives_zero_and_a_gradient_of_zero(
     loss: nn.Module, dtype: torch.dtype
 ) -> None:
     logits = torch.full((1, 4, 64, 64), 100.0, dtype=dtype).requires_grad_()  # the sum overflows float16

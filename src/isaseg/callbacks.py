@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class DivergenceGuard(Callback):
     """Stop before the optimizer step that would spoil the weights, so that the last checkpoint stays good.
 
-    Loss and gradients are checked together, once per optimizer step: one wait for the GPU.
+    Loss and gradients are checked together, once per optimizer step: one wait for the GPU. Of several processes all stop.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,10 @@ class DivergenceGuard(Callback):
         norm = torch.nn.utils.get_total_norm(grads).to(loss) if grads else torch.zeros_like(loss)
         if trainer.precision == "16-mixed":
             norm = torch.zeros_like(loss)  # the gradient scaler meets infinity by design and skips the step
-        loss_value, norm_value = torch.stack((loss, norm)).tolist()
+        both = torch.stack((loss, norm))
+        if trainer.world_size > 1:  # together, or those that go on wait for the one that stopped
+            both = trainer.strategy.reduce(both, reduce_op="mean")
+        loss_value, norm_value = both.tolist()
         ids, self._ids, self._losses = self._ids, [], []
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             return

@@ -1,5 +1,6 @@
-"""Callbacks by which an interrupted run goes on exactly: checkpoints, random state, validation, SIGTERM."""
+"""Callbacks by which an interrupted run goes on exactly: checkpoints, random state, validation, signals."""
 
+import logging
 import random
 import signal
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -154,11 +157,11 @@ class RepeatValidation(Callback):
             }
 
 
-class EndOnSigterm(Callback):
-    """Answer SIGTERM by a checkpoint and the end of the run, after the same step on all devices.
+class EndOnSignal(Callback):
+    """Answer SIGTERM and Ctrl-C by a checkpoint and the end of the run, after the same step on all devices.
 
-    Lightning's handler, which this replaces while a run trains, saves nothing, and with several processes it calls a
-    collective wherever in a step the signal finds it.
+    A second Ctrl-C ends it at once. Lightning's handlers, which this replaces while a run trains, save nothing, and with
+    several processes that of SIGTERM calls a collective wherever in a step the signal finds it.
 
     Args:
         path: The checkpoint.
@@ -166,37 +169,44 @@ class EndOnSigterm(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._asked = False
+        self._asked = 0  # the signal
         self._step = 0
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Listen; Lightning puts back what was there before when the run ends."""
         self._step = trainer.global_step
         signal.signal(signal.SIGTERM, self._ask)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell had it ignored
+            signal.signal(signal.SIGINT, self._ask)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save and end after an optimizer step if any process was asked to.
 
         Raises:
-            SIGTERMException: Then.
+            SIGTERMException, KeyboardInterrupt: Then.
         """
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and trainer.strategy.reduce_boolean_decision(self._asked, all=False):
-            trainer.save_checkpoint(self.path)
-            raise SIGTERMException
+        if stepped and trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+            self._end(trainer)
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save and end; several processes may not have as many batches and go on to a step. Resuming validates anew.
 
         Raises:
-            SIGTERMException: Then.
+            SIGTERMException, KeyboardInterrupt: Then.
         """
         if self._asked and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
-            raise SIGTERMException
+            self._end(trainer)
+
+    def _end(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        raise KeyboardInterrupt if self._asked == signal.SIGINT else SIGTERMException
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+        self._asked = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            log.warning("saves a checkpoint after this step and ends; Ctrl-C again ends at once")
 
 
 def _set_rng(state: dict[str, Any]) -> None:

@@ -25,9 +25,7 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
-        total = F.cross_entropy(
-            logits.float(), target, weight=self.weight, ignore_index=self.ignore_index, reduction="sum"
-        )
+        total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
         valid = target != self.ignore_index
         if self.weight is None:
             return total / valid.sum().clamp(min=1)
@@ -63,9 +61,7 @@ class OhemCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
-        losses = F.cross_entropy(
-            logits.float(), target, weight=self.weight, ignore_index=self.ignore_index, reduction="none"
-        )
+        losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
         losses = losses[valid]
         if losses.numel() == 0:
@@ -76,3 +72,15 @@ class OhemCrossEntropy(nn.Module):
             limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
             hard = probability < limit.clamp(min=self.thresh)
         return losses[hard].sum() / hard.sum().clamp(min=1)
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    logits = logits.float()
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
+    # torch has a kernel of maps that does not repeat exactly on GPUs, and one of rows that does
+    rows = logits.movedim(1, -1).flatten(0, -2)
+    losses = F.cross_entropy(rows, target.flatten(), weight, ignore_index=ignore_index, reduction=reduction)
+    return losses if reduction == "sum" else losses.view_as(target)

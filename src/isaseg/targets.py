@@ -65,7 +65,12 @@ def check_targets(plain: Any, path: str = "") -> None:
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
-    named = [(where, node) for where, node in nodes(plain, path) if "_target_" in node]
+    named = []
+    for where, node in nodes(plain, path):
+        if "_target_" in node:
+            named.append((where, node))
+        elif meant := [str(key) for key in node if str(key).startswith("_")]:
+            raise ConfigError(f"expected {where}._target_ beside {where}.{meant[0]}, got none")
     for where, node, found in [(where, node, _found(where, node)) for where, node in named]:
         _check_arguments(where, node, found)
 

@@ -162,7 +162,7 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         callbacks.progress(),
         RichModelSummary(max_depth=2),
         callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
-        interruptions.EndOnSigterm(checkpoints / "last.ckpt"),
+        interruptions.EndOnSignal(checkpoints / "last.ckpt"),
     ]
     plugins: list[Any] = [DurableCheckpointIO(cfg.trainer.max_steps)]
     if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
@@ -199,6 +199,12 @@ def _fit(
     try:
         trainer.fit(module, datamodule, ckpt_path=resume)
     except (RuntimeError, MemoryError) as error:
+        if "deterministic" in str(error) and cfg.trainer.deterministic is True:
+            first = str(error).split(". ")[0]
+            raise ConfigError(
+                f"expected operations that repeat exactly because trainer.deterministic=true, got: {first}. "
+                "Replace the part that uses it, or set trainer.deterministic=warn, which says so and goes on"
+            ) from error
         if not out_of_memory.is_exhausted(error):
             raise
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__

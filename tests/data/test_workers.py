@@ -60,7 +60,7 @@ def equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two cores
-def test_any_number_of_workers_gives_the_same_batches_with_and_without_a_cache(
+def test_n5_any_number_of_workers_gives_the_same_batches_with_and_without_a_cache(
     root: Path, cache: Path
 ) -> None:
     alone = batches(module(root))
@@ -71,7 +71,7 @@ def test_any_number_of_workers_gives_the_same_batches_with_and_without_a_cache(
     assert not any(map(equal, alone, batches(module(root, seed=4))))
 
 
-def test_a_sample_is_augmented_otherwise_in_every_epoch(root: Path) -> None:
+def test_n5_a_sample_is_augmented_otherwise_in_every_epoch(root: Path) -> None:
     seen: dict[str, list[torch.Tensor]] = {}
     for batch in batches(module(root)):  # 24 draws of 6 images
         for name, image in zip(batch["id"], batch["image"], strict=True):

@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from isaseg.errors import IsasegError
 from isaseg.module import SegmentationModule
 from isaseg.training import train
 from tests.conftest import compose_overrides
@@ -57,7 +58,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
-    """Do `work(rank)` in processes of their own; return how they ended: 0, 1 for an exception, -N for a signal."""
+    """Do `work(rank)` in processes of their own; return how they ended: as train.py does, -N for a signal."""
     children = []
     for rank in range(processes):
         child = os.fork()
@@ -68,6 +69,10 @@ def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
                 code = 0
             except SIGTERMException:
                 code = 143
+            except IsasegError as error:
+                traceback.print_exc()
+                sys.stderr.flush()
+                code = error.exit_code
             except BaseException:
                 traceback.print_exc()
                 sys.stderr.flush()
@@ -117,6 +122,7 @@ def train_in_processes(
         output = os.open(folder / f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
         train(compose_overrides(*words, *several, f"run_dir={folder}"))
 
     folder.mkdir(exist_ok=True)

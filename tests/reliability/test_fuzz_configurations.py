@@ -104,7 +104,7 @@ def valid(draw: st.DrawFn) -> list[str]:
     """Draw an attention with all its keys, and some of the others."""
     attention = draw(st.sampled_from(sorted(ATTENTIONS)))
     keys = draw(st.lists(st.sampled_from(sorted(OTHERS)), unique=True, max_size=12))
-    words = [f"attention={attention}"]
+    words = [f"attention={attention}", "data.transform.quarter_turns=false"]  # which only squares may have
     words += [f"attention.{k}={written(draw(value))}" for k, value in ATTENTIONS[attention].items()]
     return words + [f"{k}={written(draw(OTHERS[k]))}" for k in sorted(keys)]
 
