@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from isaseg import config
 from isaseg.errors import IsasegError
 from isaseg.importing import uncollected
-from isaseg.run_folder import record_failure
+from isaseg.run_folder import record_failure, told_complete
 
 
 def main() -> int:
@@ -26,6 +26,9 @@ def main() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
+        finished = told_complete(cfg)
+        if finished is not None:
+            return float(finished["val/mIoU"])
         with uncollected():  # imports torch: seconds that a typo need not wait for
             from isaseg.training import train
 

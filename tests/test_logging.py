@@ -60,7 +60,7 @@ def test_a_second_value_for_a_step_is_a_second_row(tmp_path: Path) -> None:
     assert [r["val/mIoU"] for r in rows(logger.path)] == ["0.25", "0.5"]
 
 
-def test_a_resumed_run_appends_with_new_columns_and_without_a_torn_line(tmp_path: Path) -> None:
+def test_r8_a_resumed_run_appends_with_new_columns_and_without_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     AppendingCsvLogger(path).log_metrics({"train/loss": 2.5}, step=0)
     with path.open("a") as file:
@@ -124,7 +124,7 @@ def wandb_logger(folder: Path, **kwargs: Any) -> NeverFatalWandbLogger:
     return logger
 
 
-def test_offline_by_default_with_files_in_the_run_folder_and_one_id(
+def test_r8_offline_by_default_with_files_in_the_run_folder_and_one_id(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO, logger="isaseg.logging")
@@ -152,7 +152,7 @@ def test_runs_of_one_process_stay_apart(tmp_path: Path) -> None:
     finish_loggers([first, second])
 
 
-def test_what_fails_later_is_one_warning(
+def test_s2_what_fails_later_is_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loggers = make_loggers(tmp_path, wandb=True)
@@ -170,7 +170,7 @@ def test_what_fails_later_is_one_warning(
     assert [r.levelname for r in caplog.records if "W&B is off" in r.message] == ["WARNING"]
 
 
-def test_online_without_key_goes_on_offline_without_a_question(
+def test_s1_online_without_key_goes_on_offline_without_a_question(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("a prompt"))
@@ -181,7 +181,7 @@ def test_online_without_key_goes_on_offline_without_a_question(
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_online_without_network_goes_on_offline(
+def test_s1_online_without_network_goes_on_offline(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = wandb.init
@@ -366,7 +366,7 @@ def process(tmp_path: Path, *command: str, **more: str) -> subprocess.CompletedP
     return done
 
 
-def test_a_closed_network_costs_a_line_and_no_run(tmp_path: Path) -> None:
+def test_s1_a_closed_network_costs_a_line_and_no_run(tmp_path: Path) -> None:
     words = [*TINY, "attention=none", "logger.mode=online", f"run_dir={tmp_path / 'run'}"]
     told = process(tmp_path, str(ROOT / "src" / "train.py"), *words).stderr
     assert told.count("goes on offline") == 1
@@ -379,7 +379,7 @@ def test_a_closed_network_costs_a_line_and_no_run(tmp_path: Path) -> None:
     assert kept.exit_code == 0
 
 
-def test_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Path) -> None:
+def test_s1_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Path) -> None:
     """W&B then holds on to the run's id; with the same one, it would wait for ever."""
     script = (
         "import pathlib, wandb\n"
@@ -398,3 +398,24 @@ def test_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Path)
     first = (tmp_path / "run" / "wandb_id.txt").read_text().strip()
     assert kept.run["id"] != first
     assert f"--id {first}" in told
+
+
+def test_s3_a_finish_that_never_returns_ends_with_the_process(tmp_path: Path) -> None:
+    """And changes no exit code: `process` wants 0."""
+    script = (
+        "import pathlib, threading\n"
+        "from isaseg import logging\n"
+        "logging._FINISH_SECONDS = -14\n"
+        "logger = logging.make_loggers(pathlib.Path('run'), wandb=True)\n"
+        "logger[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
+        "run = logger[1].experiment\n"
+        "run.finish = lambda exit_code: threading.Event().wait()\n"
+        "logging.finish_loggers(logger)\n"
+    )
+    assert process(tmp_path, "-c", script).stderr.count("W&B does not finish its run") == 1
+
+
+def test_s3_wandb_itself_has_a_limit(tmp_path: Path) -> None:
+    logger = wandb_logger(tmp_path)
+    assert logger.experiment.settings.finish_timeout == 60
+    finish_loggers([logger])

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,8 @@ _SUMMARIES = {
 
 # A run begins after this many seconds, online or not. Of these, W&B itself takes up to ten to try the key.
 _ONLINE_SECONDS = 13.0
+# It may take so long to send the rest when it ends: for ever by W&B's default, with the GPU held.
+_FINISH_SECONDS = 60.0
 
 
 def make_loggers(
@@ -112,7 +115,12 @@ class NeverFatalWandbLogger(WandbLogger):
         self._off = self._fitted = False
         # `offline=True` of the parent would set WANDB_MODE for the whole process: the mode goes to wandb.init.
         settings = wandb.Settings(
-            silent=True, console="off", save_code=False, disable_code=True, init_timeout=10, finish_timeout=60
+            silent=True,
+            console="off",
+            save_code=False,
+            disable_code=True,
+            init_timeout=10,
+            finish_timeout=_FINISH_SECONDS,
         )
         super().__init__(save_dir=str(run_dir), log_model=False, mode=mode, settings=settings, **init)
 
@@ -155,9 +163,14 @@ class NeverFatalWandbLogger(WandbLogger):
         run, self._experiment, self._off = self._experiment, None, True
         if run is None:
             return
-        try:
-            run.finish(exit_code=exit_code)
-        except Exception as error:
+        # W&B's own limit is in its settings; what its service does not answer to at all is left behind
+        faults: list[Exception] = []
+        ending = threading.Thread(target=_finish, args=(run, exit_code, faults), daemon=True)
+        ending.start()
+        ending.join(_FINISH_SECONDS + 15)
+        if ending.is_alive():
+            log.warning("W&B does not finish its run; it is left, upload it with `wandb sync`")
+        for error in faults:
             log.warning("W&B could not finish its run (%s: %s)", type(error).__name__, error)
 
     def _begin(self) -> None:
@@ -227,6 +240,13 @@ class NeverFatalWandbLogger(WandbLogger):
         log.warning(
             "W&B is off for the rest of this run (%s: %s); metrics.csv goes on", type(error).__name__, error
         )
+
+
+def _finish(run: Any, exit_code: int, faults: list[Exception]) -> None:
+    try:
+        run.finish(exit_code=exit_code)
+    except Exception as error:
+        faults.append(error)
 
 
 def _run_id(path: Path) -> str:

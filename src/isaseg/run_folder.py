@@ -2,14 +2,18 @@
 
 import csv
 import json
+import logging
 import traceback
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
+
+log = logging.getLogger(__name__)
 
 
 def finished_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
@@ -24,6 +28,23 @@ def finished_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     if cfg.score_test and not OmegaConf.load(folder / "config.yaml").score_test:
         return None
     return read_metrics(folder)
+
+
+def told_complete(cfg: DictConfig) -> dict[str, Any] | None:
+    """Return what metrics.json holds if the run is complete, and say so; None too where `cfg` is faulty."""
+    try:
+        folder = config.run_dir(cfg)
+        metrics = finished_metrics(cfg, folder)
+    except OmegaConfBaseException:
+        return None
+    if metrics is not None:
+        log.info(
+            "%s is complete (mIoU %s at step %s); resume=never trains it again",
+            folder,
+            metrics["val/mIoU"],
+            metrics["step"],
+        )
+    return metrics
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ from isaseg.files import replace_file
 from isaseg.memory import keep_freed_memory
 from isaseg.module import SegmentationModule
 from isaseg.resume import check_continues, find_resume
-from isaseg.run_folder import finished_metrics, read_metrics
+from isaseg.run_folder import read_metrics, told_complete
 from isaseg.segmenter import build_segmenter
 from isaseg.tensor_files import load_checkpoint
 
@@ -47,12 +47,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """
     config.check(cfg)
     folder = config.run_dir(cfg)
-    finished = finished_metrics(cfg, folder)
+    finished = told_complete(cfg)
     if finished is not None:
-        console.print(
-            f"[bold]{folder}[/] is complete (mIoU {finished['val/mIoU']} at step {finished['step']}); "
-            "resume=never trains it again"
-        )
         return finished
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -85,6 +85,12 @@ class TrainTransform:
         self.resize, self.scale, self.aspect = resize, scale, aspect
         self.interpolation, self.cat_max_ratio, self.pad = interpolation, cat_max_ratio, pad
         self.flip, self.quarter_turns, self.colours = flip, quarter_turns, colours
+        for transform in extra:
+            if not callable(getattr(transform, "set_random_seed", None)):
+                raise ConfigError(
+                    f"expected data.transform.extra to be a list of albumentations transforms, got {transform!r} in it; "
+                    "e.g. [{_target_: albumentations.GaussianBlur, p: 0.2}]"
+                )
         self.extra, self.ignore_index = tuple(extra), ignore_index
 
     def __call__(
