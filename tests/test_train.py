@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from isaseg.errors import CheckpointError, ConfigError
 from isaseg.module import SegmentationModule
 from isaseg.training import train
 from tests import fakes, forked
-from tests.wandb_file import read_run_folder
 
 ROOT = Path(__file__).parents[1]
 TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
@@ -305,38 +303,6 @@ def test_every_experiment_trains_and_validates_on_real_samples(
     metrics = train(compose(f"experiment={experiment}", *SMALL, *few, f"run_dir={tmp_path / 'run'}"))
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
-
-
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_r3_a_signal_saves_the_step_and_the_same_command_goes_on(
-    sent: signal.Signals, code: int, tmp_path: Path
-) -> None:
-    """A whole interpreter, whose checkpoints are due at the last step alone."""
-    arguments = [*TINY, "trainer.max_steps=120", "trainer.val_check_interval=120", "data.crop_size=[32,32]"]
-    arguments += ["score_test=false", "callbacks.pictures=0", f"run_dir={tmp_path / 'run'}"]
-    command = [sys.executable, str(ROOT / "src" / "train.py"), *arguments]
-    # a shell starts what is in its background with SIGINT ignored, and children inherit that
-    listening = partial(signal.signal, sent, signal.SIG_DFL)
-    said, at = [], 0
-    with subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listening
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            said.append(line)
-            if not at and (step := re.match(r"step (\d+)/120", line)):
-                at = int(step[1])
-                process.send_signal(sent)
-        assert process.wait(timeout=100) == code
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    saved = torch.load(last, weights_only=True)["global_step"]
-    assert 6 <= at <= saved < 120
-    assert said[-1].startswith(f"error: {'interrupted' if code == 130 else 'terminated'}; the same command")
-    assert not any("Traceback" in line for line in said)
-    assert read_run_folder(tmp_path / "run").exit_code == 1, "W&B's file was closed"
-    again = run(*arguments)
-    assert again.returncode == 0, again.stderr
-    assert f"last.ckpt at step {saved}" in again.stderr
 
 
 def test_help_helps() -> None:

@@ -78,6 +78,8 @@ class Backbone(nn.Module):
             _round_up(self.model, name)
         info: Any = self.model.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
+        if len(set(info.module_name())) != len(channels):  # of which timm gives a single map
+            raise ConfigError(f"expected backbone.out_indices to name each map once, got {list(out_indices)}")
         self.channels = [sum(channels)] if fuse else channels
         self.strides = strides[:1] if fuse else strides
         self.fuse = fuse

@@ -83,7 +83,11 @@ def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
 
 
 def train_in_processes(
-    words: Sequence[str], folder: Path, processes: int = 1, at_step: Callable[[int, int], None] | None = None
+    words: Sequence[str],
+    folder: Path,
+    processes: int = 1,
+    at_step: Callable[[int, int], None] | None = None,
+    after: Callable[[], None] = lambda: None,
 ) -> list[int]:
     """Train in processes of their own, which note the samples of each step in FOLDER/samples.RANK.
 
@@ -92,6 +96,7 @@ def train_in_processes(
         folder: Run folder.
         processes: How many share the run, by gloo.
         at_step: Called with step and rank before each step.
+        after: Called in each when the run is complete.
     """
     port = _free_port()
 
@@ -124,9 +129,15 @@ def train_in_processes(
         os.dup2(output, 2)
         sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
         train(compose_overrides(*words, *several, f"run_dir={folder}"))
+        after()
 
     folder.mkdir(exist_ok=True)
     return forked(work, processes)
+
+
+def said(folder: Path) -> str:
+    """Return what all processes of a run have printed."""
+    return "".join(path.read_text() for path in folder.glob("said.*"))
 
 
 def kill(step: int) -> Callable[[int, int], None]:

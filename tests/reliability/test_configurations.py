@@ -15,7 +15,7 @@ from isaseg import config, targets
 from isaseg.errors import ConfigError
 from isaseg.training import train
 from tests import forked
-from tests.reliability.small import SMALL
+from tests.reliability.small import SMALL, STRESS
 
 CONF = config.conf_dir()
 ROOTS = [p.stem for p in CONF.glob("*.yaml") if p.stem != "dashboard"]
@@ -66,7 +66,9 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("key", ["attention", "data.transform.extra"])
+@pytest.mark.parametrize(
+    "key", ["attention", "data.transform.extra", "optim", "logger"] if STRESS else ["data.transform.extra"]
+)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_x1_what_a_configuration_may_not_name_is_not_run(
     kind: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

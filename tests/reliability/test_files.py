@@ -4,8 +4,10 @@ import csv
 import errno
 import math
 import os
+import random
 import resource
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from isaseg.checkpoint import DurableCheckpointIO
 from isaseg.errors import CheckpointError
 from isaseg.metrics_csv import AppendingCsvLogger
 from isaseg.module import SegmentationModule
+from isaseg.resume import find_resume
 from isaseg.tensor_files import load_checkpoint
 from isaseg.training import train
 from tests.reliability.small import SMALL, loaded
@@ -67,6 +70,38 @@ def test_c2_a_full_disk_ends_a_run_only_at_its_last_step(
         assert "Training goes on" in caplog.text
         assert loaded(checkpoints / "last.ckpt")["global_step"] == 3
     assert sorted(os.listdir(checkpoints)) == ["best.ckpt", "last.ckpt"]
+
+
+def test_c1_200_kills_at_random_moments_of_saving_leave_a_whole_file(tmp_path: Path) -> None:
+    """At most as long after its beginning as a save takes, so that most find it in the middle."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    content = {"state_dict": {"w": torch.arange(500_000.0)}}
+    io, rng = DurableCheckpointIO(), random.Random(0)
+    started = time.perf_counter()
+    io.save_checkpoint({**content, "global_step": 0}, path)
+    takes = time.perf_counter() - started
+    caught = 0
+    for number in range(1, 201):
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(write, b"1")
+            io.save_checkpoint({**content, "global_step": number}, path)
+            os._exit(0)
+        os.read(read, 1)
+        end = time.perf_counter() + rng.uniform(0, takes)
+        while time.perf_counter() < end:
+            pass
+        os.kill(child, signal.SIGKILL)
+        caught += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        os.close(read)
+        os.close(write)
+        loaded = load_checkpoint(path)
+        assert torch.equal(loaded["state_dict"]["w"], content["state_dict"]["w"])
+        assert number - loaded["global_step"] >= 0
+    assert caught > 100
+    assert find_resume(tmp_path, "must") == path
+    assert os.listdir(path.parent) == ["last.ckpt"]
 
 
 def test_c2_a_real_limit_on_the_size_of_files_leaves_the_old_one(tmp_path: Path) -> None:

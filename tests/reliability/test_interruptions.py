@@ -1,5 +1,6 @@
 """R: a run that was cut goes on as if it never had been; one that cannot go on says why."""
 
+import os
 import random
 import re
 import signal
@@ -13,8 +14,9 @@ from omegaconf import DictConfig
 from isaseg.errors import CheckpointError
 from isaseg.module import SegmentationModule
 from isaseg.training import train
+from tests import forked
 from tests.conftest import compose_overrides
-from tests.reliability.small import SMALL, history, kill, loaded, train_in_processes
+from tests.reliability.small import SMALL, history, kill, loaded, said, train_in_processes
 
 TWO = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=1"]
 
@@ -35,10 +37,6 @@ def check_resumed(words: list[str], cuts: Sequence[int], folder: Path, processes
     a, b = history(whole), history(cut)
     for name in a:
         assert a[name] == b[name], name
-
-
-def said(folder: Path) -> str:
-    return "".join(path.read_text() for path in folder.glob("said.*"))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -141,3 +139,32 @@ def test_r7_longer_elsewhere_and_otherwise_rounded_goes_on(
     assert train(cfg)["step"] >= 2
     assert "not bit for bit: trainer.precision: '32-true' -> 'bf16-mixed'" in caplog.text
     assert loaded(tmp_path / "run" / "checkpoints" / "last.ckpt")["config"]["trainer"]["max_steps"] == 3
+
+
+def test_r5_under_slurm_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One mechanism on a cluster and off it: no hpc_ckpt file, no other folder; a finished run is left alone."""
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+    }.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "run"
+    words = [*TWELVE, "data.num_workers=0", f"run_dir={folder}"]
+    assert train_in_processes(words, folder, 1, kill(8)) == [-signal.SIGKILL]
+    again = forked.run("train.py", *words, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert re.search(r"continues from .*\.ckpt at step 6", again.stderr)
+    assert sorted(path.name for path in folder.rglob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    finished = forked.run("train.py", *words, cwd=tmp_path)
+    assert finished.returncode == 0
+    assert "is complete" in finished.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+    assert {"run"} <= set(os.listdir(tmp_path)) <= {"run", "outputs"}  # the latter empty: Hydra makes it

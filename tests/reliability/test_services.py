@@ -1,20 +1,28 @@
 """S: what is outside the program, and what it has too little of."""
 
+import json
+import multiprocessing
+import os
 import re
+import resource
+import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
 
 from isaseg import out_of_memory
 from isaseg.attention import InterlacedSparseAttention, SelfAttention2d
-from isaseg.errors import OutOfMemory
+from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.module import SegmentationModule
 from isaseg.training import train
-from tests.reliability.small import SMALL
+from tests.reliability.small import SMALL, STRESS, said, train_in_processes
 
 ONE = [*SMALL, "trainer.max_steps=1"]
 
@@ -83,3 +91,68 @@ def test_s6_more_than_the_device_has_is_told_before_the_first_step(
     monkeypatch.setattr(out_of_memory, "memory_of", lambda device: 2**10)
     train(compose(*ONE, f"run_dir={tmp_path}"))
     assert re.search(r"the device has 0 MiB of memory\. The scores of isa-8x8", caplog.text)
+
+
+def test_s7_memory_stays_flat_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    """With two loader processes and W&B; 3000 steps by `make test-stress`, where 1 MB in 1000 steps is too much."""
+    steps = 3000 if STRESS else 200
+    folder, temporary = tmp_path / "run", Path(tempfile.mkdtemp(prefix="s7-"))  # short: of sockets
+    seen = tmp_path / "seen"
+
+    def look(step: int, rank: int) -> None:
+        if step == 0:
+            tempfile.tempdir = str(temporary)
+        if step % 20 == 10:
+            with seen.open("a") as file:
+                file.write(json.dumps([step, resident(), len(os.listdir("/proc/self/fd"))]) + "\n")
+
+    def after() -> None:
+        left = [child.name for child in multiprocessing.active_children()]
+        seen.with_name("after").write_text(json.dumps([left, len(os.listdir("/proc/self/fd"))]))
+
+    words = [*SMALL, "logger=wandb", "data.num_workers=2", f"trainer.max_steps={steps}"]
+    words += [f"trainer.val_check_interval={steps // 4}", "trainer.log_every_n_steps=10"]
+    assert train_in_processes(words, folder, at_step=look, after=after) == [0], said(folder)
+    rows = [json.loads(line) for line in seen.read_text().splitlines()]
+    step, memory, handles = (np.array(column, float) for column in zip(*rows, strict=True))
+    settled = step > (1000 if STRESS else 100)  # after allocators and caches have grown
+    slope = np.polyfit(step[settled], memory[settled], 1)[0] * 1000 / 2**20
+    assert slope < (1 if STRESS else 30), f"{slope:.2f} MB in 1000 steps"
+    assert handles[settled].max() == handles[settled].min()
+    left, open_after = json.loads(seen.with_name("after").read_text())
+    assert left == []
+    assert open_after <= handles[0]
+    temporary.rmdir()  # it is empty
+    assert [path.name for path in folder.rglob(".*")] == [], "no temporary file"
+
+
+def resident() -> int:
+    """Return the bytes that this process and its children hold."""
+    total = 0
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for process in ("self", *children):
+        with suppress(FileNotFoundError):
+            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+    return total
+
+
+def test_a_tmpdir_in_which_loaders_cannot_talk_is_told_before_they_hang(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest that is allowed works: a worker that cannot make its socket would be waited for."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        for length in (75, 76):
+            long = folder / ("t" * (length - len(str(folder)) - 1))
+            long.mkdir()
+            monkeypatch.setattr(tempfile, "tempdir", str(long))
+            monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)  # type: ignore[attr-defined]
+            words = [*ONE, "data.num_workers=1", "data.timeout=60", f"run_dir={tmp_path / str(length)}"]
+            if length == 75:
+                train(compose(*words))
+            else:
+                with pytest.raises(ConfigError, match="TMPDIR of at most 75 characters"):
+                    train(compose(*words))
+    finally:
+        shutil.rmtree(folder)
+        multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]

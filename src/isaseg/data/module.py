@@ -1,5 +1,7 @@
 """Loaders for one data set: resumable training batches, and evaluation in which no sample counts twice."""
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
+
+# Linux allows 107 for the path of a socket, and multiprocessing appends pymp-NNNNNNNN/listener-NNNNNNNN.
+_LONGEST_TMPDIR = 75
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
@@ -48,7 +53,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         max_bad_samples: So many training samples that cannot be loaded may be replaced in the run.
 
     Raises:
-        ConfigError: If the accumulated batches cannot share the samples of a step.
+        ConfigError: If the accumulated batches cannot share the samples of a step, or TMPDIR is too long for loaders.
     """
 
     bad_samples_file: Path | None = None  # where those are listed
@@ -90,6 +95,12 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self._sources: dict[str, Source | None] = {}
         self._datasets: dict[str, SegmentationDataset] = {}
         self._check_batch(1)
+        folder = tempfile.gettempdir()
+        if num_workers and len(os.fsencode(folder)) > _LONGEST_TMPDIR:
+            raise ConfigError(
+                f"expected TMPDIR of at most {_LONGEST_TMPDIR} characters, since loaders need sockets there, got "
+                f"'{folder}'; set TMPDIR to a shorter folder, or data.num_workers=0"
+            )
 
     @property
     def classes(self) -> tuple[str, ...]:

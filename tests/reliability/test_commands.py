@@ -1,0 +1,111 @@
+"""S8 and exit codes: what the README tells the reader to type, typed into a shell."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import forked
+from tests.reliability.small import SMALL
+from tests.wandb_file import read_run_folder
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FEW = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
+
+# Python imports a module of this name before anything else.
+FAULTS = """
+import os
+if fault := os.environ.pop("FAULT", ""):
+    import signal
+    from isaseg.module import SegmentationModule
+    step = SegmentationModule.training_step
+    def faulty(self, *args):
+        if self.global_step == 1:
+            if fault == "bug":
+                raise ZeroDivisionError("a bug")
+            if fault == "memory":
+                raise MemoryError
+            signal.raise_signal(signal.Signals[fault])
+        return step(self, *args)
+    SegmentationModule.training_step = faulty
+"""
+
+CODES = {
+    0: ("", ["attention=dense", "seed=1"]),
+    1: ("bug", []),
+    2: ("", ["attention.group_size=[0,8]"]),
+    3: ("", ["optim.lr=1e30"]),
+    4: ("memory", []),
+    130: ("SIGINT", []),
+    143: ("SIGTERM", []),
+}
+
+
+def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """Return how a line ended that was typed in the project's folder, where `python` is this one."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    listening = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder), "PATH": path}
+    return subprocess.run(
+        ["bash", "-c", line],
+        cwd=ROOT,
+        env={**os.environ, **listening, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) -> None:
+    """A run that is not complete never ends with 0; after a signal the same command goes on from where it came."""
+    (tmp_path / "sitecustomize.py").write_text(FAULTS)
+    fault, words = CODES[code]
+    run = tmp_path / "run"
+    words = [*FEW, "logger=wandb", *words, f"run_dir={run}"]
+    done = shell(f"{shlex.join(['python', 'src/train.py', *words])}; echo it was $?", tmp_path, FAULT=fault)
+    assert done.stdout.splitlines()[-1] == f"it was {code}", done.stderr
+    assert (run / "metrics.json").exists() == (code == 0)
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == (code not in (0, 1))
+    assert ("Traceback" in done.stderr) == (code == 1), done.stderr
+    assert (run / "failed.txt").exists() == (code in (1, 3, 4))
+    if code != 2:
+        assert read_run_folder(run).exit_code == (code != 0), "W&B's file was closed"
+    if code > 100:
+        again = forked.run("train.py", *words, cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+        assert "last.ckpt at step 2" in again.stderr, "checkpoints are due at the last step alone"
+
+
+def test_the_readme_names_every_exit_code() -> None:
+    (said,) = re.findall(r"Exit codes: (.*?)\.", README.replace("\n", " "))
+    assert [int(number) for number in re.findall(r"\d+", said)] == list(CODES)
+
+
+@pytest.mark.parametrize(
+    ("line", "more", "runs"),
+    [
+        ("make train", 'ARGS="{}"', 1),
+        ("python src/train.py -m sweep=group_size seed=0,1,2", "attention.group_size=[8,8],[4,4] {}", 2),
+    ],
+)
+def test_s8_the_readmes_commands_run(line: str, more: str, runs: int, tmp_path: Path) -> None:
+    """Shortened by words at their end."""
+    assert re.search(rf"^{re.escape(line)}( |$)", README, re.MULTILINE)
+    if line.startswith("make") and not (ROOT / ".venv" / ".installed").exists():
+        pytest.skip("would install")
+    words = ["seed=0"] if runs > 1 else []
+    words = shlex.join([*FEW, *words, f"output_dir={tmp_path / 'out'}"]).replace("'", "")
+    before = set(os.listdir(ROOT))
+    done = shell(f"{line.replace('seed=0,1,2', '')} {more.format(words)}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [path for path in tmp_path.rglob("metrics.json") if "sweep" not in str(path)]
+    assert len(found) == runs
+    assert all(0 <= json.loads(path.read_text())["val/mIoU"] <= 1 for path in found)
+    assert set(os.listdir(ROOT)) == before
