@@ -160,7 +160,7 @@ def test_one_folder_for_several_jobs_is_refused() -> None:
 # ---------------------------------------------------------------- seen through to the end
 
 
-def test_a_failure_is_told_at_once_and_stops_nobody(tmp_path: Path, script: Path) -> None:
+def test_s5_a_failure_is_told_at_once_and_stops_nobody(tmp_path: Path, script: Path) -> None:
     jobs = jobs_of(tmp_path, [12, 13, 14])
     (tmp_path / "hold14").touch()
     console = quiet()
@@ -452,7 +452,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_two_processes_a_job_in_a_sweep_whose_middle_job_fails(tmp_path: Path) -> None:
+def test_s5_two_processes_a_job_in_a_sweep_whose_middle_job_fails(tmp_path: Path) -> None:
     """The others are bit for bit what they are alone; the failed one is marked; the same command tries it again."""
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     ddp += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
