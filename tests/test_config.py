@@ -85,7 +85,7 @@ def test_a_typo_names_the_nearest_valid_name(override: str, message: str) -> Non
         ),
         ("protocol=mmseg", "no values of protocol=mmseg are known for data=lamps; choose protocol=none"),
         ("data.val_batch_size=0", "data.val_batch_size to be an integer of at least 1"),
-        ("seed=-1", "seed to be an integer of at least 0, got seed=-1"),
+        ("seed=-1", "seed to be an integer from 0 to 4294967295, got seed=-1"),
         ("seed=abc", "got seed=abc"),
         ("resume=true", "resume to be auto, must, never or the path of a checkpoint, got resume=True"),
         ("loss.class_weights=1", "one weight for each of the 8 classes, got loss.class_weights=1"),

@@ -123,7 +123,7 @@ def test_x1_everything_in_conf_passes(root: str) -> None:
         (["attention=dnse"], "did you mean 'dense'"),
         (["data.transform.extra=[{_target_: albumentations.Blur, prob: 1}]"], "data.transform.extra[0].prob"),
         (["+callbacks.picturs=3"], "did you mean 'pictures'"),
-        (["+head.chanels=3"], "did you mean 'channels'"),
+        (["+head.channel=3"], "did you mean 'channels'"),
         (["+sede=3"], "did you mean 'seed'"),
     ],
 )
