@@ -198,6 +198,18 @@ def test_a_file_that_would_run_code_is_refused_without_a_recipe(tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}])
+def test_weights_without_a_tensor_ask_no_network(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match="it holds no tensor"):
+        make(weights=str(tmp_path / "weights.pth"))
+
+
+def test_no_other_argument_names_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"got backbone\.model_args\.checkpoint_path"):
+        make(model_args={"checkpoint_path": "x.pth"})
+
+
 def test_missing_weights_are_named() -> None:
     with pytest.raises(ConfigError, match=r"got backbone.weights='nowhere.pth', which does not exist"):
         make(weights="nowhere.pth")

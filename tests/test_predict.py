@@ -409,7 +409,11 @@ def test_an_interrupt_has_its_own_exit_code(
         return predict_labels(segmenter, image, how)
 
     monkeypatch.setattr(predict, "predict_labels", second)
-    assert tool(f"checkpoint={own}", "input=in", "output=out") == code
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's background
+    try:
+        assert tool(f"checkpoint={own}", "input=in", "output=out") == code
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     word = {130: "interrupted", 143: "terminated"}[code]
     assert capsys.readouterr().err.startswith(f"error: {word}; what is written is whole")
     assert files(Path("out")) == {"labels/a.png", "overlays/a.jpg"}

@@ -353,6 +353,7 @@ def test_sigterm_saves_the_step_at_which_it_comes(
 ) -> None:
     """However rarely checkpoints are written; resumed, the run is bit for bit the one that was never stopped."""
     words = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
+    words += ["trainer.log_every_n_steps=1"]
     train(compose(*words, f"run_dir={tmp_path / 'whole'}"))
     step = SegmentationModule.training_step
 
@@ -372,3 +373,17 @@ def test_sigterm_saves_the_step_at_which_it_comes(
         for name in ("whole", "cut")
     )
     assert all(torch.equal(a[k], b[k]) for k in a)
+    whole, cut = (
+        {
+            row["step"]: row["train/loss"]
+            for row in read_csv(tmp_path / name / "metrics.csv")
+            if row["train/loss"]
+        }
+        for name in ("whole", "cut")
+    )
+    assert cut == whole, "the row of the step at which it was ended too"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

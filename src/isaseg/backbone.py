@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from isaseg.errors import CheckpointError, ConfigError
@@ -65,6 +66,12 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
+        if refused := sorted(
+            {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"} & set(args)
+        ):
+            raise ConfigError(
+                f"expected backbone.weights to name a file, got backbone.model_args.{refused[0]}"
+            )
         if output_stride is not None:
             args["output_stride"] = output_stride
         if weights is not None and weights_sha256 is not None:
@@ -190,7 +197,9 @@ def _tensors(name: str, path: Path) -> dict[str, Tensor]:
             break
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         raise _unloaded(name, "it holds more than named tensors", str(path))
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    if not content:  # timm would look for others on the network
+        raise _unloaded(name, "it holds no tensor", str(path))
+    return dict(clean_state_dict(content))
 
 
 def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:

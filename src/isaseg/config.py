@@ -103,7 +103,9 @@ def check(cfg: DictConfig) -> None:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
     plain = _resolved(cfg)
-    check_names(plain, _known())
+    # a key of one's own may hold what others interpolate
+    own = re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg)))
+    check_names(plain, {**_known(), "": [*_known()[""], *own]})
     check_values(plain)
     _check_recipe(cfg)
     check_targets(plain)
@@ -120,7 +122,7 @@ def _known() -> dict[str, list[str]]:
     top = [*groups, *root, *files, "test"]  # how evaluate.py applies a network: of recipes
     return {
         "": [str(key) for key in top if not str(key).startswith("optional ")],
-        "head": list(root.head),
+        "head": [*root.head, "negative_slope"],  # openseg's InPlaceABN
         "recipe": list(root.recipe),
         "callbacks": list(shown),
     }

@@ -187,7 +187,19 @@ class EndOnSignal(Callback):
         """
         stepped, self._step = trainer.global_step != self._step, trainer.global_step
         if stepped and trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+            # what Lightning does after this hook, which is left here: the row of this step
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
             self._end(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """End if it was asked since the last step, which is saved.
+
+        Raises:
+            SIGTERMException, KeyboardInterrupt: Then.
+        """
+        if trainer.strategy.reduce_boolean_decision(bool(self._asked), all=False):
+            raise self._answer()
 
     def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Save and end; several processes may not have as many batches and go on to a step. Resuming validates anew.
@@ -200,7 +212,10 @@ class EndOnSignal(Callback):
 
     def _end(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(self.path)
-        raise KeyboardInterrupt if self._asked == signal.SIGINT else SIGTERMException
+        raise self._answer()
+
+    def _answer(self) -> BaseException:
+        return KeyboardInterrupt() if self._asked == signal.SIGINT else SIGTERMException()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = number

@@ -35,7 +35,7 @@ def told_complete(cfg: DictConfig) -> dict[str, Any] | None:
     try:
         folder = config.run_dir(cfg)
         metrics = finished_metrics(cfg, folder)
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):  # `config.check` tells
         return None
     if metrics is not None:
         log.info(

@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from omegaconf import OmegaConf
+from omegaconf.resolvers import oc
+
 from isaseg.errors import ConfigError
 
 # Otherwise albumentations, which a configuration may name, asks pypi.org for a newer version in every process.
@@ -57,6 +60,16 @@ ENVIRONMENT = (
 
 _OF_HYDRA = {"_target_": str, "_partial_": bool, "_recursive_": bool}  # its other words are not needed here
 _ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]*)")
+
+
+def _environment(name: str, *default: Any) -> Any:
+    """Resolve `oc.env`, however it is written; `check_environment` tells the key too, where it can be read."""
+    if name not in ENVIRONMENT:
+        raise ConfigError(f"expected one of {', '.join(ENVIRONMENT)} from the environment, got oc.env:{name}")
+    return oc.env(name, *default)
+
+
+OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def check_targets(plain: Any, path: str = "") -> None:

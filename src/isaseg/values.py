@@ -59,7 +59,9 @@ def check_names(plain: Mapping[str, Any], known: Mapping[str, Collection[str]]) 
         ConfigError: Naming an unknown key, and the nearest known one.
     """
     for section, names in known.items():
-        for key in plain if not section else plain.get(section, {}):
+        if section and not isinstance(plain.get(section), Mapping):
+            raise _refused(section, "a section of keys", plain.get(section))
+        for key in plain if not section else plain[section]:
             if key not in names:
                 dotted = f"{section}.{key}".lstrip(".")
                 raise ConfigError(

@@ -216,6 +216,9 @@ def test_s4_only_listed_variables_may_be_taken_from_the_environment(
     with pytest.raises(ConfigError, match="oc.env:SECRET") as caught:
         train(composed("train", *SMALL, word, f"output_dir={tmp_path}"))
     assert "hunter2" not in str(caught.value)
+    hidden = ["name=env", "data.root='${oc.${name}:SECRET}'"]
+    with pytest.raises(ConfigError, match="oc.env:SECRET"):
+        train(composed("train", *SMALL, *hidden, f"output_dir={tmp_path}"))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("SCRATCH", "here")
     cfg = composed("train", "data.root=${oc.env:SCRATCH}")
@@ -268,6 +271,13 @@ def test_x6_a_name_is_one_folder_and_no_command(
         train(cfg)
         assert os.listdir(tmp_path) == ["out"]
         assert os.listdir(tmp_path / "out") == [folder]
+
+
+def test_x2_a_key_of_ones_own_is_one_that_another_takes() -> None:
+    config.check(composed("train", "+wide=16", "head.channels=${wide}"))
+    config.check(composed("train", "+head.negative_slope=0.01"))
+    with pytest.raises(ConfigError, match="no configuration key 'wide'"):
+        config.check(composed("train", "+wide=16"))
 
 
 def test_x6_overrides_of_a_sweep_are_names_of_folders() -> None:

@@ -109,7 +109,7 @@ def valid(draw: st.DrawFn) -> list[str]:
     return words + [f"{k}={written(draw(OTHERS[k]))}" for k in sorted(keys)]
 
 
-@settings(max_examples=300 if STRESS else 4, **FEW)  # type: ignore[arg-type]
+@settings(max_examples=300 if STRESS else 3, **FEW)  # type: ignore[arg-type]
 @given(words=valid())
 def test_x3_a_valid_configuration_of_chance_builds_and_runs(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +142,7 @@ ANY = st.recursive(
 )
 
 
-@settings(max_examples=3000 if STRESS else 25, **FEW)  # type: ignore[arg-type]
+@settings(max_examples=3000 if STRESS else 15, **FEW)  # type: ignore[arg-type]
 @given(key=st.sampled_from(KEYS), value=ANY)
 def test_x3_any_value_of_any_key_is_told_before_work_or_works(key: str, value: Any) -> None:
     """Never an exception of another kind; what is told has left nothing behind."""

@@ -26,6 +26,7 @@ from isaseg.errors import CheckpointError, ConfigError
 from isaseg.resume import find_resume
 from isaseg.training import train
 from tests import forked
+from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS
 
 RAN = "touch ran"  # in the folder where the test runs
@@ -176,6 +177,11 @@ CHECKPOINTS: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def cfg() -> DictConfig:
+    return compose_overrides(*SMALL, "trainer.max_steps=1", "resume=hostile.ckpt", "run_dir=run")
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("kind", "suffix"),
@@ -191,7 +197,7 @@ def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
     suffix: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    compose: Callable[..., DictConfig],
+    cfg: DictConfig,
 ) -> None:
     """Whatever it is called, by each function that takes the file of a stranger."""
     monkeypatch.chdir(tmp_path)
@@ -211,7 +217,7 @@ def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
         Backbone("test_resnet", weights=str(path))
     if suffix == ".ckpt":
         with pytest.raises(CheckpointError, match="hostile"):
-            train(compose(*SMALL, "trainer.max_steps=1", f"resume={path}", "run_dir=run"))
+            train(cfg)
     assert set(os.listdir()) == there
 
 

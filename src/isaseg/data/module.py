@@ -1,6 +1,7 @@
 """Loaders for one data set: resumable training batches, and evaluation in which no sample counts twice."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -277,4 +278,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the process that saves; it ends its loaders itself
     cv2.setNumThreads(0)
