@@ -29,16 +29,20 @@ _MODULES = (
 
 
 def run(
-    script: str, *words: str, cwd: Path, seconds: int = 300, **env: str
+    script: str | Path, *words: str, cwd: Path, seconds: int = 300, **env: str | None
 ) -> subprocess.CompletedProcess[str]:
-    """Return how `python src/SCRIPT WORDS` ended, with what it printed; after `seconds` it is ended by SIGALRM."""
+    """Return how `python src/SCRIPT WORDS` ended, with what it printed; after `seconds` it is ended by SIGALRM.
+
+    A script of a test has its whole path. What `env` gives as None is not in the environment.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         command = [str(ROOT / "src" / script), *words]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
         asked = {
             "command": command,
             "cwd": str(cwd),
-            "env": {**os.environ, "OMP_NUM_THREADS": "1", **env},
+            "env": {name: value for name, value in environment.items() if value is not None},
             "out": str(out),
             "err": str(err),
             "seconds": seconds,

@@ -27,6 +27,8 @@ from isaseg.sweep.local import alone, gpus_needed, local, local_command, visible
 from isaseg.sweep.supervise import supervise
 from tests import forked
 from tests.conftest import compose_overrides
+from tests.reliability.small import said as told
+from tests.reliability.small import train_in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
@@ -470,8 +472,7 @@ def test_s5_two_processes_a_job_in_a_sweep_whose_middle_job_fails(tmp_path: Path
     assert "DivergenceError" in cause
     assert not (failed / "metrics.json").exists()
     for lr, member in (("4e-3", first), ("2e-3", last)):
-        alone = run(f"optim.lr={lr}", *ddp, *TINY, f"run_dir={tmp_path / lr}", cwd=tmp_path)
-        assert alone.returncode == 0, alone.stderr
+        assert train_in_processes([f"optim.lr={lr}", *TINY], tmp_path / lr, 2) == [0, 0], told(tmp_path / lr)
         ours, theirs = weights(member), weights(tmp_path / lr)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)

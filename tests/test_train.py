@@ -129,24 +129,6 @@ def test_what_a_constructor_refuses_is_a_configuration_error(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_run_continues_bit_for_bit(tmp_path: Path) -> None:
-    """Stopped after step 2 (by shortening it) and resumed equals the run that was never stopped."""
-    common = ["logger=csv", "data.batch_size=2", "data.val_length=4", "trainer.val_check_interval=2"]
-    common += ["optim.total_steps=4", "trainer.max_steps=4", "check_data=false"]
-    whole = run(*common, f"run_dir={tmp_path / 'whole'}")
-    assert whole.returncode == 0, whole.stderr
-    first = run(*common, "trainer.max_steps=2", f"run_dir={tmp_path / 'cut'}")
-    assert first.returncode == 0, first.stderr
-    second = run(*common, f"run_dir={tmp_path / 'cut'}")
-    assert second.returncode == 0, second.stderr
-    a, b = (
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-        for name in ("whole", "cut")
-    )
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -25,33 +25,52 @@ TWELVE = [*SMALL, "trainer.max_steps=12", "trainer.val_check_interval=6", "check
 TWELVE += ["data.seed=1", "head.dropout=0.3"]
 
 
-def check_resumed(words: list[str], cuts: Sequence[int], folder: Path, processes: int = 1) -> None:
+def check_resumed(words: list[str], cuts: Sequence[int], cut: Path, whole: Path, processes: int = 1) -> None:
     """Check that a run killed at each of `cuts`, one after the other, is the run that never was."""
-    whole, cut = folder / "whole", folder / "cut"
-    assert train_in_processes(words, whole, processes) == [0] * processes, said(whole)
     for step in cuts:
         ended = train_in_processes(words, cut, processes, kill(step))
         assert ended == [-signal.SIGKILL] * processes, said(cut)
     assert not (cut / "metrics.json").exists()
     assert train_in_processes(words, cut, processes) == [0] * processes, said(cut)
+    check_equal(cut, whole)
+
+
+def check_equal(cut: Path, whole: Path) -> None:
     a, b = history(whole), history(cut)
     for name in a:
         assert a[name] == b[name], name
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("attention", ["isa", "dense", "criss_cross"])
 def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
-    attention: str, workers: int, tmp_path: Path
+    attention: str, tmp_path: Path
 ) -> None:
-    """Bit for bit: samples, losses, scores, weights, state of the optimizer."""
-    cuts = random.Random(f"{attention} {workers}").sample(range(1, 12), 3)
-    words = [*TWELVE, f"attention={attention}", f"data.num_workers={workers}"]
-    check_resumed(words, sorted(cuts), tmp_path)
+    """Bit for bit, with loaders or without: samples, losses, scores, weights, state of the optimizer."""
+    words = [*TWELVE, f"attention={attention}"]
+    whole = tmp_path / "whole"
+    assert train_in_processes([*words, "data.num_workers=0"], whole) == [0], said(whole)
+    for workers in (0, 2):
+        cuts = random.Random(f"{attention} {workers}").sample(range(1, 12), 3)
+        cut = tmp_path / str(workers)
+        check_resumed([*words, f"data.num_workers={workers}"], sorted(cuts), cut, whole)
 
 
 def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(tmp_path: Path) -> None:
-    check_resumed([*TWELVE, "data.num_workers=0"], (2, 5, 10), tmp_path, processes=2)
+    words = [*TWELVE, "data.num_workers=0"]
+    whole = tmp_path / "whole"
+    assert train_in_processes(words, whole, 2) == [0, 0], said(whole)
+    check_resumed(words, (2, 5, 10), tmp_path / "cut", whole, processes=2)
+
+
+VALIDATING = [*TWELVE, "trainer.val_check_interval=4", "data.num_workers=1", "data.val_batch_size=1"]
+
+
+@pytest.fixture(scope="module")
+def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of VALIDATING that never was cut."""
+    folder = tmp_path_factory.mktemp("validated")
+    assert train_in_processes(VALIDATING, folder) == [0], said(folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -65,13 +84,17 @@ def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(
     ],
 )
 def test_r4_a_validation_that_is_cut_is_repeated(
-    sent: signal.Signals, step: int, every: int, saved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sent: signal.Signals,
+    step: int,
+    every: int,
+    saved: int,
+    validated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Between its two batches; schedulers send SIGTERM twice."""
-    words = [*TWELVE, "trainer.val_check_interval=4", f"checkpoint_every_n_steps={every}"]
-    words += ["data.num_workers=1", "data.val_batch_size=1"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train_in_processes(words, whole) == [0], said(whole)
+    words = [*VALIDATING, f"checkpoint_every_n_steps={every}"]
+    cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
         validate = SegmentationModule.validation_step
 
@@ -86,9 +109,7 @@ def test_r4_a_validation_that_is_cut_is_repeated(
     newest = max(loaded(path)["global_step"] for path in (cut / "checkpoints").glob("*.ckpt"))
     assert newest == saved
     assert train_in_processes(words, cut) == [0], said(cut)
-    a, b = history(whole), history(cut)
-    for name in a:
-        assert a[name] == b[name], name
+    check_equal(cut, validated)
 
 
 @pytest.fixture(scope="module")
