@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from isaseg.data.source import Loaded
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import make_fake_ade20k
+from tests.reliability.small import SMALL, said, train_in_processes
 
 
 def module(**changes: Any) -> SegmentationDataModule:
@@ -244,6 +246,25 @@ def test_d12_a_dead_worker_is_told_with_the_cure() -> None:
     data = module(source=partial(Broken, bad=(3,), dies=True), num_workers=1)
     with pytest.raises(DataError, match=r"worker died.*lower data\.num_workers=1.*shared memory"):
         list(data.train_dataloader())
+
+
+def test_d12_a_dead_worker_is_told_at_once_after_a_training_in_the_same_process_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after() -> None:
+        data = module(source=partial(Broken, bad=(3,), dies=True), num_workers=1, timeout=1000)
+        signal.alarm(60)
+        with pytest.raises(DataError, match="exited unexpectedly"):
+            list(data.train_dataloader())
+
+    # as in a new process
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        words = [*SMALL, "trainer.max_steps=1", "data.num_workers=1"]
+        assert train_in_processes(words, tmp_path / "run", after=after) == [0], said(tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_d12_the_loader_waits_for_a_worker_no_longer_than_told() -> None:

@@ -1,12 +1,15 @@
 """Loaders: resumable training batches, validation batches of one size each, and faults of workers told in a sentence."""
 
 import logging
+import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from isaseg.data.dataset import too_many
 from isaseg.data.sampler import BatchPlan
@@ -28,6 +31,7 @@ class EvalLoader(DataLoader[Any]):
         Raises:
             DataError: If a worker met one, died or hangs.
         """
+        _listen_again()
         try:
             yield from super().__iter__()
         except IsasegError as error:  # of a worker: its traceback comes first
@@ -40,6 +44,15 @@ class EvalLoader(DataLoader[Any]):
                 f"data.num_workers={self.num_workers}, raise the shared memory (docker run --shm-size), or raise "
                 "data.timeout"
             ) from error
+
+
+def _listen_again() -> None:
+    """Let torch set its handler, by which it learns that a worker died, although it believes that it has.
+
+    Lightning puts back what was there before each training, of which a process may do several.
+    """
+    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
+        signal_handling._SIGCHLD_handler_set = False
 
 
 class TrainLoader(EvalLoader):
