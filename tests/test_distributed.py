@@ -1,5 +1,6 @@
 """Two processes score a split as one does, whatever its length."""
 
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,7 +46,10 @@ def score(root: str | None, num_classes: int, rank: int, world: int) -> tuple[to
 
 
 def process(rank: int, folder: str, root: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    limit = timedelta(seconds=60)  # after which one that waits for the other in vain fails
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", timeout=limit, rank=rank, world_size=2
+    )
     torch.save([score(None, 8, rank, 2), score(root, 150, rank, 2)], f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 

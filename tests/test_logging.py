@@ -66,6 +66,7 @@ def test_r8_a_resumed_run_appends_with_new_columns_and_without_a_torn_line(tmp_p
         file.write("2,1.")
     resumed = AppendingCsvLogger(path)
     resumed.log_metrics({"train/loss": 1.5}, step=1)
+    assert path.read_text() == "step,train/loss\n1,2.5\n2,1.5\n"
     resumed.log_metrics({"val/mIoU": 0.5, "val/loss": float("nan")}, step=1)
     resumed.log_metrics({"train/loss": 1.0}, step=2)
     assert path.read_text() == "step,train/loss,val/mIoU,val/loss\n1,2.5,,\n2,1.5,0.5,nan\n3,1,,\n"

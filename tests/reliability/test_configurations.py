@@ -57,7 +57,7 @@ HOSTILE = {
     "what of ours writes": "{_target_: isaseg.report.write_json, path: ran, content: {}}",
     "what of ours starts processes": "{_target_: isaseg.sweep.supervise.supervise, command: [touch, ran]}",
     "what of ours unpacks": "{_target_: isaseg.data.unpack.unpack, archive: a, target: b}",
-    "imported by an allowed one": "{_target_: isaseg.data.coco_stuff.Path, x: ran}",
+    "imported by an allowed one": "{_target_: isaseg.data.folder.Path}",
     "of a library that reads and writes": "{_target_: albumentations.save, transform: null, filepath: ran}",
     "a name that begins alike": "{_target_: isasegevil.attention.X}",
     "a module": "{_target_: isaseg.attention}",
