@@ -16,7 +16,7 @@ from isaseg.module import SegmentationModule
 from isaseg.training import train
 from tests import forked
 from tests.conftest import compose_overrides
-from tests.reliability.small import SMALL, history, kill, loaded, said, train_in_processes
+from tests.reliability.small import SMALL, STRESS, history, kill, loaded, said, train_in_processes
 
 TWO = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=1"]
 
@@ -25,13 +25,19 @@ TWELVE = [*SMALL, "trainer.max_steps=12", "trainer.val_check_interval=6", "check
 TWELVE += ["data.seed=1", "head.dropout=0.3"]
 
 
-def check_resumed(words: list[str], cuts: Sequence[int], cut: Path, whole: Path, processes: int = 1) -> None:
-    """Check that a run killed at each of `cuts`, one after the other, is the run that never was."""
-    for step in cuts:
-        ended = train_in_processes(words, cut, processes, kill(step))
+def check_resumed(
+    words: list[str], cuts: Sequence[int], workers: Sequence[int], cut: Path, whole: Path, processes: int = 1
+) -> None:
+    """Check that a run killed at each of `cuts`, one after the other, is the run that never was.
+
+    `workers` are the loader processes of each part, one more than there are cuts.
+    """
+    parts = [[*words, f"data.num_workers={number}"] for number in workers]
+    for part, step in zip(parts[:-1], cuts, strict=True):
+        ended = train_in_processes(part, cut, processes, kill(step))
         assert ended == [-signal.SIGKILL] * processes, said(cut)
     assert not (cut / "metrics.json").exists()
-    assert train_in_processes(words, cut, processes) == [0] * processes, said(cut)
+    assert train_in_processes(parts[-1], cut, processes) == [0] * processes, said(cut)
     check_equal(cut, whole)
 
 
@@ -41,7 +47,11 @@ def check_equal(cut: Path, whole: Path) -> None:
         assert a[name] == b[name], name
 
 
-@pytest.mark.parametrize("attention", ["isa", "dense", "criss_cross"])
+MIXED = {"isa": [(0, 0, 0, 0), (2, 2, 2, 2)], "dense": [(2, 0, 2, 0)], "criss_cross": [(0, 2, 0, 2)]}
+EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
+
+
+@pytest.mark.parametrize("attention", MIXED)
 def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
     attention: str, tmp_path: Path
 ) -> None:
@@ -49,17 +59,15 @@ def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
     words = [*TWELVE, f"attention={attention}"]
     whole = tmp_path / "whole"
     assert train_in_processes([*words, "data.num_workers=0"], whole) == [0], said(whole)
-    for workers in (0, 2):
+    for number, workers in enumerate(EACH if STRESS else MIXED[attention]):
         cuts = random.Random(f"{attention} {workers}").sample(range(1, 12), 3)
-        cut = tmp_path / str(workers)
-        check_resumed([*words, f"data.num_workers={workers}"], sorted(cuts), cut, whole)
+        check_resumed(words, sorted(cuts), workers, tmp_path / f"cut{number}", whole)
 
 
 def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(tmp_path: Path) -> None:
-    words = [*TWELVE, "data.num_workers=0"]
     whole = tmp_path / "whole"
-    assert train_in_processes(words, whole, 2) == [0, 0], said(whole)
-    check_resumed(words, (2, 5, 10), tmp_path / "cut", whole, processes=2)
+    assert train_in_processes([*TWELVE, "data.num_workers=0"], whole, 2) == [0, 0], said(whole)
+    check_resumed(TWELVE, (2, 5, 10), (0, 0, 0, 0), tmp_path / "cut", whole, processes=2)
 
 
 VALIDATING = [*TWELVE, "trainer.val_check_interval=4", "data.num_workers=1", "data.val_batch_size=1"]
