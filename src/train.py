@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
+from isaseg.command import of_file
 from isaseg.errors import IsasegError
 from isaseg.importing import uncollected
 from isaseg.run_folder import record_failure, told_complete
@@ -38,6 +39,10 @@ def main() -> int:
             record_failure(cfg, error)
             codes.append(_tell(error, error.exit_code))
             return None
+        except OSError as error:
+            record_failure(cfg, error)
+            codes.append(_tell(of_file(error), 2))
+            return None
         except Exception as error:
             record_failure(cfg, error)
             raise
@@ -48,6 +53,8 @@ def main() -> int:
         return _tell(error, error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         return _tell(config.explain(error), 2)
+    except OSError as error:
+        return _tell(of_file(error), 2)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning answers Ctrl-C with SystemExit(1) of its own
         if type(error).__name__ == "SIGTERMException":  # Lightning's, after the batch; without an exit code

@@ -18,7 +18,7 @@ from isaseg.errors import ConfigError, IsasegError
 def run(work: Callable[[], int], config_name: str, script: str, interrupted: str) -> int:
     """Return what `work` returns, or the exit code of its fault.
 
-    2 bad input, 4 out of memory, 130 or 143 interrupted by Ctrl-C or SIGTERM.
+    2 bad input or a file that cannot be used, 4 out of memory, 130 or 143 interrupted by Ctrl-C or SIGTERM.
 
     Args:
         work: Does it.
@@ -40,6 +40,8 @@ def run(work: Callable[[], int], config_name: str, script: str, interrupted: str
         return _tell(f"terminated; {interrupted}", 143)
     except KeyboardInterrupt:
         return _tell(f"interrupted; {interrupted}", 130)
+    except OSError as error:
+        return _tell(of_file(error), 2)
     except (MemoryError, RuntimeError) as error:
         from isaseg.out_of_memory import is_exhausted  # imports torch
 
@@ -51,6 +53,20 @@ def run(work: Callable[[], int], config_name: str, script: str, interrupted: str
             f"pictures, or half precision: see `python {script} --help`",
             4,
         )
+
+
+def of_file(error: OSError) -> str:
+    """Return in one sentence what the system refused to do with a file or folder.
+
+    Raises:
+        OSError: The same, if it is of none.
+    """
+    if error.filename is None:
+        raise error
+    return (
+        f"expected a file or folder that can be used, got '{error.filename}': {error.strerror}; name another, or mend "
+        "its rights or its disk"
+    )
 
 
 class _Terminated(KeyboardInterrupt):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from isaseg import config, targets
+from isaseg import command, config, targets
 from isaseg.errors import ConfigError
 from isaseg.training import train
 from tests import forked
@@ -67,7 +68,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(
-    "key", ["attention", "data.transform.extra", "optim", "logger"] if STRESS else ["data.transform.extra"]
+    "key", ["attention", "data.transform.extra", "backbone", "logger"] if STRESS else ["data.transform.extra"]
 )
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_x1_what_a_configuration_may_not_name_is_not_run(
@@ -252,6 +253,38 @@ def test_x5_weights_are_fetched_only_where_they_are_asked_for(
     with pytest.raises(ConfigError, match=r"no/such\.safetensors"):
         train(compose(*SMALL, "backbone.weights=no/such.safetensors", f"run_dir={tmp_path}/r"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train.py", ["output_dir=file/out"]),
+        ("train.py", ["run_dir=file/run"]),
+        ("train.py", ["-m", "seed=0,1", "output_dir=file/out"]),
+        ("ablation.py", ["--dry", "--output", "file/out"]),
+        ("compare.py", ["file/runs", "--output", "file/out"]),
+    ],
+)
+def test_x3_a_folder_that_cannot_be_made_is_told(script: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    small = [*SMALL, "trainer.max_steps=1"] if script == "train.py" else []
+    done = forked.run(script, *words, *small, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "error: expected a " in done.stderr and "file/" in done.stderr
+    assert "Traceback" not in done.stderr and "Error executing" not in done.stderr
+    assert files(tmp_path) == [tmp_path / "file"]
+
+
+def test_x3_a_file_without_the_right_to_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise PermissionError(13, "Permission denied", "masks/val")
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert command.run(work, "train", "src/x.py", "") == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "got 'masks/val': Permission denied; " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
