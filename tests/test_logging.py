@@ -401,19 +401,36 @@ def test_s1_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Pa
     assert f"--id {first}" in told
 
 
-def test_s3_a_finish_that_never_returns_ends_with_the_process(tmp_path: Path) -> None:
-    """And changes no exit code: `process` wants 0."""
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("SIGKILL", "W&B could not finish its run (ConnectionResetError"),
+        ("SIGSTOP", "W&B does not finish its run"),
+    ],
+)
+def test_s2_s3_a_service_that_died_or_hangs_holds_no_process(sent: str, told: str, tmp_path: Path) -> None:
+    """Its death changes no exit code: `process` wants 0; and the next run of the process has another service."""
     script = (
-        "import pathlib, threading\n"
+        "import os, pathlib, signal, wandb\n"
         "from isaseg import logging\n"
-        "logging._FINISH_SECONDS = -14\n"
-        "logger = logging.make_loggers(pathlib.Path('run'), wandb=True)\n"
-        "logger[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
-        "run = logger[1].experiment\n"
-        "run.finish = lambda exit_code: threading.Event().wait()\n"
-        "logging.finish_loggers(logger)\n"
+        "logging._FINISH_SECONDS = -13\n"
+        "for name in ('one', 'two'):\n"
+        "    loggers = logging.make_loggers(pathlib.Path(name), wandb=True)\n"
+        "    loggers[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
+        "    if name == 'one':\n"
+        f"        os.kill(wandb.setup()._connection._proc._process.pid, signal.{sent})\n"
+        "    else:\n"
+        "        logging._FINISH_SECONDS = 60\n"
+        "    loggers[1].log_metrics({'val/mIoU': 0.75}, step=3)\n"
+        "    logging.finish_loggers(loggers)\n"
     )
-    assert process(tmp_path, script).count("W&B does not finish its run") == 1
+    said = process(tmp_path, script)
+    assert said.count(told) == 1, said
+    assert "Traceback" not in said
+    (path,) = tmp_path.glob("two/wandb/offline-run-*/*.wandb")
+    kept = read_wandb_file(path)
+    assert kept.curve("val/mIoU") == [(3, 0.5), (4, 0.75)]
+    assert kept.exit_code == 0
 
 
 def test_s3_wandb_itself_has_a_limit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,8 @@ class NeverFatalWandbLogger(WandbLogger):
             log.warning("W&B does not finish its run; it is left, upload it with `wandb sync`")
         for error in faults:
             log.warning("W&B could not finish its run (%s: %s)", type(error).__name__, error)
+        if ending.is_alive() or any(isinstance(error, ConnectionError) for error in faults):
+            _end_service()
 
     def _begin(self) -> None:
         self._wandb_init["id"] = self._id = _run_id(self.run_dir / "wandb_id.txt")
@@ -247,6 +250,13 @@ def _finish(run: Any, exit_code: int, faults: list[Exception]) -> None:
         run.finish(exit_code=exit_code)
     except Exception as error:
         faults.append(error)
+
+
+def _end_service() -> None:
+    """End W&B's service, which hangs or is dead: W&B would wait for it, for ever, when this process ends."""
+    with suppress(Exception, SystemExit):  # the latter of the exit code of what was killed
+        wandb.setup()._connection._proc._process.kill()
+        wandb.teardown(1)
 
 
 def _run_id(path: Path) -> str:
