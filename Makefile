@@ -75,7 +75,7 @@ test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if ab
 	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
 
 test-stress: $(STAMP) ## the tests of reliability, as often and as long as it takes; half an hour
-	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py $(ARGS)
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -27,8 +27,8 @@ from isaseg.sweep.local import alone, gpus_needed, local, local_command, visible
 from isaseg.sweep.supervise import supervise
 from tests import forked
 from tests.conftest import compose_overrides
+from tests.reliability.small import STRESS, train_in_processes
 from tests.reliability.small import said as told
-from tests.reliability.small import train_in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
@@ -454,24 +454,26 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_s5_two_processes_a_job_in_a_sweep_whose_middle_job_fails(tmp_path: Path) -> None:
+def test_s5_two_processes_a_job_in_a_sweep_of_which_one_fails(tmp_path: Path) -> None:
     """The others are bit for bit what they are alone; the failed one is marked; the same command tries it again."""
     ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     ddp += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
-    result = run("-m", "optim.lr=4e-3,1e30,2e-3", *ddp, *TINY, cwd=tmp_path)
+    rates = ["4e-3", "1e30", "2e-3"] if STRESS else ["1e30", "2e-3"]
+    result = run("-m", f"optim.lr={','.join(rates)}", *ddp, *TINY, cwd=tmp_path)
     assert result.returncode == 1, result.stderr
-    assert "1 of 3 jobs did not finish" in result.stderr
+    assert f"1 of {len(rates)} jobs did not finish" in result.stderr
     folder = tmp_path / "outputs" / "lamps_isa"
     members = [folder / line for line in (folder / "grid.sweep").read_text().splitlines()[1:]]
     assert sorted(path for path in folder.iterdir() if path.is_dir()) == sorted(members)
     assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["lamps_isa"]
-    first, failed, last = members
+    others = dict(zip(rates, members, strict=True))
+    failed = others.pop("1e30")
     cause = (failed / "failed.txt").read_text()
     assert "got loss=nan" in cause.splitlines()[0]
     assert "Traceback" in cause
     assert "DivergenceError" in cause
     assert not (failed / "metrics.json").exists()
-    for lr, member in (("4e-3", first), ("2e-3", last)):
+    for lr, member in others.items():
         assert train_in_processes([f"optim.lr={lr}", *TINY], tmp_path / lr, 2) == [0, 0], told(tmp_path / lr)
         ours, theirs = weights(member), weights(tmp_path / lr)
         assert ours.keys() == theirs.keys()
@@ -479,4 +481,4 @@ def test_s5_two_processes_a_job_in_a_sweep_whose_middle_job_fails(tmp_path: Path
         scores = [json.loads((path / "metrics.json").read_text()) for path in (member, tmp_path / lr)]
         assert all(score.pop("seconds_per_step") > 0 for score in scores)
         assert scores[0] == scores[1]
-    assert last_step(first) == 2
+        assert last_step(member) == 2

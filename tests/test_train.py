@@ -282,7 +282,7 @@ def test_every_experiment_runs_two_steps_in_its_real_layout(
 def test_every_experiment_trains_and_validates_on_real_samples(
     experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    few = [f"data.root={SAMPLES / REAL[experiment]}", "data.val_length=2", "check_data=false"]
+    few = [f"data.root={SAMPLES / REAL[experiment]}", "data.val_length=1", "check_data=false"]
     metrics = train(compose(f"experiment={experiment}", *SMALL, *few, f"run_dir={tmp_path / 'run'}"))
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
