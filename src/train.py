@@ -19,7 +19,8 @@ from isaseg.run_folder import record_failure, told_complete
 def main() -> int:
     """Run one job, or with `-m` several; return the exit code.
 
-    0 done, 1 a bug or failed jobs of a sweep, 2 bad input, 3 divergence, 4 out of memory, 130 or 143 interrupted.
+    0 done, 1 a bug or failed jobs of a sweep, 2 bad input or a file that cannot be used, 3 divergence, 4 out of
+    memory, 130 or 143 interrupted.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; each is told in one line below
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -113,6 +113,10 @@ def test_the_commit_is_that_of_the_folder_itself(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(other)
     monkeypatch.setenv("GIT_DIR", str(other / ".git"))
     assert git_commit(repository) == head
+    index = (repository / ".git" / "index").read_bytes()
+    os.utime(repository / "file", (1, 1))  # for which git would like to write another
+    assert git_commit(repository) == head
+    assert (repository / ".git" / "index").read_bytes() == index
     (repository / "untracked").write_text("")
     assert git_commit(repository) == head
     (repository / "file").write_text("changed")

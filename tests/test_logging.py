@@ -401,26 +401,32 @@ def test_s1_a_server_that_knows_the_key_and_then_fails_costs_no_run(tmp_path: Pa
     assert f"--id {first}" in told
 
 
-@pytest.mark.parametrize(
-    ("sent", "told"),
-    [
-        ("SIGKILL", "W&B could not finish its run (ConnectionResetError"),
-        ("SIGSTOP", "W&B does not finish its run"),
-    ],
-)
-def test_s2_s3_a_service_that_died_or_hangs_holds_no_process(sent: str, told: str, tmp_path: Path) -> None:
-    """Its death changes no exit code: `process` wants 0; and the next run of the process has another service."""
+ENDS = {
+    "is dead": ("kill(SIGKILL); service.wait()", "W&B could not finish its run ("),
+    "dies": (
+        "kill(SIGSTOP); threading.Timer(0.3, kill, [SIGKILL]).start()",
+        "W&B could not finish its run (",
+    ),
+    "hangs": ("kill(SIGSTOP)", "W&B does not finish its run;"),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_s2_s3_a_service_that_died_or_hangs_holds_no_process(how: str, tmp_path: Path) -> None:
+    """Its end changes no exit code: `process` wants 0; and the next run of the process has another service."""
+    end, told = ENDS[how]
     script = (
-        "import os, pathlib, signal, wandb\n"
+        "import pathlib, threading, wandb\n"
+        "from signal import SIGKILL, SIGSTOP\n"
         "from isaseg import logging\n"
-        "logging._FINISH_SECONDS = -13\n"
+        "logging._FINISH_SECONDS = -12\n"
         "for name in ('one', 'two'):\n"
         "    loggers = logging.make_loggers(pathlib.Path(name), wandb=True)\n"
         "    loggers[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
-        "    if name == 'one':\n"
-        f"        os.kill(wandb.setup()._connection._proc._process.pid, signal.{sent})\n"
-        "    else:\n"
-        "        logging._FINISH_SECONDS = 60\n"
+        "    service = wandb.setup()._connection._proc._process\n"
+        "    kill = service.send_signal\n"
+        f"    if name == 'one': {end}\n"
+        "    else: logging._FINISH_SECONDS = 60\n"
         "    loggers[1].log_metrics({'val/mIoU': 0.75}, step=3)\n"
         "    logging.finish_loggers(loggers)\n"
     )

@@ -417,7 +417,7 @@ TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "traine
 TINY += ["logger=csv", "callbacks.pictures=0", "score_test=false", "data.num_workers=0"]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 DDP += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
-PROCESSES = {1: [], 2: DDP}
+PROCESSES = {1: ["trainer.accelerator=cpu"], 2: DDP}
 
 
 def test_without_optuna_one_line_says_what_to_install(tmp_path: Path) -> None:

@@ -455,8 +455,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_s5_two_processes_a_job_in_a_sweep_of_which_one_fails(tmp_path: Path) -> None:
-    """The others are bit for bit what they are alone; the failed one is marked; the same command tries it again."""
-    ddp = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+    """The others are bit for bit what they are alone; the failed one is marked."""
+    cpu = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    ddp = ["trainer=ddp", "trainer.devices=2", *cpu]
     ddp += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
     rates = ["4e-3", "1e30", "2e-3"] if STRESS else ["1e30", "2e-3"]
     result = run("-m", f"optim.lr={','.join(rates)}", *ddp, *TINY, cwd=tmp_path)
@@ -474,7 +475,9 @@ def test_s5_two_processes_a_job_in_a_sweep_of_which_one_fails(tmp_path: Path) ->
     assert "DivergenceError" in cause
     assert not (failed / "metrics.json").exists()
     for lr, member in others.items():
-        assert train_in_processes([f"optim.lr={lr}", *TINY], tmp_path / lr, 2) == [0, 0], told(tmp_path / lr)
+        assert train_in_processes([f"optim.lr={lr}", *cpu, *TINY], tmp_path / lr, 2) == [0, 0], told(
+            tmp_path / lr
+        )
         ours, theirs = weights(member), weights(tmp_path / lr)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)

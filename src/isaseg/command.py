@@ -1,5 +1,6 @@
 """What the commands of src/ share: composing of KEY=VALUE words, and every fault told in one sentence."""
 
+import errno
 import logging
 import signal
 import sys
@@ -59,9 +60,9 @@ def of_file(error: OSError) -> str:
     """Return in one sentence what the system refused to do with a file or folder.
 
     Raises:
-        OSError: The same, if it is of none.
+        OSError: The same, if it is of none, or of too many that are open.
     """
-    if error.filename is None:
+    if error.filename is None or error.errno in (errno.EMFILE, errno.ENFILE):
         raise error
     return (
         f"expected a file or folder that can be used, got '{error.filename}': {error.strerror}; name another, or mend "

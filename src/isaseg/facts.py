@@ -60,12 +60,21 @@ def git_commit(folder: Path) -> str | None:
     """Return the commit of the checkout whose top is `folder`, "+dirty" after it if a file is changed; None outside."""
     if not (folder / ".git").exists():  # a folder in a worktree; an installed package is in nobody's
         return None
-    describe = ["git", "-c", "core.fsmonitor=false", "describe", "--always", "--abbrev=40", "--exclude=*"]
+    head = _git(folder, "rev-parse", "--verify", "HEAD")
+    # `describe --dirty` would lock and write the index, beside what its owner does meanwhile
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    if not head or changed is None:
+        return None
+    return f"{head}+dirty" if changed else head
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """Return what git says in `folder`, None if it fails; it runs nothing that the repository asks for."""
     # a hook of git, or another tool, may have pointed git elsewhere
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
         done = subprocess.run(
-            [*describe, "--dirty=+dirty"],
+            ["git", "-c", "core.fsmonitor=false", *words],
             cwd=folder,
             env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
@@ -75,7 +84,7 @@ def git_commit(folder: Path) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, int, int]:

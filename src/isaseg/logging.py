@@ -173,8 +173,8 @@ class NeverFatalWandbLogger(WandbLogger):
             log.warning("W&B does not finish its run; it is left, upload it with `wandb sync`")
         for error in faults:
             log.warning("W&B could not finish its run (%s: %s)", type(error).__name__, error)
-        if ending.is_alive() or any(isinstance(error, ConnectionError) for error in faults):
-            _end_service()
+        if ending.is_alive() or faults:
+            _end_service(hangs=ending.is_alive())
 
     def _begin(self) -> None:
         self._wandb_init["id"] = self._id = _run_id(self.run_dir / "wandb_id.txt")
@@ -185,6 +185,7 @@ class NeverFatalWandbLogger(WandbLogger):
                 self._init()
         except Exception as error:
             self._give_up(error)
+            _end_service(hangs=False)
             return
         run = self._experiment
         assert run is not None
@@ -252,10 +253,16 @@ def _finish(run: Any, exit_code: int, faults: list[Exception]) -> None:
         faults.append(error)
 
 
-def _end_service() -> None:
-    """End W&B's service, which hangs or is dead: W&B would wait for it, for ever, when this process ends."""
+def _end_service(*, hangs: bool) -> None:
+    """Give up W&B's service if it `hangs` or is dead: W&B would wait for it, for ever, when this process ends.
+
+    A later run of this process then gets a new one.
+    """
     with suppress(Exception, SystemExit):  # the latter of the exit code of what was killed
-        wandb.setup()._connection._proc._process.kill()
+        process = wandb.setup()._connection._proc._process
+        if hangs:
+            process.kill()
+        process.wait(1)  # raises if it lives
         wandb.teardown(1)
 
 

@@ -38,6 +38,13 @@ if fault := os.environ.pop("FAULT", ""):
     SegmentationModule.training_step = faulty
 """
 
+TRAIN = f"""
+import runpy, sys
+sys.argv[0] = {str(ROOT / "src" / "train.py")!r}
+sys.path[0] = {str(ROOT / "src")!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 CODES = {
     0: ("", ["attention=dense", "seed=1", "data.num_workers=2"]),
     1: ("bug", []),
@@ -65,17 +72,24 @@ def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[st
     )
 
 
-# 0: test_s8; the others: other tests, not in a shell
-@pytest.mark.parametrize("code", CODES if STRESS else [130])
+@pytest.mark.parametrize("code", CODES)
 def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) -> None:
-    """A run that is not complete never ends with 0; after a signal the same command goes on from where it came."""
-    (tmp_path / "sitecustomize.py").write_text(FAULTS)
+    """A run that is not complete never ends with 0; after a signal the same command goes on from where it came.
+
+    That of Ctrl-C in a shell; the others too in the stress run, before that in a process that is forked.
+    """
     fault, words = CODES[code]
     run = tmp_path / "run"
     words = [*FEW, "logger=wandb", *words, f"run_dir={run}"]
-    line = f"{shlex.join(['python', 'src/train.py', *words])}; echo it was $?"
-    done = shell(line, tmp_path, FAULT=fault)
-    assert done.stdout.splitlines()[-1] == f"it was {code}", done.stderr
+    if STRESS or code == 130:
+        (tmp_path / "sitecustomize.py").write_text(FAULTS)
+        line = f"{shlex.join(['python', 'src/train.py', *words])}; echo it was $?"
+        done = shell(line, tmp_path, FAULT=fault)
+        assert done.stdout.splitlines()[-1] == f"it was {code}", done.stderr
+    else:
+        (tmp_path / "faulty.py").write_text(FAULTS + TRAIN)
+        done = forked.run(tmp_path / "faulty.py", *words, cwd=tmp_path, FAULT=fault)
+        assert done.returncode == code, done.stderr
     assert (run / "metrics.json").exists() == (code == 0)
     errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert len(errors) == (code not in (0, 1))
@@ -87,6 +101,24 @@ def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) ->
         again = forked.run("train.py", *words, cwd=tmp_path)
         assert again.returncode == 0, again.stderr
         assert "last.ckpt at step 2" in again.stderr, "checkpoints are due at the last step alone"
+
+
+def test_c2_a_disk_without_room_for_a_small_file_is_told(tmp_path: Path) -> None:
+    """No file may be longer than 1000 bytes: config.yaml cannot be written."""
+    limit = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+"""
+    (tmp_path / "full.py").write_text(limit + TRAIN)
+    run = tmp_path / "run"
+    done = forked.run(tmp_path / "full.py", *FEW, f"run_dir={run}", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert (
+        f"error: expected a file or folder that can be used, got '{run}/config.yaml': File too" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert "config.yaml" not in os.listdir(run)
 
 
 def test_the_readme_names_every_exit_code() -> None:
@@ -117,8 +149,9 @@ def test_s7_s8_the_readmes_commands_run(line: str, more: str, runs: int, tmp_pat
     before = set(os.listdir(ROOT))
     with tempfile.TemporaryDirectory() as temporary:
         done = shell(f"{line.replace('seed=0,1,2', '')} {more.format(words)}", tmp_path, TMPDIR=temporary)
-        assert os.listdir(temporary) == []
+        left = os.listdir(temporary)
     assert done.returncode == 0, done.stderr
+    assert left == []
     found = [path for path in tmp_path.rglob("metrics.json") if "sweep" not in str(path)]
     assert len(found) == runs
     assert all(0 <= json.loads(path.read_text())["val/mIoU"] <= 1 for path in found)

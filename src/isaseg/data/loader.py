@@ -31,7 +31,8 @@ class EvalLoader(DataLoader[Any]):
         Raises:
             DataError: If a worker met one, died or hangs.
         """
-        _listen_again()
+        if self.num_workers:
+            _listen_again()
         try:
             yield from super().__iter__()
         except IsasegError as error:  # of a worker: its traceback comes first
@@ -47,12 +48,13 @@ class EvalLoader(DataLoader[Any]):
 
 
 def _listen_again() -> None:
-    """Let torch set its handler, by which it learns that a worker died, although it believes that it has.
+    """Set torch's handler, by which it learns that a worker died, where torch wrongly believes that it has.
 
     Lightning puts back what was there before each training, of which a process may do several.
     """
     if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
         signal_handling._SIGCHLD_handler_set = False
+        signal_handling._set_SIGCHLD_handler()
 
 
 class TrainLoader(EvalLoader):
