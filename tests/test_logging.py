@@ -439,6 +439,26 @@ def test_s2_s3_a_service_that_died_or_hangs_holds_no_process(how: str, tmp_path:
     assert kept.exit_code == 0
 
 
+def test_s2_a_service_that_died_between_two_runs_costs_one_of_them(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, wandb\n"
+        "from isaseg import logging\n"
+        "for name in ('one', 'two', 'three'):\n"
+        "    loggers = logging.make_loggers(pathlib.Path(name), wandb=True)\n"
+        "    loggers[1].log_metrics({'val/mIoU': 0.5}, step=2)\n"
+        "    logging.finish_loggers(loggers)\n"
+        "    if name == 'one':\n"
+        "        service = wandb.setup()._connection._proc._process\n"
+        "        service.kill()\n"
+        "        service.wait()\n"
+    )
+    said = process(tmp_path, script)
+    assert said.count("W&B is off") == 1, said
+    assert "Traceback" not in said
+    (path,) = tmp_path.glob("three/wandb/offline-run-*/*.wandb")
+    assert read_wandb_file(path).curve("val/mIoU") == [(3, 0.5)]
+
+
 def test_s3_wandb_itself_has_a_limit(tmp_path: Path) -> None:
     logger = wandb_logger(tmp_path)
     assert logger.experiment.settings.finish_timeout == 60

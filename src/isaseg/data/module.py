@@ -278,7 +278,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the process that saves; it ends its loaders itself
+    # Ctrl-C is for the process that saves; it ends its loaders itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
