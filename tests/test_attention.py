@@ -1,6 +1,10 @@
 """The mathematics of the context modules, against references that share no code with them."""
 
+import copy
+import gc
+import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from typing import Any, cast
@@ -13,19 +17,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from isaseg import attend as kernels
+from isaseg import folded
+from isaseg.attend import by_definition, holds_scores
 from isaseg.attention import (
     AttentionBlock,
-    CrissCrossAttention,
     InterlacedSparseAttention,
-    NoContext,
     ParallelInterlacedSparseAttention,
-    PlainCrissCross,
     Pointwise,
-    PyramidPooling,
     SelfAttention2d,
-    criss_cross,
     deinterlace,
     dense,
     interlace,
@@ -34,9 +37,9 @@ from isaseg.attention import (
     pad_to_multiple,
     short_range,
     split_windows,
-    unfused,
 )
-from isaseg.context import ASPP, CGNL, DoubleAttention
+from isaseg.context import ASPP, CGNL, DoubleAttention, NoContext, PyramidPooling
+from isaseg.criss_cross import CrissCrossAttention, PlainCrissCross, criss_cross
 from isaseg.head import ContextHead
 
 Size = tuple[int, int]
@@ -238,9 +241,9 @@ def test_both_ways_of_dense_agree(masked: bool, batch: int, height: int, width: 
     if mask is not None:
         mask[..., 0, 0] = True
     answers = []
-    for small in (0, 64):
+    for held in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("isaseg.attention._SMALL", small)
+            patch.setattr("isaseg.attend.holds_scores", lambda *_, held=held: held)
             out = dense(q, k, v, mask)
         answers.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for a, b in zip(*answers, strict=True):
@@ -249,7 +252,7 @@ def test_both_ways_of_dense_agree(masked: bool, batch: int, height: int, width: 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
 def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isaseg.attention._SMALL", 0)  # which hold theirs, being small
+    monkeypatch.setattr("isaseg.attend.holds_scores", lambda *_: False)  # which these would, being small
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
         (long_range(q, k, v, (4, 4)) + short_range(q, k, v, (4, 4))).sum().backward()
@@ -427,7 +430,7 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr("isaseg.attention._SMALL", 0)
+    monkeypatch.setattr("isaseg.attend.holds_scores", lambda *_: False)
     make_isa(group_size=(8, 8), mask_padding=True)(random_map(1, 6, 3, 2))  # most lattices are padding alone
     assert len(masks) == 2
     assert all(
@@ -568,7 +571,8 @@ def test_what_an_onnx_graph_records_is_the_same(
 ) -> None:
     module, x = make(name), random_map(2, 16, *size)
     want = module(x)
-    monkeypatch.setattr("isaseg.attention._for_any_size", lambda: True)  # that branches on no size
+    for name in ("attend", "attention", "regroup", "context"):  # that branches on no size
+        monkeypatch.setattr(f"isaseg.{name}.for_any_size", lambda: True)
     torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
 
 
@@ -626,10 +630,13 @@ def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message:
 
 
 @every_module
-@pytest.mark.parametrize("small", [0, 64])
+@pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("size", [(8, 12), (7, 5), (2, 9), (3, 2)])
-def test_cost_is_what_is_done(name: str, size: Size, small: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("isaseg.attention._SMALL", small)
+def test_cost_is_what_is_done(name: str, size: Size, held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the definition, and so with the fused kernel, were it not for what is multiplied beforehand."""
+    monkeypatch.setattr("isaseg.attend.holds_scores", lambda *_: False)
+    monkeypatch.setattr("isaseg.folded.serves", lambda *_: False)
+    monkeypatch.setattr(AttentionBlock, "_projects_values", lambda *_: False)
     module = make(name)
     scores: list[int] = []
     widths: list[int] = []
@@ -649,7 +656,11 @@ def test_cost_is_what_is_done(name: str, size: Size, small: int, monkeypatch: py
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(Tensor, "softmax", softmax)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        by_definition() if held else nullcontext(),
+    ):
         module(random_map(1, 16, *size))
     cost = module.cost(*size)  # type: ignore[operator]
     assert cost.mult_adds == counter.get_total_flops() / 2
@@ -667,7 +678,7 @@ def test_cost_equals_the_flop_counter(name: str, size: Size) -> None:
     """Exactly what runs with the scores held is what is counted; meta tensors, so at the sizes of the field too."""
     with torch.device("meta"):
         module, x = MODULES[name](16).eval(), torch.empty(1, 16, *size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), by_definition():
         module(x)
     assert 2 * module.cost(*size).mult_adds == counter.get_total_flops()  # type: ignore[operator]
 
@@ -676,7 +687,7 @@ def test_cost_equals_the_flop_counter(name: str, size: Size) -> None:
 @pytest.mark.parametrize("size", [(16, 24), (11, 13)])
 def test_scores_held_or_not_the_answer_is_the_same(name: str, size: Size) -> None:
     module, x = make(name), random_map(2, 16, *size)
-    with unfused():
+    with by_definition():
         held = module(x)
     torch.testing.assert_close(held, module(x), rtol=0, atol=1e-12)
 
@@ -716,3 +727,334 @@ def test_cost_equals_the_published_architectures(
         assert 2e-9 * (per_pixel * size[0] * size[1] + cost(*size).mult_adds) == pytest.approx(
             total, abs=0.051
         )
+
+
+# ---------------------------------------------------------------- what runs, and the definition
+
+
+def published_like(dtype: torch.dtype, **kwargs: Any) -> InterlacedSparseAttention:
+    """Return a module whose values are as wide as its maps, so that every short cut is taken."""
+    torch.manual_seed(0)
+    isa = InterlacedSparseAttention(24, **kwargs)
+    return cast(InterlacedSparseAttention, randomise(isa).to(dtype))
+
+
+@torch.no_grad()
+def relative(got: Tensor, want: Tensor) -> float:
+    return float((got - want).abs().max() / want.abs().max())
+
+
+def replace_relu(module: nn.Module, make: Callable[[], nn.Module]) -> None:
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(part, name, make())
+
+
+SHORT_CUTS: list[dict[str, Any]] = [
+    {},
+    {"order": "short_long"},
+    {"order": "long"},
+    {"order": "short"},
+    {"value_channels": 8},
+    {"value_channels": 40, "value_bias": False},
+    {"key_channels": 5, "depth": 2},
+    {"mask_padding": True},
+    {"recompute": True},
+]
+
+
+@pytest.mark.parametrize("kwargs", SHORT_CUTS)
+@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@settings(deadline=None, max_examples=8)
+@given(
+    batch=st.integers(1, 3),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    group=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    training=st.booleans(),
+)
+def test_what_runs_is_the_definition(
+    kwargs: dict[str, Any],
+    dtype: torch.dtype,
+    bound: float,
+    batch: int,
+    height: int,
+    width: int,
+    group: Size,
+    training: bool,
+) -> None:
+    """Outputs, gradients and running statistics, in training and in evaluation, with and without gradients.
+
+    In float32, a norm over few positions makes much of a rounding: then the error may be that of the definition; and
+    where a ReLU's input is next to 0, a rounding decides on its gradient, so that a smooth function stands in its place.
+    """
+    isa = published_like(dtype, group_size=group, **kwargs)
+    if dtype is torch.float32:
+        replace_relu(isa, nn.Softplus)
+    isa.train(training and batch * height * width > 1)
+    x, upstream = (random_map(batch, 24, height, width, seed=seed) for seed in (1, 5))
+    state = {k: v.clone() for k, v in isa.state_dict().items()}
+
+    def answer(as_defined: bool, dtype: torch.dtype = dtype) -> list[Tensor]:
+        isa.to(dtype).load_state_dict(state)
+        x_ = x.to(dtype).requires_grad_()
+        with by_definition() if as_defined else nullcontext():
+            out = isa(x_)
+            gradients = torch.autograd.grad(out, (x_, *isa.parameters()), upstream.to(dtype))
+        largest = max(
+            float(g.abs().max()) for g in gradients
+        )  # some are nothing but rounding: of a bias before a norm
+        statistics = [v / v.abs().max() for k, v in isa.state_dict().items() if "running" in k]
+        parts = [out.detach() / out.detach().abs().max(), *(g / largest for g in gradients), *statistics]
+        return [part.double() for part in parts]
+
+    def error(one: list[Tensor], other: list[Tensor]) -> float:
+        return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+    ours, want = answer(False), answer(True)
+    if error(ours, want) > bound:
+        assert dtype is torch.float32 and isa.training
+        exact = answer(True, torch.float64)
+        assert error(ours, exact) <= 3 * error(want, exact)
+    if not isa.training:
+        isa = published_like(dtype, group_size=group, **kwargs)
+        want = answer(True)
+        with torch.no_grad():
+            for layout in (torch.contiguous_format, torch.channels_last):
+                out = isa(x.to(dtype).contiguous(memory_format=layout))
+                assert error([out / out.abs().max()], want[:1]) <= bound
+
+
+@pytest.mark.parametrize("size", [(8, 8), (32, 24), (33, 40)])
+def test_dense_attention_runs_as_its_definition(size: Size) -> None:
+    """Fewer and more positions than a CPU holds the scores of."""
+    torch.manual_seed(0)
+    module = cast(SelfAttention2d, randomise(SelfAttention2d(24)))
+    x = random_map(2, 24, *size)
+    with by_definition():
+        want = module(x)
+    assert relative(module(x), want) <= 1e-12
+    with torch.no_grad():
+        assert relative(module(x), want) <= 1e-12
+
+
+@pytest.mark.parametrize("slope", [0.01, 0.3])
+def test_leaky_activations_are_folded_too(slope: float) -> None:
+    """Of openseg's InPlaceABN."""
+    isa = published_like(torch.float32, group_size=(4, 4))
+    replace_relu(isa, partial(nn.LeakyReLU, slope))
+    for child in isa.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.bias)
+    x = random_map(1, 24, 12, 9).float()
+    with torch.no_grad():
+        with by_definition():
+            want = isa(x)
+        with Products() as products:
+            got = isa(x)
+    assert relative(got, want) <= 1e-5
+    assert products.of_convolutions == 0
+
+
+class Products(TorchDispatchMode):
+    """Count products of tokens by a layer's own weight."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of_convolutions = 0
+        self.norms = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.norms += "batch_norm" in str(func)
+        self.of_convolutions += "convolution" in str(func) or "batch_norm" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_evaluation_has_no_norm_and_training_has_them_all() -> None:
+    isa = published_like(torch.float32, group_size=(4, 4))
+    x = random_map(1, 24, 12, 9).float()
+    with torch.no_grad():
+        with Products() as products:
+            isa(x)
+        assert products.norms == 0
+        with Products() as products:
+            isa.train()(x)
+    assert products.norms == 10
+
+
+def test_a_block_of_other_layers_runs_as_it_is() -> None:
+    isa = published_like(torch.float32, group_size=(4, 4))
+    block = cast(AttentionBlock, isa.get_submodule("long_range"))
+    block.proj[2] = nn.SiLU()
+    x = random_map(1, 24, 12, 9).float()
+    with torch.no_grad():
+        got = isa(x)
+        with by_definition():
+            torch.testing.assert_close(got, isa(x), rtol=1e-5, atol=1e-5)
+
+
+def changed_by_sgd(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    optimizer = torch.optim.SGD(isa.parameters(), lr=0.1, fused=True)
+    isa(x).square().mean().backward()
+    optimizer.step()
+
+
+def changed_by_adamw(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    optimizer = torch.optim.AdamW(isa.parameters(), lr=0.1, fused=True)
+    isa(x).square().mean().backward()
+    optimizer.step()
+
+
+def changed_by_training(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    with torch.no_grad():
+        isa.train()(3 * x + 1)
+    isa.eval()
+
+
+def changed_by_loading(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    isa.load_state_dict({k: 1.5 * v if v.is_floating_point() else v for k, v in isa.state_dict().items()})
+
+
+def changed_in_place(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    with torch.no_grad():
+        isa.get_parameter("long_range.value.bias").add_(1)
+
+
+def changed_by_another_tensor(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    weight = isa.get_parameter("long_range.value.weight")
+    weight.data = weight.data.flip(0).clone()
+
+
+def changed_behind_the_back(isa: InterlacedSparseAttention, x: Tensor) -> None:
+    isa.get_parameter("long_range.value.weight").data.mul_(2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_by_sgd,
+        changed_by_adamw,
+        changed_by_training,
+        changed_by_loading,
+        changed_in_place,
+        changed_by_another_tensor,
+        changed_behind_the_back,
+    ],
+)
+def test_what_is_kept_for_evaluation_follows_the_weights(change: Callable[..., None]) -> None:
+    isa = published_like(torch.float32, group_size=(4, 4))
+    x = random_map(2, 24, 12, 9).float()
+    with torch.no_grad():
+        before = isa(x)
+    change(isa, x)
+    with torch.no_grad():
+        after = isa(x)
+        with by_definition():
+            want = isa(x)
+    assert relative(after, want) <= 1e-5
+    assert relative(after, before) > 1e-3
+
+
+def test_what_is_kept_is_neither_saved_nor_copied_nor_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    isa = published_like(torch.float32, group_size=(4, 4))
+    x = random_map(1, 24, 8, 8).float()
+    made: list[Any] = []
+    real = folded._fold
+    monkeypatch.setattr(folded, "_fold", lambda *args: made.append(args) or real(*args))
+    plain = pickle.dumps(isa)
+    with torch.no_grad():
+        isa(x)
+        isa(x)
+        assert len(made) == 2  # stages
+        with torch.autocast("cpu", torch.bfloat16):
+            isa(x)
+        other = copy.deepcopy(isa)
+        with by_definition():
+            want = isa(x)
+        torch.testing.assert_close(other(x), want, rtol=1e-5, atol=1e-5)
+    assert len(pickle.dumps(isa)) == len(plain)
+    del isa, other
+    gc.collect()
+    assert not [block for block in folded._kept if block.channels == 24]
+
+
+@pytest.mark.parametrize("name", ["isa", "dense", "isa_deep"])
+def test_half_precision_in_evaluation_is_as_exact_as_the_definition(name: str) -> None:
+    module = make(name).float()
+    x = random_map(2, 16, 24, 20)
+    want = make(name)(x)
+    errors = []
+    for context in (nullcontext(), by_definition()):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), context:
+            out = module(x.float())
+        assert out.dtype is torch.bfloat16
+        errors.append(float((out.double() - want.detach()).norm() / want.detach().norm()))
+    assert errors[0] <= 1.25 * errors[1] + 1e-3
+
+
+def test_scores_are_never_rounded_to_half_precision() -> None:
+    """Keys that differ in a score of 100 by less than bfloat16 can tell."""
+    q = torch.full((1, 2, 4), 5.0, dtype=torch.bfloat16)
+    k = torch.full((1, 2, 4), 10.0, dtype=torch.bfloat16)
+    k[0, 1, 0] += 0.0625
+    v = torch.eye(2, dtype=torch.bfloat16)[None]
+    want = (q.double() @ k.double().mT * 0.5).softmax(-1)
+    for held in (True, False):
+        with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
+            patch.setattr("isaseg.attend.holds_scores", lambda *_, held=held: held)
+            got = kernels.attend(q, k, v, 0.5)
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=4e-3)
+
+
+def test_the_kernel_is_chosen_by_tokens_device_and_gradient() -> None:
+    assert [holds_scores(n, "cpu", False) for n in (1, 64, 256, 1024, 1025, 16384)] == [True] * 4 + [
+        False
+    ] * 2
+    assert [holds_scores(n, "cpu", True) for n in (64, 512, 513, 4096)] == [True] * 2 + [False] * 2
+    assert not holds_scores(64, "cuda", False)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.tuples(sides, sides, sides), st.integers(1, 50), st.integers(1, 500))
+def test_pieces_cover_every_group_once(groups: tuple[int, int, int], tokens: int, most: int) -> None:
+    seen = torch.zeros(groups, dtype=torch.int)
+    for few in folded._pieces(groups, tokens, most):
+        seen[few] += 1
+        assert seen[few].numel() * tokens <= max(most, tokens)
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("name", ["isa", "dense"])
+@pytest.mark.parametrize("rows", [7, 4096])
+def test_any_size_of_piece_gives_the_same(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = make(name), random_map(2, 16, 24, 20)
+    with torch.no_grad():
+        want = module(x)
+        monkeypatch.setattr(folded, "_TOKENS", rows)
+        monkeypatch.setattr(folded, "_PIECES", 10**9)
+        torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["isa", "dense"])
+def test_recomputing_keeps_less_and_changes_nothing(name: str) -> None:
+    module = make(name).train()
+    state = {k: v.clone() for k, v in module.state_dict().items()}
+    x = random_map(2, 16, 24, 20).requires_grad_()
+    answers, kept = [], []
+    for recompute in (False, True):
+        module.load_state_dict(state)
+        module.recompute = recompute  # type: ignore[assignment]
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            out = module(x)
+        kept.append(sum(saved.values()))
+        gradients = torch.autograd.grad(out.square().sum(), (x, *module.parameters()))
+        answers.append((out, *gradients, *(v.clone() for v in module.state_dict().values())))
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+    assert kept[1] < 0.4 * kept[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isaseg import attention
+from isaseg import attention, context, criss_cross
 from isaseg.attention_figures import attention_figure, pattern_figure
 from isaseg.attention_maps import attention_maps, image_attention, weight_on
 from isaseg.backbone import Backbone
@@ -131,8 +131,8 @@ def test_isa_is_its_definition(order: str, depth: int, size: tuple[int, int], ma
         (functools.partial(ISA, group_size=(8, 8)), (9, 10)),
         (attention.SelfAttention2d, (4, 5)),
         (attention.SelfAttention2d, (9, 10)),  # more than 64 positions: the fused kernel
-        (functools.partial(attention.PlainCrissCross, passes=2), (4, 5)),
-        (functools.partial(attention.PlainCrissCross, passes=3), (4, 5)),
+        (functools.partial(criss_cross.PlainCrissCross, passes=2), (4, 5)),
+        (functools.partial(criss_cross.PlainCrissCross, passes=3), (4, 5)),
     ],
 )
 def test_the_module_itself_gives_one_hot_values_the_product(
@@ -167,7 +167,7 @@ def pass_on(conv: nn.Conv2d) -> None:
         (functools.partial(ISA, group_size=(2, 4)), ["long_range", "short_range"]),
         (functools.partial(ISA, group_size=(2, 4), mask_padding=True), ["long_range", "short_range"]),
         (attention.SelfAttention2d, ["dense"]),
-        (attention.PlainCrissCross, ["criss_cross", "criss_cross_2"]),
+        (criss_cross.PlainCrissCross, ["criss_cross", "criss_cross_2"]),
     ],
 )
 def test_weights_are_distributions_with_names(kind: Callable[..., nn.Module], names: list[str]) -> None:
@@ -298,8 +298,8 @@ MAP = torch.zeros(1, 8, 6, 8)
     ("module", "x", "positions", "message"),
     [
         (ISA(8), MAP, [(0, 0)], "call module.eval"),
-        (attention.NoContext(8).eval(), MAP, [(0, 0)], "made of attention blocks, got NoContext"),
-        (attention.CrissCrossAttention(8).eval(), MAP, [(0, 0)], "got CrissCrossAttention"),
+        (context.NoContext(8).eval(), MAP, [(0, 0)], "made of attention blocks, got NoContext"),
+        (criss_cross.CrissCrossAttention(8).eval(), MAP, [(0, 0)], "got CrissCrossAttention"),
         (attention.ParallelInterlacedSparseAttention(8).eval(), MAP, [(0, 0)], "give one of module.blocks"),
         (ISA(8).eval(), MAP, [(0, 0), (6, 0)], r"map of 6 x 8, got position=\(6, 0\)"),
         (ISA(8).eval(), MAP, [(0, -1)], r"got position=\(0, -1\)"),

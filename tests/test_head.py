@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.attention import (
-    CrissCrossAttention,
     InterlacedSparseAttention,
-    NoContext,
     ParallelInterlacedSparseAttention,
-    PlainCrissCross,
-    PyramidPooling,
     SelfAttention2d,
 )
+from isaseg.context import NoContext, PyramidPooling
+from isaseg.criss_cross import CrissCrossAttention, PlainCrissCross
 from isaseg.head import AuxHead, ContextHead
 
 

@@ -7,8 +7,8 @@ import pytest
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from isaseg.attention import CrissCrossAttention
 from isaseg.backbone import Backbone
+from isaseg.criss_cross import CrissCrossAttention
 from isaseg.optim import Schedule, adamw_one_cycle, adamw_poly, one_cycle, parameter_groups, poly, sgd_poly
 from isaseg.segmenter import build_segmenter
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from isaseg import attention, reach
+from isaseg import attention, context, criss_cross, reach
 from isaseg.backbone import Backbone
 from isaseg.head import conv_norm_act
 from isaseg.reach import Bound, FieldOfView
@@ -50,7 +50,7 @@ def test_a_network_that_sees_everything_is_refused() -> None:
 
 
 def test_the_measured_module_is_left_as_it_was() -> None:
-    module = attention.CrissCrossAttention(8).train()
+    module = criss_cross.CrissCrossAttention(8).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     reach.attention_support(module, 3, 4)
     assert module.training
@@ -73,16 +73,16 @@ def cross(p: tuple[int, int], q: tuple[int, int]) -> bool:
 @pytest.mark.parametrize(
     ("make", "hears"),
     [
-        (attention.NoContext, lambda p, q: p == q),
+        (context.NoContext, lambda p, q: p == q),
         (attention.SelfAttention2d, lambda p, q: True),
-        (attention.PyramidPooling, lambda p, q: True),
+        (context.PyramidPooling, lambda p, q: True),
         (functools.partial(ISA, group_size=(2, 4), order="long"), lattice),
         (functools.partial(ISA, group_size=(2, 4), order="short"), window),
         (functools.partial(ISA, group_size=(2, 4)), lambda p, q: True),
-        (functools.partial(attention.PlainCrissCross, passes=1), cross),
-        (functools.partial(attention.PlainCrissCross, passes=2), lambda p, q: True),
-        (functools.partial(attention.CrissCrossAttention, recurrence=1), cross),
-        (functools.partial(attention.CrissCrossAttention, recurrence=2), lambda p, q: True),
+        (functools.partial(criss_cross.PlainCrissCross, passes=1), cross),
+        (functools.partial(criss_cross.PlainCrissCross, passes=2), lambda p, q: True),
+        (functools.partial(criss_cross.CrissCrossAttention, recurrence=1), cross),
+        (functools.partial(criss_cross.CrissCrossAttention, recurrence=2), lambda p, q: True),
     ],
 )
 def test_support_is_the_pattern_of_the_module(make, hears) -> None:  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isaseg.attend import by_definition
 from isaseg.attention import (
     AttentionBlock,
     Core,
@@ -160,7 +161,8 @@ def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
     blocks = [block for block in module.modules() if isinstance(block, AttentionBlock)]
     handles = [block.register_forward_pre_hook(note) for block in blocks]
     try:
-        module(x)
+        with by_definition(hold_scores=False):  # in which each core maps whole maps
+            module(x)
     finally:
         for handle in handles:
             handle.remove()

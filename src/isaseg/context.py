@@ -1,4 +1,4 @@
-"""Context modules that are compared with ISA: ASPP, double attention, compact generalised non-local.
+"""Context modules that are compared with ISA: pyramid pooling, ASPP, double attention, CGNL, and none.
 
 Contract and legend as in attention.py: (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, `cost(height, width)`,
 no outer residual: the papers that add one are followed up to there, because the head concatenates the input.
@@ -7,12 +7,83 @@ no outer residual: the papers that add one are followed up to there, because the
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.attention import Cost, Pointwise, width
 from isaseg.head import conv_norm_act
+from isaseg.regroup import for_any_size
 
-__all__ = ["ASPP", "CGNL", "DoubleAttention"]
+__all__ = ["ASPP", "CGNL", "DoubleAttention", "NoContext", "PyramidPooling"]
+
+
+class PyramidPooling(nn.Module):
+    """PSPNet's pyramid: pool to each bin size, 1x1 convolution to C / len(bins), resize, concatenate.
+
+    arXiv 1612.01105, section 3.2. The concatenation with the input and the fusing convolution are the head's.
+
+    Args:
+        channels: C of input and output, a multiple of len(bins).
+        bins: Side of each pooled map.
+
+    Raises:
+        ValueError: If C is not a multiple of len(bins).
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        if channels % len(bins):
+            raise ValueError(
+                f"expected channels to be a multiple of the number of bins, got {channels=}, {bins=}"
+            )
+        self.out_channels = channels
+        self.bins = tuple(bins)
+        self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins), 1) for _ in bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W); the 1x1 bin's batch norm needs B >= 2 in training."""
+        size = x.shape[-2:]
+        pool = _pool_any_size if for_any_size() else F.adaptive_avg_pool2d
+        pooled = [branch(pool(x, b)) for b, branch in zip(self.bins, self.branches, strict=True)]
+        return torch.cat(
+            [F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in pooled], dim=1
+        )
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map: the 1x1 convolutions on the pooled maps; no attention, no scores."""
+        positions = sum(b * b for b in self.bins)
+        return Cost(positions * self.out_channels * (self.out_channels // len(self.bins)), 0, 0)
+
+
+def _pool_any_size(x: Tensor, bins: int) -> Tensor:
+    """Compute `F.adaptive_avg_pool2d(x, bins)` as two matrix products, which ONNX can record for any size."""
+    weights = []
+    index = torch.arange(bins, device=x.device)[:, None]
+    for length in x.shape[-2:]:
+        position = torch.arange(length, device=x.device)
+        first, last = index * length // bins, ((index + 1) * length + bins - 1) // bins
+        inside = (position >= first) & (position < last)  # (bins, H), then (bins, W)
+        weights.append(inside.to(x.dtype) / (last - first))
+    return weights[0] @ x @ weights[1].T
+
+
+class NoContext(nn.Module):
+    """Return the map unchanged: the head as it is, without context.
+
+    The head still concatenates and fuses, so that it keeps the parameters it has with any other module.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, C, H, W)."""
+        return x
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return zero."""
+        return Cost(0, 0, 0)
 
 
 class ASPP(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from isaseg import attention as attention_modules
 from isaseg import context as context_modules
+from isaseg import criss_cross as criss_cross_modules
 from isaseg.backbone import Backbone
 from isaseg.errors import CheckpointError
 from isaseg.head import AuxHead, ContextHead
@@ -130,9 +131,9 @@ _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 def build_described(description: Any) -> Segmenter:
     """Build the network that a file describes, with random weights. The description may come from a stranger.
 
-    Only `Backbone` without weights and the context modules of `isaseg.attention` and `isaseg.context` can be named, with
-    numbers of bounded size, short strings, flags and short lists as arguments; nothing is fetched and no other file is
-    read.
+    Only `Backbone` without weights and the context modules of `isaseg.attention`, `isaseg.criss_cross` and
+    `isaseg.context` can be named, with numbers of bounded size, short strings, flags and short lists as arguments;
+    nothing is fetched and no other file is read.
 
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
@@ -177,7 +178,7 @@ def build_described(description: Any) -> Segmenter:
         ) from error
 
 
-_MODULES = (attention_modules, context_modules)
+_MODULES = (attention_modules, criss_cross_modules, context_modules)
 
 
 def _context_modules() -> dict[str, type[nn.Module]]:

@@ -25,6 +25,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 ALLOWED = (
     "isaseg.attention.",
     "isaseg.context.",
+    "isaseg.criss_cross.",
     "isaseg.backbone.Backbone",
     "isaseg.losses.",
     "isaseg.optim.",

@@ -115,10 +115,8 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
     """Return what `build_described` takes; None for a network with a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
     library, _, name = str(attention["_target_"]).rpartition(".")
-    if backbone["_target_"] != "isaseg.backbone.Backbone" or library not in (
-        "isaseg.attention",
-        "isaseg.context",
-    ):
+    libraries = ("isaseg.attention", "isaseg.context", "isaseg.criss_cross")
+    if backbone["_target_"] != "isaseg.backbone.Backbone" or library not in libraries:
         return None
     for key in ("pretrained", "weights", "weights_sha256"):  # the checkpoint itself has the weights
         backbone.pop(key, None)

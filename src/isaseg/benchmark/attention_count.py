@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from isaseg.attention import unfused
+from isaseg.attend import by_definition
 from isaseg.benchmark.attention_rows import Row, Setting, build, placed, prepare
 
 
@@ -108,13 +108,15 @@ class Counter:
             mult_adds = counted_mult_adds(run)
             run, held = prepare(self.row, part, side, self.setting, self.module)
             with torch.set_grad_enabled(self.setting.train), self.row.rules(), LiveBytes(held) as live:
+                run()
+                live.peak = once_made = live.live  # and kept, as folded matrices are
                 _ = run()  # what it returns counts
-        return Computed(mult_adds, sum(t.nbytes for t in held), live.peak)
+        return Computed(mult_adds, sum(t.nbytes for t in held), live.peak - once_made)
 
 
 def counted_mult_adds(run: Callable[[], Any]) -> int:
     """Return the multiply-adds of a run with the scores held, half of what torch's flop counter counts."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused():
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), by_definition():
         run()
     return int(counter.get_total_flops()) // 2
 

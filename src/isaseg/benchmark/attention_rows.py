@@ -9,13 +9,13 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from isaseg import config
+from isaseg.attend import by_definition
 from isaseg.attention import (
     InterlacedSparseAttention,
     SelfAttention2d,
     dense,
     interlace,
     split_windows,
-    unfused,
 )
 from isaseg.head import conv_norm_act
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
     def rules(self) -> AbstractContextManager[None]:
         """Return the context in which the row runs."""
-        return unfused() if self.held else nullcontext()
+        return by_definition() if self.held else nullcontext()
 
 
 ROWS = {
