@@ -74,8 +74,8 @@ test-browser: $(STAMP) ## click through compare's page in headless Chromium; ins
 test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if absent (root); some five minutes
 	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
 
-test-stress: $(STAMP) ## the tests of reliability, search and sweeps, as often and as long as it takes; half an hour
-	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py $(ARGS)
+test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention, as often and as long as it takes; half an hour
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py tests/test_attention.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

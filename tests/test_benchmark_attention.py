@@ -45,11 +45,11 @@ for name, part, side in %s:
 worker = Worker(ROWS["dense-held"], Setting(), 100 * 2**20)
 print(json.dumps([found, worker.answer({"what": "memory", "part": "block", "side": 64})]))
 """
-_CASES = [
-    (name, "block", 64) for name in ("dense-held", "criss-cross-1", "aspp", "cgnl", "double-attention")
-]
+_CASES = [(name, "block", 64) for name in ("dense-held", "criss-cross-1", "aspp", "cgnl", "double-attention")]
 _CASES += [("pyramid-pooling", "head", 64), ("isa-held", "scores", 64)]
-_CASES += [("isa", "block", 128)]  # its output takes pages piece by piece: at 64, two pieces, the last one too late
+_CASES += [
+    ("isa", "block", 128)
+]  # its output takes pages piece by piece: at 64, two pieces, the last one too late
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measured with Linux' /proc")

@@ -15,9 +15,13 @@ def recomputed(module: nn.Module, *arguments: Any) -> Tensor:
 
     Batch norms count the batch once.
     """
+    out: Tensor
+    if torch.compiler.is_compiling():  # whose backward graph has no running statistics
+        out = checkpoint(module, *arguments, use_reentrant=False)
+        return out
     contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
     contexts = partial(_contexts, module)
-    out: Tensor = checkpoint(module, *arguments, use_reentrant=False, context_fn=contexts)
+    out = checkpoint(module, *arguments, use_reentrant=False, context_fn=contexts)
     return out
 
 
