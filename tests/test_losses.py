@@ -1,12 +1,17 @@
 """Losses against torch's own and against a numpy reading of openseg's definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from isaseg.losses import CrossEntropy, OhemCrossEntropy
+from isaseg.resized_loss import resized_cross_entropy
 
 WEIGHTS = [0.5, 1.0, 2.0, 0.25]
 
@@ -104,3 +109,91 @@ def test_ohem_learns_from_the_hard_pixels_alone() -> None:
 def test_class_weights_are_no_part_of_a_checkpoint() -> None:
     assert not CrossEntropy(class_weights=WEIGHTS).state_dict()
     assert not OhemCrossEntropy(class_weights=WEIGHTS).state_dict()
+
+
+# ---------------------------------------------------------------- coarse logits
+
+
+def resized(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    coarse=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    fine=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    classes=st.integers(1, 5),
+    align_corners=st.booleans(),
+    weighted=st.booleans(),
+    tile=st.sampled_from([1, 7, 64]),
+    seed=st.integers(0, 99),
+)
+def test_coarse_logits_are_resized(
+    coarse: tuple[int, int],
+    fine: tuple[int, int],
+    classes: int,
+    align_corners: bool,
+    weighted: bool,
+    tile: int,
+    seed: int,
+) -> None:
+    """Loss and gradient, whatever the tiles, finer and coarser logits, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, classes, *coarse, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, classes, (2, *fine), generator=generator)
+    target = target.where(torch.rand(2, *fine, generator=generator) >= 0.3, 255)
+    loss = CrossEntropy(class_weights=[0.5 + k for k in range(classes)] if weighted else None)
+    answers = []
+    for ours in (True, False):
+        x = logits.clone().requires_grad_()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("isaseg.resized_loss._TILE", tile)
+            value = (
+                loss(x, target, align_corners) if ours else loss(resized(x, target, align_corners), target)
+            )
+        (3 * value).backward()
+        answers.append((value.detach().double(), x.grad))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-6, atol=1e-6)
+
+
+def test_the_sum_of_coarse_logits_is_exact() -> None:
+    """`CrossEntropy` itself computes in float32 where nothing is resized."""
+    logits = torch.randn(2, 5, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 5, (2, 45, 50), generator=torch.Generator().manual_seed(0))
+    for align_corners in (False, True):
+        a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        got = resized_cross_entropy(a, target, None, 255, align_corners)
+        want = F.cross_entropy(resized(b, target, align_corners), target, ignore_index=255, reduction="sum")
+        got.backward()
+        want.backward()
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, OhemCrossEntropy])
+def test_coarse_logits_in_half_precision(make: Any) -> None:
+    """Under autocast: no worse than resizing in float32 and rounding the gradient."""
+    logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    target = torch.randint(0, 5, (2, 45, 50), generator=torch.Generator().manual_seed(0))
+    a, b = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = make()(a, target)
+    want = make()(b, target)
+    got.backward()
+    want.backward()
+    assert got.dtype is torch.float32
+    assert a.grad is not None and a.grad.dtype is torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=1e-6 if make is CrossEntropy else 1e-3, atol=0)
+    torch.testing.assert_close(a.grad.float(), b.grad, rtol=0.02, atol=1e-5)
+
+
+def test_coarse_logits_without_a_label_or_a_gradient() -> None:
+    logits = torch.full((1, 4, 8, 8), 100.0, dtype=torch.float16)
+    ignored = torch.full((1, 64, 64), 255)
+    assert CrossEntropy()(logits, ignored) == 0
+    value = CrossEntropy()(logits.requires_grad_(), ignored)
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+    assert CrossEntropy()(logits * float("nan"), torch.zeros(1, 64, 64, dtype=torch.long)).isnan()

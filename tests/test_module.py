@@ -16,6 +16,8 @@ from isaseg.optim import sgd_poly
 class TwoHeads(nn.Module):
     """Gives its two parameters as logits of every pixel."""
 
+    align_corners = True
+
     def __init__(self, aux: bool = True) -> None:
         super().__init__()
         self.main = nn.Parameter(torch.tensor([1.0, 0.0, -1.0]))
@@ -24,7 +26,7 @@ class TwoHeads(nn.Module):
     def forward(self, image: Tensor, size: torch.Size | None = None) -> Tensor:
         return self.main[None, :, None, None].expand(len(image), 3, *(size or image.shape[-2:]))
 
-    def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+    def coarse_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.aux is None:
             return self(image), None
         return self(image), self.aux[None, :, None, None].expand(len(image), 3, *image.shape[-2:])
@@ -70,7 +72,7 @@ def test_the_loss_is_main_plus_weighted_auxiliary(weights: list[float] | None) -
     data = batches(1)
     mask = data[0]["mask"]
     assert isinstance(model.segmenter, TwoHeads)
-    main, aux = model.segmenter.forward_with_aux(data[0]["image"])
+    main, aux = model.segmenter.coarse_with_aux(data[0]["image"])
     assert aux is not None
     weight = None if weights is None else torch.tensor(weights)
     expected_aux = F.cross_entropy(aux, mask, weight=weight, ignore_index=255)

@@ -44,27 +44,28 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("size", [(41, 50), (32, 64), (17, 9)])
 def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
     segmenter = make()
-    logits, aux_logits = segmenter.forward_with_aux(image(*size))
-    assert logits.shape == (2, 5, *size)
+    assert segmenter(image(*size)).shape == (2, 5, *size)
+    logits, aux_logits = segmenter.coarse_with_aux(image(*size))
     assert aux_logits is not None
-    assert aux_logits.shape == (2, 5, *size)
+    assert logits.shape[:2] == aux_logits.shape[:2] == (2, 5)
+    assert max(logits.shape[2:]) < max(size)
 
 
 @torch.no_grad()
 def test_the_auxiliary_head_changes_no_prediction() -> None:
     x = image()
     both, alone = make().eval(), make(aux_channels=None).eval()
-    assert torch.equal(both(x), both.forward_with_aux(x)[0])
+    assert torch.equal(both(x), both._resize(both.coarse_with_aux(x)[0], x.shape[-2:]))
     alone.load_state_dict({k: v for k, v in both.state_dict().items() if not k.startswith("aux_head.")})
     assert torch.equal(both(x), alone(x))
-    assert alone.forward_with_aux(x)[1] is None
+    assert alone.coarse_with_aux(x)[1] is None
 
 
 def test_the_last_map_feeds_the_head_and_the_one_before_it_the_auxiliary_head() -> None:
     maps = [torch.full((1, 1, 2, 2), float(i)) for i in range(3)]
     parts = (Constant(*maps), nn.Identity(), nn.Identity())
     segmenter = Segmenter(cast(Backbone, parts[0]), cast(ContextHead, parts[1]), cast(AuxHead, parts[2]))
-    logits, aux_logits = segmenter.forward_with_aux(image(4, 6))
+    logits, aux_logits = segmenter.coarse_with_aux(image(4, 6))
     assert (logits == 2).all()
     assert aux_logits is not None
     assert (aux_logits == 1).all()
@@ -88,7 +89,7 @@ def test_corners_are_not_aligned_unless_asked() -> None:
 
 def test_both_losses_reach_their_parameters() -> None:
     segmenter = make().train()
-    logits, aux_logits = segmenter.forward_with_aux(image())
+    logits, aux_logits = segmenter.coarse_with_aux(image())
     assert aux_logits is not None
     (logits.square().sum() + aux_logits.square().sum()).backward()
     grads = {name: p.grad for name, p in segmenter.named_parameters()}

@@ -1,10 +1,15 @@
-"""Cross-entropy that survives a batch without a label, and its online hard example mining variant."""
+"""Cross-entropy that survives a batch without a label, and its online hard example mining variant.
+
+Both take logits coarser than the target as well, which are then resized bilinearly.
+"""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from isaseg.resized_loss import resized_cross_entropy
 
 
 class CrossEntropy(nn.Module):
@@ -23,9 +28,16 @@ class CrossEntropy(nn.Module):
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
-        total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
+    def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """Return the loss, a scalar, of `logits` (B, K, h, w) against `target`, int64 (B, H, W).
+
+        Logits of another size are resized, with `align_corners` as in `torch.nn.functional.interpolate`.
+        """
+        if logits.shape[-2:] == target.shape[-2:] or torch.compiler.is_compiling():
+            logits = _resized(logits, target, align_corners)
+            total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
+        else:
+            total = resized_cross_entropy(logits, target, self.weight, self.ignore_index, align_corners)
         valid = target != self.ignore_index
         if self.weight is None:
             return total / valid.sum().clamp(min=1)
@@ -59,8 +71,9 @@ class OhemCrossEntropy(nn.Module):
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss, a scalar, of `logits` (B, K, H, W) against `target`, int64 (B, H, W)."""
+    def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """Return the loss, a scalar; arguments as in `CrossEntropy.forward`."""
+        logits = _resized(logits, target, align_corners)
         losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
         losses = losses[valid]
@@ -72,6 +85,13 @@ class OhemCrossEntropy(nn.Module):
             limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
             hard = probability < limit.clamp(min=self.thresh)
         return losses[hard].sum() / hard.sum().clamp(min=1)
+
+
+def _resized(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    if logits.shape[-2:] == target.shape[-2:]:
+        return logits
+    size = target.shape[-2:]
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def _cross_entropy(

@@ -27,7 +27,7 @@ class SegmentationModule(lightning.LightningModule):
 
     Args:
         segmenter: The network.
-        loss: Of logits (B, K, H, W) and target (B, H, W).
+        loss: Of logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits to the target.
         make_optimizer: Gives optimizer and schedule for the network.
         num_classes: K.
         ignore_index: Label that is left out.
@@ -70,11 +70,11 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch, auxiliary loss included."""
-        logits, aux_logits = self.segmenter.forward_with_aux(batch["image"])
+        logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])
         mask = batch["mask"].long()
-        loss: Tensor = self.loss(logits, mask)
+        loss: Tensor = self.loss(logits, mask, self.segmenter.align_corners)
         if aux_logits is not None:
-            aux = self.aux_loss(aux_logits, mask)
+            aux = self.aux_loss(aux_logits, mask, self.segmenter.align_corners)
             self.log("train/loss_aux", aux.detach())
             loss = loss + self.aux_weight * aux
         self.log("train/loss", loss.detach(), prog_bar=True)

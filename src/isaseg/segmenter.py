@@ -57,13 +57,11 @@ class Segmenter(nn.Module):
         logits: Tensor = self.head(self.backbone(image)[-1])
         return logits
 
-    def forward_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits and the auxiliary logits, both (B, K, H, W), or None without auxiliary head."""
+    def coarse_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits and the auxiliary logits, or None without auxiliary head, each at its own resolution."""
         features = self.backbone(image)
-        logits = self._resize(self.head(features[-1]), image.shape[-2:])
-        if self.aux_head is None:
-            return logits, None
-        return logits, self._resize(self.aux_head(features[-2]), image.shape[-2:])
+        logits: Tensor = self.head(features[-1])
+        return logits, None if self.aux_head is None else self.aux_head(features[-2])
 
     def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
