@@ -1,13 +1,17 @@
-"""Measure context modules, and speed beside mmsegmentation: `python src/benchmark.py {attention,data,evaluate} ...`."""
+"""Measure speed and memory: `python src/benchmark.py {attention,step,data,evaluate,modules} ...`."""
 
 import argparse
 import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isaseg import command
 from isaseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from isaseg.benchmark.speed import Plan
 
 PEER = Path(".venv-peers/bin/python")
 
@@ -16,15 +20,49 @@ def main() -> int:
     """Run the measurement that is asked for; return the exit code: 0 done, 2 bad input, others as in `command.run`."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="data and evaluate measure beside mmsegmentation where `make peers` has installed it. Processes take "
-        "turns: let nothing else run on the machine. Examples: attention --growth; attention --device cuda --sizes 97 "
-        "128; data cityscapes=/data/cityscapes ade20k=/data/ADEChallengeData2016",
+        epilog="All but modules measure beside mmsegmentation where `make peers` has installed it. Processes take "
+        "turns: let nothing else run on the machine. Examples: attention --growth; step --rounds 3; attention --device "
+        "cuda --sizes 97 128 256; data cityscapes=/data/cityscapes ade20k=/data/ADEChallengeData2016; modules --growth",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{attention,data,evaluate}")
+    names = "{attention,step,data,evaluate,modules}"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
     attention = commands.add_parser(
-        "attention", help="parameters, multiply-adds, memory and time of every context module"
+        "attention", help="the ISA block beside its peers and the machine's ceilings"
     )
-    _attention_options(attention)
+    attention.add_argument(
+        "--sizes",
+        nargs="+",
+        type=int,
+        default=[64, 97, 128],
+        metavar="S",
+        help="sides of the map (64 97 128)",
+    )
+    attention.add_argument(
+        "--channels", type=int, default=512, metavar="C", help="of the map, a multiple of 16 (512)"
+    )
+    attention.add_argument(
+        "--growth", action="store_true", help="fit growth from 64 x 64 to 512 x 512 maps too"
+    )
+    attention.add_argument(
+        "--no-dense", action="store_true", help="leave dense attention out, which takes longest"
+    )
+    step = commands.add_parser("step", help="a training step of ISANet R-50")
+    step.add_argument("--size", type=int, default=512, metavar="S", help="side of the pictures (512)")
+    step.add_argument("--batch", type=int, default=2, metavar="B", help="pictures in a step (2)")
+    for parsed in (attention, step):
+        parsed.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+        parsed.add_argument(
+            "--types",
+            nargs="+",
+            choices=("float32", "bfloat16", "float16"),
+            default=["float32", "bfloat16"],
+            help="float32, or another under autocast (float32 bfloat16)",
+        )
+        parsed.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the CPU (1)")
+    modules = commands.add_parser(
+        "modules", help="parameters, multiply-adds, memory and time of every context module"
+    )
+    _modules_options(modules)
     data = commands.add_parser(
         "data", help="samples a second of the training pipeline, with and without the cache"
     )
@@ -45,24 +83,95 @@ def main() -> int:
     evaluate.add_argument(
         "--size", nargs=2, type=int, default=[512, 1024], metavar=("H", "W"), help="of the picture (512 1024)"
     )
-    for parsed in (data, evaluate):
+    for parsed in (attention, step, data, evaluate):
         parsed.add_argument(
             "--peer", type=Path, default=PEER, metavar="PYTHON", help=f"Python with mmseg ({PEER})"
         )
-    for parsed in (attention, data, evaluate):
+    for parsed in (attention, step, data, evaluate, modules):
         parsed.add_argument("--rounds", type=int, default=7, metavar="N", help="rounds (7)")
         parsed.add_argument(
             "--output", type=Path, default=Path("outputs"), metavar="DIR", help="folder of results (outputs)"
         )
     arguments = parser.parse_args()
-    work = {"attention": _attention, "data": _data, "evaluate": _evaluate}[arguments.command]
+    work = {
+        "attention": _attention,
+        "step": _step,
+        "data": _data,
+        "evaluate": _evaluate,
+        "modules": _modules,
+    }[arguments.command]
     return command.run(partial(work, arguments), "train", "src/benchmark.py", "nothing is written")
 
 
-def _attention_options(parser: argparse.ArgumentParser) -> None:
+def _attention(arguments: argparse.Namespace) -> int:
+    if min(*arguments.sizes, arguments.rounds, arguments.threads) < 1:
+        raise ConfigError("expected sides, rounds and threads of at least 1")
+    if arguments.channels < 16 or arguments.channels % 16:
+        raise ConfigError(f"expected channels in 16s, got --channels {arguments.channels}")
+    plan = _plan(arguments, arguments.sizes, arguments.channels, not arguments.no_dense)
+    from isaseg.benchmark import speed
+
+    title = f"ISA block of {plan.channels} channels, groups of 8 x 8, {plan.threads} thread(s)"
+    folder = arguments.output / "benchmark"
+    facts, rows = speed.attention(plan)
+    speed.show(title, rows)
+    speed.save(title, facts, rows, [], folder, "attention")  # growth takes longer, and may be cut
+    if arguments.growth:
+        grown = speed.growth(plan)
+        lines = [
+            f"{name} grows as N^{power:.2f} with the number of pixels N, from {speed.GROWN[0]}² to {speed.GROWN[-1]}²"
+            for name, power in speed.exponents(grown).items()
+        ]
+        lines += [
+            f"{r.work.replace('forward', 'side')}: {r.milliseconds / 1e3:.2f} s, {(r.bytes or 0) / 2**30:.2f} GiB"
+            for r in grown
+        ]
+        print("\n".join(lines))
+        speed.save(title, facts, [*rows, *grown], lines, folder, "attention")
+    print(f"written: {folder / 'attention.json'}, attention.md")
+    return 0
+
+
+def _step(arguments: argparse.Namespace) -> int:
+    if min(arguments.rounds, arguments.threads, arguments.batch) < 1 or arguments.size < 32:
+        raise ConfigError("expected rounds, threads and batch of at least 1 and pictures of at least 32 x 32")
+    plan = _plan(arguments, [], 512, False)
+    from isaseg.benchmark import speed
+
+    title = (
+        f"training step, ISANet R-50, {arguments.batch} x {arguments.size} x {arguments.size}, 150 classes"
+    )
+    facts, rows = speed.step(plan, arguments.batch, arguments.size)
+    speed.show(title, rows)
+    folder = arguments.output / "benchmark"
+    lines = speed.across(rows)
+    print("\n".join(lines))
+    speed.save(title, facts, rows, lines, folder, "step")
+    print(f"written: {folder / 'step.json'}, step.md")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, sides: list[int], channels: int, dense: bool) -> "Plan":
+    from isaseg.benchmark.modules import check_device
+    from isaseg.benchmark.speed import Plan
+
+    check_device(arguments.device)
+    return Plan(
+        sides,
+        list(dict.fromkeys(arguments.types)),
+        channels,
+        arguments.threads,
+        arguments.device,
+        arguments.rounds,
+        _peer(arguments),
+        dense,
+    )
+
+
+def _modules_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Writes benchmark/attention.json and attention.md in the folder of results, with --growth attention.png too. "
-        "Example: attention --growth --memory 16; attention --device cuda --dtype bfloat16 --sizes 64 97 128 256"
+        "Writes benchmark/modules.json and modules.md in the folder of results, with --growth modules.png too. "
+        "Example: modules --growth --memory 16; modules --device cuda --dtype bfloat16 --sizes 64 97 128 256"
     )
     parser.add_argument(
         "--sizes", nargs="+", type=int, default=[128], metavar="S", help="sides of the map (128)"
@@ -96,22 +205,20 @@ def _attention_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _attention(arguments: argparse.Namespace) -> int:
-    _check_attention(arguments)
-    from isaseg.benchmark import attention, attention_figure, attention_report
-    from isaseg.benchmark.attention_rows import ROWS, Setting
+def _modules(arguments: argparse.Namespace) -> int:
+    _check_modules(arguments)
+    from isaseg.benchmark import modules, modules_figure, modules_report
+    from isaseg.benchmark.modules_rows import ROWS, Setting
 
     names = arguments.modules or list(ROWS)
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         raise ConfigError(f"expected --modules among {', '.join(ROWS)}, got '{unknown[0]}'")
-    attention.check_device(arguments.device)
+    modules.check_device(arguments.device)
     channels = (arguments.channels[0], arguments.channels[1])
     setting = Setting(channels, 1 + arguments.train, arguments.train, arguments.device, arguments.dtype)
-    limit = (
-        attention.free_memory(arguments.device) if arguments.memory is None else int(1e9 * arguments.memory)
-    )
-    plan = attention.Plan(
+    limit = modules.free_memory(arguments.device) if arguments.memory is None else int(1e9 * arguments.memory)
+    plan = modules.Plan(
         [name for name in ROWS if name in names],
         arguments.sizes,
         setting,
@@ -119,22 +226,22 @@ def _attention(arguments: argparse.Namespace) -> int:
         arguments.rounds,
         limit,
     )
-    facts, entries = attention.measure(plan)
+    facts, entries = modules.measure(plan)
     curves = []
     folder = arguments.output / "benchmark"
-    attention_report.show(plan, facts, entries)
-    attention_report.save(plan, facts, entries, [], folder)  # growth takes longer, and may be cut
+    modules_report.show(plan, facts, entries)
+    modules_report.save(plan, facts, entries, [], folder)  # growth takes longer, and may be cut
     if arguments.growth is not None:
-        grown = replace(plan, sides=sorted(set(arguments.growth)) or attention.SIDES)
-        curves = attention.grow(grown, arguments.seconds)
-        attention_figure.plot_growth(curves, limit, folder / "attention.png")
-        attention_report.show_growth(plan, curves)
-        attention_report.save(plan, facts, entries, curves, folder)
-    print(f"written: {folder / 'attention.json'}, attention.md" + (", attention.png" if curves else ""))
+        grown = replace(plan, sides=sorted(set(arguments.growth)) or modules.SIDES)
+        curves = modules.grow(grown, arguments.seconds)
+        modules_figure.plot_growth(curves, limit, folder / "modules.png")
+        modules_report.show_growth(plan, curves)
+        modules_report.save(plan, facts, entries, curves, folder)
+    print(f"written: {folder / 'modules.json'}, modules.md" + (", modules.png" if curves else ""))
     return 0
 
 
-def _check_attention(arguments: argparse.Namespace) -> None:
+def _check_modules(arguments: argparse.Namespace) -> None:
     sides = [*arguments.sizes, *(arguments.growth or [])]
     if min(sides) < 1 or min(arguments.rounds, arguments.threads, arguments.seconds, *arguments.channels) < 1:
         raise ConfigError("expected sides, rounds, threads, seconds and channels of at least 1")

@@ -28,6 +28,7 @@ def main() -> int:
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
+        cfg = config.shortened(cfg)
         finished = told_complete(cfg)
         if finished is not None:
             return float(finished["val/mIoU"])

@@ -24,6 +24,8 @@ from isaseg.values import check_names, check_values
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
 
+PROFILED = 8  # steps of a run that is profiled
+
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
     "resume",
@@ -48,6 +50,7 @@ _NOT_IDENTITY = (
     "trainer.strategy",
     "trainer.num_nodes",
     "trainer.log_every_n_steps",
+    "attention.recompute",
 )
 
 
@@ -155,6 +158,15 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
         if isinstance(cause, ConfigError):
             raise cause from None
         raise ConfigError(f"{key} cannot be built: {cause or error}") from error
+
+
+def shortened(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the few steps that are watched where `callbacks.profile` asks for it, else itself."""
+    if OmegaConf.select(cfg, "callbacks.profile") is not True:
+        return cfg
+    few = OmegaConf.merge(cfg, {"trainer": {"max_steps": PROFILED, "val_check_interval": PROFILED}})
+    assert isinstance(few, DictConfig)
+    return few
 
 
 def run_dir(cfg: DictConfig) -> Path:

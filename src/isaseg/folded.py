@@ -154,7 +154,8 @@ def activate(x: Tensor, slope: float) -> Tensor:
 
 # ---------------------------------------------------------------- folding
 
-_kept: WeakKeyDictionary[nn.Module, tuple[torch.dtype, list[Tensor], Folded]] = WeakKeyDictionary()
+# of each block copies of its tensors, and what was made from them for each type
+_kept: WeakKeyDictionary[nn.Module, tuple[list[Tensor], dict[torch.dtype, Folded]]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -168,15 +169,17 @@ def fold(block: "AttentionBlock", dtype: torch.dtype) -> Folded:
         ValueError: If a layer of the block is not one that can be folded.
     """
     tensors = [*block.parameters(), *block.buffers()]
-    found = _kept.get(block)
-    if found is not None and found[0] is dtype and all(map(_equal, found[1], tensors)):
-        return found[2]
+    copies, made = _kept.get(block, ([], {}))
+    if not (copies and all(map(_equal, copies, tensors))):
+        copies, made = [t.clone() for t in tensors], {}
+        _kept[block] = (copies, made)
+    if dtype in made:
+        return made[dtype]
     layers = _layers(block)
     if layers is None:
         raise ValueError("expected a block of 1x1 convolutions, batch norms and ReLUs, got other layers")
-    made = _fold(layers, block.channels, dtype)
-    _kept[block] = (dtype, [t.clone() for t in tensors], made)
-    return made
+    made[dtype] = _fold(layers, block.channels, dtype)
+    return made[dtype]
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

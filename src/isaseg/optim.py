@@ -29,7 +29,7 @@ def sgd_poly(
 ) -> Schedule:
     """Return SGD, its rate falling as (1 - step / total_steps) ** power from `lr` to `min_lr`."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = SGD(groups, lr=lr, momentum=momentum)
+    optimizer = _scaled_by_others(SGD(groups, lr=lr, momentum=momentum, fused=True))
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -45,7 +45,8 @@ def adamw_poly(
     warmup_steps: int = 0,
 ) -> Schedule:
     """Return AdamW with the schedule of `sgd_poly`."""
-    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
+    optimizer = _scaled_by_others(AdamW(groups, lr=lr, fused=True))
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -60,8 +61,15 @@ def adamw_one_cycle(
     power: float = 1.0,
 ) -> Schedule:
     """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine ** `power` fall to 0."""
-    optimizer = AdamW(parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult), lr=lr)
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
+    optimizer = _scaled_by_others(AdamW(groups, lr=lr, fused=True))
     return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
+
+
+def _scaled_by_others(optimizer: Optimizer) -> Optimizer:
+    """Leave the scale of float16 gradients to the precision plugin, which otherwise refuses to clip them."""
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
 
 
 def parameter_groups(

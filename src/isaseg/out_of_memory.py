@@ -55,6 +55,8 @@ def advice(cfg: DictConfig, known: dict[str, Any], world_size: int = 1) -> str:
         knobs.append(f"trainer.accumulate_grad_batches={twice} (the same samples a step)")
     if str(cfg.trainer.precision).startswith("32"):
         knobs.append("trainer.precision=bf16-mixed")
+    if cfg.attention.get("recompute") is False:
+        knobs.append("attention.recompute=true")
     if known["attention_label"] == "dense":
         knobs.append("attention=isa")
     knobs.append(f"a data.crop_size below {list(cfg.data.crop_size)}")

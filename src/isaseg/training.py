@@ -11,6 +11,7 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, RichModelSummary
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -25,6 +26,7 @@ from isaseg.facts import facts
 from isaseg.files import replace_file
 from isaseg.memory import keep_freed_memory
 from isaseg.module import SegmentationModule
+from isaseg.profiling import Profile
 from isaseg.resume import check_continues, find_resume
 from isaseg.run_folder import read_metrics, told_complete
 from isaseg.segmenter import build_segmenter
@@ -45,6 +47,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         IsasegError: For whatever the user can mend, before the first step.
     """
+    cfg = config.shortened(cfg)
     config.check(cfg)
     folder = config.run_dir(cfg)
     finished = told_complete(cfg)
@@ -74,6 +77,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             quiet()
             trainer = _build_trainer(cfg, folder, run_loggers)
             before = read_metrics(folder) if resume is not None else None
+            if cfg.compile:
+                _compile(module, trainer)
             _begin(cfg, folder, known)
             _fit(cfg, known, trainer, module, datamodule, resume)
             return _finish(cfg, folder, trainer, module, datamodule, before or {})
@@ -163,9 +168,15 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         plugins.append(
             SLURMEnvironment(auto_requeue=False)
         )  # its hpc_ckpt files would outrank newer checkpoints
+    if cfg.callbacks.profile:
+        run_callbacks.append(Profile(folder))
+    more: dict[str, Any] = {}
+    if cfg.trainer.strategy == "ddp":  # every step runs the same graph, and no gradient is copied
+        more["strategy"] = DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
     trainer: lightning.Trainer = config.build(
         cfg.trainer,
         "trainer",
+        **more,
         val_check_interval=interval * cfg.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=None,
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, cfg.trainer.max_steps),
@@ -176,6 +187,27 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         plugins=plugins,
     )
     return trainer
+
+
+def _compile(module: SegmentationModule, trainer: lightning.Trainer) -> None:
+    """Compile the network as training calls it; scores and pictures come from the network as it is.
+
+    Raises:
+        ConfigError: If there is no C++ compiler, which a CPU needs.
+    """
+    if trainer.strategy.root_device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise ConfigError(
+                "expected a C++ compiler for compile=true on a CPU, found none; install g++, or set "
+                "compile=false"
+            ) from error
+    network: Any = module.segmenter
+    network.coarse_with_aux = torch.compile(network.coarse_with_aux)
 
 
 def _fit(

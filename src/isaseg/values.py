@@ -36,7 +36,13 @@ _RANGES = {
     "optim.warmup": (0, 1),
     "optim.warmup_steps": (0, 10**9),
 }
-_FLAGS = ("check_data", "score_test", "head.align_corners")
+_FLAGS = (
+    "check_data",
+    "score_test",
+    "head.align_corners",
+    "compile",
+    "callbacks.profile",
+)
 _TEXTS = ("name", "data.name", "output_dir", "resume")
 _SAME = {
     "loss.ignore_index": "data.ignore_index",

@@ -64,7 +64,15 @@ def timed_work(make: Callable[[str, str], Callable[[], Any]]) -> Callable[[dict[
 
 
 def peak_memory(work: Callable[[], Any]) -> int | None:
-    """Return by how many bytes the memory of this process rises above what it holds while `work` runs; Linux alone."""
+    """Return by how many bytes the memory rises above what is held while `work` runs: of the GPU if this process uses it.
+
+    Of the process itself, on Linux alone.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
         with open("/proc/self/clear_refs", "w") as file:

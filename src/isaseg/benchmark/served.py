@@ -13,8 +13,8 @@ from isaseg.errors import ConfigError
 class Served:
     """A process that times samples when it is asked, and is idle otherwise."""
 
-    def __init__(self, command: Sequence[str], task: Mapping[str, Any]) -> None:
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    def __init__(self, command: Sequence[str], task: Mapping[str, Any], threads: int = 1) -> None:
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         # a pipe that nobody empties would block it; closed by `end`
         self.words = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(

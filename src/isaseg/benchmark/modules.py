@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from isaseg.benchmark.attention_count import Computed, Counter, largest_side
-from isaseg.benchmark.attention_rows import ROWS, Setting
+from isaseg.benchmark.modules_count import Computed, Counter, largest_side
+from isaseg.benchmark.modules_rows import ROWS, Setting
 from isaseg.benchmark.served import Served
 from isaseg.errors import ConfigError
 from isaseg.progress import counted
@@ -227,7 +227,7 @@ def _start(plan: Plan, name: str, mapped: bool) -> Served:
         "memory": plan.memory,
         "mapped": mapped,
     }
-    return Served([sys.executable, "-m", "isaseg.benchmark.attention_work"], task)
+    return Served([sys.executable, "-m", "isaseg.benchmark.modules_work"], task)
 
 
 @contextmanager

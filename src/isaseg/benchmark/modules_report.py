@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from isaseg.benchmark.attention import Entry, Growth, Part, Plan
+from isaseg.benchmark.modules import Entry, Growth, Part, Plan
 from isaseg.files import replace_file
 
 _GIGA, _MIB = 1e9, 2**20
@@ -145,14 +145,14 @@ def markdown(plan: Plan, facts: Mapping[str, Any], entries: Sequence[Entry], cur
     lines += [_NOTES, ""] + [f"{line[0].upper()}{line[1:]}.\n" for line in told]
     if curves:
         lines += ["## Growth", "", *(f"- {line}" for line in _growth_lines(plan, curves)), ""]
-        lines += ["![multiply-adds, memory and time against the side of the map](attention.png)", ""]
+        lines += ["![multiply-adds, memory and time against the side of the map](modules.png)", ""]
     return "\n".join(lines)
 
 
 def save(
     plan: Plan, facts: Mapping[str, Any], entries: Sequence[Entry], curves: Sequence[Growth], folder: Path
 ) -> None:
-    """Write attention.json and attention.md."""
+    """Write modules.json and modules.md."""
     content = {
         "facts": facts,
         "setting": plan.setting._asdict(),
@@ -162,9 +162,9 @@ def save(
         "isa_of_dense": {str(side): ratio for side, ratio in compare(entries).items()},
         "growth": [_plain(asdict(curve)) for curve in curves],
     }
-    with replace_file(folder / "attention.json") as file:
+    with replace_file(folder / "modules.json") as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
-    with replace_file(folder / "attention.md") as file:
+    with replace_file(folder / "modules.md") as file:
         file.write(markdown(plan, facts, entries, curves).encode())
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.attend import by_definition
-from isaseg.benchmark.attention_rows import Row, Setting, build, placed, prepare
+from isaseg.benchmark.modules_rows import Row, Setting, build, placed, prepare
 
 
 class Computed(NamedTuple):

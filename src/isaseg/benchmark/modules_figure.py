@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from isaseg.ablation.figures import spread_out
-from isaseg.benchmark.attention import Growth, Point
-from isaseg.benchmark.attention_rows import ROWS
+from isaseg.benchmark.modules import Growth, Point
+from isaseg.benchmark.modules_rows import ROWS
 from isaseg.files import replace_file
 
 # Okabe and Ito without yellow, and grey; a dash pattern says the same again

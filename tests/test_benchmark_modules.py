@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from isaseg.benchmark.attention import Entry, Part, Point, _measure_points
-from isaseg.benchmark.attention_count import Computed, Counter, LiveBytes, largest_side
-from isaseg.benchmark.attention_report import compare
-from isaseg.benchmark.attention_rows import ROWS, Setting
+from isaseg.benchmark.modules import Entry, Part, Point, _measure_points
+from isaseg.benchmark.modules_count import Computed, Counter, LiveBytes, largest_side
+from isaseg.benchmark.modules_report import compare
+from isaseg.benchmark.modules_rows import ROWS, Setting
 from tests import forked
 
 ROOT = Path(__file__).parents[1]
@@ -25,15 +25,15 @@ MIB = 2**20
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return forked.run("benchmark.py", "attention", *arguments, cwd=ROOT, seconds=400)
+    return forked.run("benchmark.py", "modules", *arguments, cwd=ROOT, seconds=400)
 
 
 # ---------------------------------------------------------------- computed and measured
 
 _MEASURE = """
 import json
-from isaseg.benchmark.attention_rows import ROWS, Setting
-from isaseg.benchmark.attention_work import Worker
+from isaseg.benchmark.modules_rows import ROWS, Setting
+from isaseg.benchmark.modules_work import Worker
 from isaseg.memory import map_every_tensor
 import torch
 torch.set_num_threads(1)
@@ -170,8 +170,8 @@ def test_the_command_writes_numbers_table_and_figure(tmp_path: Path) -> None:
     done = run("--modules", "isa-held", "dense-held", "--sizes", "13", "--growth", "8", "96", *small)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "benchmark"
-    assert sorted(p.name for p in folder.iterdir()) == ["attention.json", "attention.md", "attention.png"]
-    content = json.loads((folder / "attention.json").read_text())
+    assert sorted(p.name for p in folder.iterdir()) == ["modules.json", "modules.md", "modules.png"]
+    content = json.loads((folder / "modules.json").read_text())
     assert [(m["name"], m["side"]) for m in content["modules"]] == [("dense-held", 13), ("isa-held", 13)]
     for module in content["modules"]:
         for part in module["parts"].values():
@@ -187,13 +187,13 @@ def test_the_command_writes_numbers_table_and_figure(tmp_path: Path) -> None:
     held = content["growth"][0]
     assert [p["stopped"] for p in held["points"]] == [None, "out of memory"]
     assert 8 <= held["largest"] < 96
-    text = (folder / "attention.md").read_text()
+    text = (folder / "modules.md").read_text()
     percent = f"{100 * content['isa_of_dense']['13']['mult_adds']:.2f} %"
     assert f"{percent} of the multiply-adds" in text
     assert f"{percent} of the multiply-adds" in done.stdout
     assert text.count("| ISA 8×8, scores held |") == 1
     assert f"up to a side of {held['largest']} (computed)" in text
-    with Image.open(folder / "attention.png") as image:
+    with Image.open(folder / "modules.png") as image:
         assert image.width > 1000
 
 
@@ -224,7 +224,7 @@ def test_bad_input_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", "attention", *arguments, "--output", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "modules", *arguments, "--output", str(tmp_path)])
     assert main() == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +232,7 @@ def test_bad_input_is_one_sentence(
 
 def test_help_comes_without_torch() -> None:
     code = (
-        f"import runpy, sys; sys.argv = ['benchmark.py', 'attention', '--help']\n"
+        f"import runpy, sys; sys.argv = ['benchmark.py', 'modules', '--help']\n"
         f"try: runpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
         "except SystemExit as end: print('torch' in sys.modules, end.code)"
     )

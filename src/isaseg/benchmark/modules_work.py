@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from isaseg.benchmark.attention_count import counted_mult_adds
-from isaseg.benchmark.attention_rows import ROWS, Row, Setting, prepare
+from isaseg.benchmark.modules_count import counted_mult_adds
+from isaseg.benchmark.modules_rows import ROWS, Row, Setting, prepare
 from isaseg.benchmark.serve import kibibytes, peak_memory, serve
 from isaseg.memory import map_every_tensor
 
@@ -103,9 +103,9 @@ class Worker:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def facts(setting: Setting) -> dict[str, Any]:
+def facts(device: str) -> dict[str, Any]:
     """Return what the measurements depend on."""
-    cuda = setting.device.startswith("cuda")
+    cuda = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name() if cuda else _processor(),
         "torch": torch.__version__,
@@ -133,7 +133,7 @@ def main() -> None:
         map_every_tensor()
     setting = Setting(**task["setting"])
     worker = Worker(ROWS[task["row"]], setting, task["memory"])
-    serve(worker.answer, facts(setting), answers)
+    serve(worker.answer, facts(setting.device), answers)
 
 
 if __name__ == "__main__":
