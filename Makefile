@@ -50,7 +50,7 @@ figures: $(STAMP) ## draw the ablation's table and figures again from the runs o
 compare: $(STAMP) ## tables, figures and one page of every run in outputs
 	$(BIN)/python src/compare.py outputs $(ARGS)
 
-bench: $(STAMP) ## parameters, multiply-adds, memory and time of every context module
+bench: $(STAMP) ## time and memory of the ISA block beside its peers and the ceilings of this machine: ten minutes
 	$(BIN)/python src/benchmark.py attention $(ARGS)
 
 notebooks: $(STAMP) ## run the notebooks, with their outputs, into outputs/notebooks
@@ -75,7 +75,7 @@ test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if ab
 	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
 
 test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention, as often and as long as it takes; half an hour
-	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py tests/test_attention.py $(ARGS)
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py tests/test_attention.py tests/test_profiling.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

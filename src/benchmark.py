@@ -41,7 +41,7 @@ def main() -> int:
         "--channels", type=int, default=512, metavar="C", help="of the map, a multiple of 16 (512)"
     )
     attention.add_argument(
-        "--growth", action="store_true", help="fit growth from 64 x 64 to 512 x 512 maps too"
+        "--growth", nargs="*", type=int, metavar="S", help="fit growth too, at these sides (64 128 256 512)"
     )
     attention.add_argument(
         "--no-dense", action="store_true", help="leave dense attention out, which takes longest"
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def _attention(arguments: argparse.Namespace) -> int:
-    if min(*arguments.sizes, arguments.rounds, arguments.threads) < 1:
+    if min(*arguments.sizes, *(arguments.growth or []), arguments.rounds, arguments.threads) < 1:
         raise ConfigError("expected sides, rounds and threads of at least 1")
     if arguments.channels < 16 or arguments.channels % 16:
         raise ConfigError(f"expected channels in 16s, got --channels {arguments.channels}")
@@ -116,14 +116,15 @@ def _attention(arguments: argparse.Namespace) -> int:
     facts, rows = speed.attention(plan)
     speed.show(title, rows)
     speed.save(title, facts, rows, [], folder, "attention")  # growth takes longer, and may be cut
-    if arguments.growth:
-        grown = speed.growth(plan)
+    if arguments.growth is not None:
+        sides = sorted(set(arguments.growth)) or speed.GROWN
+        grown = speed.growth(plan, sides)
         lines = [
-            f"{name} grows as N^{power:.2f} with the number of pixels N, from {speed.GROWN[0]}² to {speed.GROWN[-1]}²"
+            f"{name} grows as N^{power:.2f} with the number of pixels N, from {sides[0]}² to {sides[-1]}²"
             for name, power in speed.exponents(grown).items()
         ]
         lines += [
-            f"{r.work.replace('forward', 'side')}: {r.milliseconds / 1e3:.2f} s, {(r.bytes or 0) / 2**30:.2f} GiB"
+            f"{r.work.replace('growing', 'side')}: {r.milliseconds / 1e3:.2f} s, {(r.bytes or 0) / 2**30:.2f} GiB"
             for r in grown
         ]
         print("\n".join(lines))

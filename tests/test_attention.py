@@ -895,6 +895,18 @@ def test_a_block_of_other_layers_runs_as_it_is() -> None:
             torch.testing.assert_close(got, isa(x), rtol=1e-5, atol=1e-5)
 
 
+def test_a_hook_in_a_block_is_called() -> None:
+    isa = published_like(torch.float32, group_size=(4, 4))
+    seen: list[int] = []
+    handle = isa.get_submodule("short_range.key.2").register_forward_hook(lambda *_: seen.append(1))
+    x = random_map(1, 24, 12, 9).float()
+    with torch.no_grad():
+        hooked = isa(x)
+        handle.remove()
+        assert relative(hooked, isa(x)) <= 1e-5
+    assert seen == [1]
+
+
 def changed_by_sgd(isa: InterlacedSparseAttention, x: Tensor) -> None:
     optimizer = torch.optim.SGD(isa.parameters(), lr=0.1, fused=True)
     isa(x).square().mean().backward()

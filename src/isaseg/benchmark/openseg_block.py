@@ -17,17 +17,20 @@ class OpensegBlock(nn.Module):
         self.long_range, self.short_range = _Attention(channels), _Attention(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W) for `x` (B, C, H, W), padded at its end if need be."""
+        """Return (B, C, H, W) for `x` (B, C, H, W), padded on both sides if need be."""
         batch, channels, height, width = x.shape
         group = self.group
-        x = nn.functional.pad(x, (0, -width % group, 0, -height % group))
+        more_h, more_w = -height % group, -width % group
+        top, left = more_h // 2, more_w // 2
+        x = nn.functional.pad(x, (left, more_w - left, top, more_h - top))
         rows, columns = x.shape[2] // group, x.shape[3] // group
         x = x.reshape(batch, channels, rows, group, columns, group).permute(0, 3, 5, 1, 2, 4)
         x = self.long_range(x.reshape(-1, channels, rows, columns))
         x = x.reshape(batch, group, group, channels, rows, columns).permute(0, 4, 5, 3, 1, 2)
         x = self.short_range(x.reshape(-1, channels, group, group))
         x = x.reshape(batch, rows, columns, channels, group, group).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(batch, channels, rows * group, columns * group)[..., :height, :width]
+        x = x.reshape(batch, channels, rows * group, columns * group)
+        return x[..., top : top + height, left : left + width]
 
 
 class _Attention(nn.Module):
