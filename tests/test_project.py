@@ -202,7 +202,7 @@ def test_documented_data_commands_compose(command: str) -> None:
 @pytest.mark.parametrize("command", commands("python src/benchmark.py"))
 def test_documented_benchmark_commands_have_their_options(command: str) -> None:
     word, *others = command.split()[2:]
-    assert word in ("data", "evaluate", "attention")
+    assert word in ("attention", "step", "data", "evaluate", "modules")
     shown = run(sys.executable, "src/benchmark.py", word, "--help").stdout
     assert all(option in shown for option in others if option.startswith("-"))
 
