@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -905,6 +906,35 @@ def test_a_hook_in_a_block_is_called() -> None:
         handle.remove()
         assert relative(hooked, isa(x)) <= 1e-5
     assert seen == [1]
+
+
+def test_what_the_layers_of_a_block_are_asked_for_happens() -> None:
+    """A hook on a layer that is otherwise multiplied beforehand, a norm that counts, another epsilon, no picture."""
+    isa = published_like(torch.float32, group_size=(4, 4))
+    block = cast(AttentionBlock, isa.get_submodule("long_range"))
+    x = random_map(1, 24, 12, 9).float()
+    seen: list[int] = []
+    handle = block.value.register_forward_hook(lambda *_: seen.append(1))
+    hooked = isa.train()(x)
+    handle.remove()
+    assert seen == [1]
+    assert relative(hooked, isa(x)) <= 1e-4
+    isa.eval()
+    with torch.no_grad():
+        isa(x)
+        norm = cast(nn.BatchNorm2d, block.proj[1])
+        before = cast(Tensor, norm.running_mean).clone()
+        norm.train()
+        isa(x)
+        assert not torch.equal(before, cast(Tensor, norm.running_mean))
+        norm.eval().eps = 0.5
+        with by_definition():
+            want = isa(x)
+        assert relative(isa(x), want) <= 1e-5
+        assert isa(x[:0]).shape == (0, 24, 12, 9)
+        with warnings.catch_warnings(action="ignore"):  # deprecated, and used
+            traced = torch.jit.trace(isa, x)
+        assert relative(traced(2 * x), isa(2 * x)) <= 1e-5
 
 
 def changed_by_sgd(isa: InterlacedSparseAttention, x: Tensor) -> None:

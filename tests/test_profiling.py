@@ -27,7 +27,7 @@ def test_a_few_steps_are_watched_and_the_top_costs_are_named(
     caplog.set_level(logging.INFO)
     train(compose(*SMALL, "trainer=profile", "trainer.max_steps=5000", f"run_dir={tmp_path}"))
     assert loaded(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == PROFILED
-    named = [line for line in caplog.messages if "ms a step" in line]
+    named = [line for line in caplog.messages if "ms a batch" in line]
     assert len(named) == 6 and named[-1].endswith("the rest")
     assert any("aten::" in line for line in named)
     table = (tmp_path / "profile.txt").read_text()

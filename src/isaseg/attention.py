@@ -212,6 +212,11 @@ class AttentionBlock(nn.Module):
         """
         if is_by_definition() or torch.compiler.is_exporting() or self.value_channels < self.channels:
             return False
+        conv = self.proj[0]
+        if conv.bias is not None or any(
+            part._forward_hooks or part._forward_pre_hooks for part in (self.value, self.proj, conv)
+        ):
+            return False  # a layer of somebody's own, or a hook, wants its layer to run
         return torch.compiler.is_compiling() or x[:, 0].numel() > self.channels
 
     def cost(self, positions: int, score_entries: int) -> Cost:

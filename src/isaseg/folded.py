@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from isaseg.attend import attend, is_by_definition, without_autocast
@@ -75,10 +76,16 @@ def serves(x: Tensor, module: nn.Module) -> bool:
 
     On a GPU the norms take little, and comparing weights would wait for it. A hook in a block wants its layers to run.
     """
-    if module.training or torch.is_grad_enabled() or is_by_definition() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or is_by_definition() or x.device.type != "cpu" or not len(x):
         return False
-    blocks = [block for block in module.modules() if hasattr(block, "key_channels")]
-    return x.device.type == "cpu" and all(_layers(block) is not None and _unhooked(block) for block in blocks)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+        return False
+    parts = list(module.modules())
+    if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+        return False
+    if any(part.training for part in parts if isinstance(part, _BatchNorm)):  # which then counts the batch
+        return False
+    return all(_layers(part) is not None for part in parts if hasattr(part, "key_channels"))
 
 
 def run(x: Tensor, stages: Sequence[tuple["AttentionBlock", Layout]], grid: Grid) -> Tensor:
@@ -154,8 +161,9 @@ def activate(x: Tensor, slope: float) -> Tensor:
 
 # ---------------------------------------------------------------- folding
 
-# of each block copies of its tensors, and what was made from them for each type
-_kept: WeakKeyDictionary[nn.Module, tuple[list[Tensor], dict[torch.dtype, Folded]]] = WeakKeyDictionary()
+_Made = tuple[list[Tensor], list[float], dict[torch.dtype, "Folded"]]
+# of each block copies of its tensors, its other numbers, and what was made from them for each type
+_kept: WeakKeyDictionary[nn.Module, _Made] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -168,16 +176,16 @@ def fold(block: "AttentionBlock", dtype: torch.dtype) -> Folded:
     Raises:
         ValueError: If a layer of the block is not one that can be folded.
     """
-    tensors = [*block.parameters(), *block.buffers()]
-    copies, made = _kept.get(block, ([], {}))
-    if not (copies and all(map(_equal, copies, tensors))):
-        copies, made = [t.clone() for t in tensors], {}
-        _kept[block] = (copies, made)
-    if dtype in made:
-        return made[dtype]
     layers = _layers(block)
     if layers is None:
         raise ValueError("expected a block of 1x1 convolutions, batch norms and ReLUs, got other layers")
+    tensors, numbers = [*block.parameters(), *block.buffers()], _numbers(layers)
+    copies, known, made = _kept.get(block, ([], [], {}))
+    if not copies or numbers != known or not all(map(_equal, copies, tensors)):
+        copies, made = [t.clone() for t in tensors], {}
+        _kept[block] = (copies, numbers, made)
+    if dtype in made:
+        return made[dtype]
     made[dtype] = _fold(layers, block.channels, dtype)
     return made[dtype]
 
@@ -185,7 +193,15 @@ def fold(block: "AttentionBlock", dtype: torch.dtype) -> Folded:
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return type(one) is not Tensor or torch.equal(one, other)  # of fake tensors there are no numbers
+    if isinstance(one, FakeTensor):  # which has no numbers
+        return isinstance(other, FakeTensor)
+    return not isinstance(other, FakeTensor) and torch.equal(one, other)
+
+
+def _numbers(layers: list[list[nn.Module]]) -> list[float]:
+    """Return what else a fold depends on: the epsilon of each norm, the slope of each activation."""
+    parts = [part for some in layers for part in some]
+    return [getattr(part, "eps", getattr(part, "negative_slope", 0.0)) for part in parts]
 
 
 class _Affine(NamedTuple):
@@ -210,19 +226,18 @@ def _layers(block: nn.Module) -> list[list[nn.Module]] | None:
         ):
             return None
         found.append(layers)
-    return found
+    # one product makes the first layers of queries and keys, with one activation
+    return found if _slope(found[0][2]) == _slope(found[1][2]) else None
 
 
-def _unhooked(block: nn.Module) -> bool:
-    return not any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
+def _slope(activation: nn.Module) -> float:
+    return float(getattr(activation, "negative_slope", 0.0))
 
 
 def _fold(layers: list[list[nn.Module]], channels: int, dtype: torch.dtype) -> Folded:
     query, key, value, proj = ([_affine(part[n : n + 3]) for n in range(0, len(part), 3)] for part in layers)
     scale = query[1].weight.shape[0] ** -0.5
     second = _Affine(query[1].weight * scale, _times(query[1].bias, scale), query[1].slope)
-    if query[0].slope != key[0].slope:
-        raise ValueError("expected query and key with the same activation")
     both = _Affine(
         torch.cat([query[0].weight, key[0].weight]),
         torch.cat([query[0].bias, key[0].bias]),  # type: ignore[list-item]
@@ -258,7 +273,7 @@ def _affine(layers: list[nn.Module]) -> _Affine:
     shift = -norm.running_mean * factor if norm.bias is None else norm.bias - norm.running_mean * factor
     if bias is not None:
         shift = shift + bias * factor
-    return _Affine(weight * factor[:, None], shift, float(getattr(layers[2], "negative_slope", 0.0)))
+    return _Affine(weight * factor[:, None], shift, _slope(layers[2]))
 
 
 def _times(bias: Tensor | None, factor: float) -> Tensor | None:

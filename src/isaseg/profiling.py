@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from isaseg.config import PROFILED
@@ -72,6 +73,8 @@ class Profile(Callback):
             done.export_chrome_trace(f"{folder}/trace.json")
             with replace_file(self.folder / "profile.json.gz") as file:
                 file.write(gzip.compress(Path(folder, "trace.json").read_bytes()))
+        if on_gpu:  # or an operation and its kernels would both count
+            events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
         for line in top(events, key):
             log.info("%s", line)
         log.info("all of them: %s; a trace for ui.perfetto.dev: profile.json.gz", self.folder / "profile.txt")
@@ -83,4 +86,4 @@ def top(events: Sequence[Any], key: str) -> list[str]:
     total = sum(own.values()) or 1
     first = sorted(own, key=own.__getitem__, reverse=True)[:_NAMED]
     named = [*((name, own[name]) for name in first), ("the rest", total - sum(own[name] for name in first))]
-    return [f"{100 * us / total:5.1f} %  {us / 1e3 / ACTIVE:9.1f} ms a step  {name}" for name, us in named]
+    return [f"{100 * us / total:5.1f} %  {us / 1e3 / ACTIVE:9.1f} ms a batch  {name}" for name, us in named]

@@ -172,7 +172,9 @@ def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lig
         run_callbacks.append(Profile(folder))
     more: dict[str, Any] = {}
     if cfg.trainer.strategy == "ddp":  # every step runs the same graph, and no gradient is copied
-        more["strategy"] = DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
+        # torch takes no batch without communication before the graph is known (pytorch#143580)
+        static = cfg.trainer.accumulate_grad_batches == 1
+        more["strategy"] = DDPStrategy(static_graph=static, gradient_as_bucket_view=True)
     trainer: lightning.Trainer = config.build(
         cfg.trainer,
         "trainer",

@@ -197,3 +197,17 @@ def test_r5_under_slurm_the_same_command_goes_on(tmp_path: Path, monkeypatch: py
     assert "is complete" in finished.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
     assert {"run"} <= set(os.listdir(tmp_path)) <= {"run", "outputs"}  # the latter empty: Hydra makes it
+
+
+def wait_no_longer(step: int, rank: int) -> None:
+    """Let a process that waits for the other in vain be ended by its alarm."""
+    signal.alarm(60)
+
+
+def test_two_processes_accumulate_batches(tmp_path: Path) -> None:
+    """All but the last batch of a step go without communication, which a static graph does not allow."""
+    words = [*SMALL, "trainer.max_steps=3", "trainer.val_check_interval=3", "data.num_workers=0"]
+    words += ["data.batch_size=8", "trainer.accumulate_grad_batches=2"]
+    ended = train_in_processes(words, tmp_path, 2, wait_no_longer)
+    assert ended == [0, 0], said(tmp_path)
+    assert loaded(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3

@@ -61,7 +61,7 @@ def step_work(task: dict[str, Any]) -> Callable[[str, str], Callable[[], None]]:
     cfg.model.data_preprocessor.size = (side, side)
     network = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    image, target = pictures_and_target(task["batch"], side, 150)
+    image, target = (t.to(device) for t in pictures_and_target(task["batch"], side, 150))
     meta = {"img_shape": (side, side), "ori_shape": (side, side)}
     samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None]), metainfo=meta) for t in target]
 

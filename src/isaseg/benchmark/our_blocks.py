@@ -26,7 +26,6 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "isaseg": InterlacedSparseAttention,
     "isaseg, recomputed": lambda channels: InterlacedSparseAttention(channels, recompute=True),
     "dense": SelfAttention2d,
-    "dense, recomputed": lambda channels: SelfAttention2d(channels, recompute=True),
     "openseg": OpensegBlock,
 }
 CEILINGS = ("linear", "linear, oneDNN", "convolution 3x3", "batched product", "copy")

@@ -179,7 +179,8 @@ def _amounts(plan: Plan, work: str, kind: str, label: str) -> tuple[float, float
     cost = module.cost(size, size).mult_adds
     stages, padded = (1, size) if label.startswith("dense") else (2, size + -size % 8)
     # the output projection is applied to the values: one product of C x C at each position less
-    saved = stages * padded**2 * plan.channels**2 if label.startswith((_OURS, "dense")) else 0
+    saves = label.startswith((_OURS, "dense")) and (mode == "forward" or padded**2 > plan.channels)
+    saved = stages * padded**2 * plan.channels**2 if saves else 0
     more = 4 / 3 if label.endswith("recomputed") else 1.0
     return times * cost, times * (cost - saved) * more
 
