@@ -31,6 +31,7 @@ lint: $(STAMP) ## check style, types and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PYTHONPATH=. $(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/yamllint conf
 
@@ -72,10 +73,10 @@ test-browser: $(STAMP) ## click through compare's page in headless Chromium; ins
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if absent (root); some five minutes
-	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/test_slurm.py $(ARGS)
+	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/sweep/test_slurm.py $(ARGS)
 
 test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention, as often and as long as it takes; half an hour
-	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/test_search.py tests/test_sweep.py tests/test_attention.py tests/test_profiling.py $(ARGS)
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/sweep/test_search.py tests/sweep/test_sweep.py tests/models/test_attention.py tests/training/test_step_profile.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

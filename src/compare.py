@@ -1,80 +1,8 @@
 """Compare runs: tables, figures and one page, from run folders alone; no account, no network, no training."""
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from isaseg import command
-from isaseg.compare.rows import SORTS, compare
-from isaseg.compare.runs import read_runs
-from isaseg.compare.table import FORMATS
-
-_EXAMPLES = """RUNS are run folders, folders above some, or the .sweep file that a sweep wrote; their runs may be
-finished, failed or unfinished, and of an older version.
-
-examples:
-  python src/compare.py outputs/lamps_isa                          all the runs of an experiment
-  python src/compare.py outputs/lamps_isa/group_size.sweep         those of one sweep
-  python src/compare.py outputs/lamps_isa --baseline isa-8x8 --metric val/group_acc --sort score
-  python src/compare.py outputs/lamps_isa --format latex > table.tex
-Open index.html in a browser: it is one file, holds everything and asks for nothing.
-"""
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Return 0 if all is written, 2 for bad input, 130 if interrupted."""
-    args = _parser().parse_args(words)
-    return command.run(lambda: _compare(args), "train", "src/compare.py", "the same command begins anew")
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from isaseg.compare.write import write  # imports matplotlib: a second that --help need not wait for
-
-    runs = read_runs(args.runs)
-    comparison = compare(runs, args.metric, args.at, args.baseline, args.confidence, args.sort)
-    page = write(comparison, args.output)
-    sys.stdout.write(FORMATS[args.format](comparison))
-    print(f"{len(runs)} runs; see {page}, and the files beside it", file=sys.stderr)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, folders above some, .sweep files")
-    add(
-        "--output",
-        type=Path,
-        default=Path("outputs", "compare"),
-        metavar="DIR",
-        help="default: outputs/compare",
-    )
-    add("--metric", default="val/mIoU", help="default: val/mIoU")
-    add("--baseline", metavar="LABEL", help="row to subtract (default: dense if there, else the first)")
-    where = (
-        "score of the last validation, or of the best checkpoint (default: last, for no checkpoint is then"
-    )
-    add(
-        "--at",
-        choices=("last", "best"),
-        default="last",
-        help=f"{where} picked by the scenes it is scored on)",
-    )
-    add("--confidence", type=_fraction, default=0.95, metavar="P", help="of the intervals (default: 0.95)")
-    add("--sort", choices=SORTS, default="label", help="order of the rows (default: label)")
-    add("--format", choices=FORMATS, default="markdown", help="of what is printed")
-    return parser
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
-    return value
-
+from isaseg.cli.compare import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,10 +20,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 _MODULES = (
-    "isaseg.training",
-    "isaseg.evaluation",
-    "isaseg.ablation.study",
-    "isaseg.data.commands",
+    "isaseg.training.run",
+    "isaseg.inference.evaluate",
+    "isaseg.report.ablation.study",
+    "isaseg.cli.data_commands",
     "torch._dynamo",
 )
 

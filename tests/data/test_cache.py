@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from isaseg.data.ade20k import ade20k
-from isaseg.data.build_cache import build_cache
 from isaseg.data.cache import CachedPicture, CacheError, LazyArray, write_picture
-from isaseg.data.camvid import camvid
-from isaseg.data.cityscapes import cityscapes
-from isaseg.data.coco_stuff import coco_stuff
 from isaseg.data.dataset import SegmentationDataset
-from isaseg.data.folder import folder
-from isaseg.data.pascal_context import pascal_context
+from isaseg.data.sets.ade20k import ade20k
+from isaseg.data.sets.camvid import camvid
+from isaseg.data.sets.cityscapes import cityscapes
+from isaseg.data.sets.coco_stuff import coco_stuff
+from isaseg.data.sets.folder import folder
+from isaseg.data.sets.pascal_context import pascal_context
 from isaseg.data.source import FileSource
+from isaseg.data.tools.build_cache import build_cache
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
 from tests import fakes

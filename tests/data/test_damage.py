@@ -13,15 +13,15 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from isaseg.data.ade20k import ade20k
-from isaseg.data.camvid import camvid
 from isaseg.data.check import check_files, size_fault
-from isaseg.data.cityscapes import cityscapes
-from isaseg.data.coco_stuff import coco_stuff
-from isaseg.data.folder import folder
-from isaseg.data.lip import lip
-from isaseg.data.pascal_context import pascal_context
-from isaseg.data.pascal_voc import pascal_voc
+from isaseg.data.sets.ade20k import ade20k
+from isaseg.data.sets.camvid import camvid
+from isaseg.data.sets.cityscapes import cityscapes
+from isaseg.data.sets.coco_stuff import coco_stuff
+from isaseg.data.sets.folder import folder
+from isaseg.data.sets.lip import lip
+from isaseg.data.sets.pascal_context import pascal_context
+from isaseg.data.sets.pascal_voc import pascal_voc
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 from tests import fakes

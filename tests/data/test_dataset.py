@@ -11,9 +11,9 @@ from PIL import Image
 
 from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
-from isaseg.data.facts import Facts
 from isaseg.data.index import Pair
-from isaseg.data.lamps import Lamps
+from isaseg.data.set_facts import Facts
+from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import FileSource, Loaded
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isaseg.data.facts import Facts, facts
 from isaseg.data.index import find_root, list_files, pair_files, read_list
+from isaseg.data.set_facts import Facts, facts
 from isaseg.errors import DataError
 
 TOY = Facts("Toy", ("a", "b"), np.zeros((2, 3), np.uint8), {0: 0, 1: 1}, layout="  LAYOUT")

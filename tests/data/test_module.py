@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from isaseg.data.ade20k import ade20k
-from isaseg.data.lamps import Lamps
 from isaseg.data.loader import collate, collate_by_size
 from isaseg.data.module import SegmentationDataModule
+from isaseg.data.sets.ade20k import ade20k
+from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import Loaded
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, DataError

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from isaseg.data.ade20k import ade20k
-from isaseg.data.build_cache import build_cache
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.module import SegmentationDataModule
+from isaseg.data.sets.ade20k import ade20k
 from isaseg.data.source import FileSource
+from isaseg.data.tools.build_cache import build_cache
 from isaseg.data.transforms import TrainTransform
 from tests.fakes import make_fake_ade20k
 

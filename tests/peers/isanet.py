@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "src" / "isaseg" / "benchmark"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import mmseg_import  # noqa: F401, I001  (first: its stand-in for mmcv.ops, without which mmseg does not import)
 import mmseg
 import numpy as np

@@ -17,8 +17,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from isaseg.errors import IsasegError
-from isaseg.module import SegmentationModule
-from isaseg.training import train
+from isaseg.training.module import SegmentationModule
+from isaseg.training.run import train
 from tests.conftest import compose_overrides
 
 STRESS = bool(os.environ.get("ISASEG_STRESS"))  # of `make test-stress`: as often as it takes

@@ -25,7 +25,7 @@ FAULTS = """
 import os
 if fault := os.environ.pop("FAULT", ""):
     import signal
-    from isaseg.module import SegmentationModule
+    from isaseg.training.module import SegmentationModule
     step = SegmentationModule.training_step
     def faulty(self, *args):
         if self.global_step == 1:

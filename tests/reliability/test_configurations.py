@@ -12,9 +12,11 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from isaseg import command, config, targets
+from isaseg import config
+from isaseg.cli import command
+from isaseg.config import targets
 from isaseg.errors import ConfigError
-from isaseg.training import train
+from isaseg.training.run import train
 from tests import forked
 from tests.reliability.small import SMALL, STRESS
 
@@ -22,7 +24,7 @@ CONF = config.conf_dir()
 ROOTS = [p.stem for p in CONF.glob("*.yaml") if p.stem != "dashboard"]
 
 
-def composed(root: str, *words: str) -> DictConfig:
+def compose_from(root: str, *words: str) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose(root, overrides=list(words))
@@ -37,8 +39,8 @@ def files(folder: Path) -> list[Path]:
 HOSTILE = {
     "a function of the system": "{_target_: os.system, command: touch ran}",
     "by way of another module": "{_target_: logging.os.system, command: touch ran}",
-    "by way of ours": "{_target_: isaseg.training.os.system, command: touch ran}",
-    "by way of an allowed one": "{_target_: isaseg.data.lamps.np.save, file: ran, arr: 1}",
+    "by way of ours": "{_target_: isaseg.training.run.os.system, command: touch ran}",
+    "by way of an allowed one": "{_target_: isaseg.data.sets.lamps.np.save, file: ran, arr: 1}",
     "by way of lightning": "{_target_: lightning.pytorch.trainer.trainer.os.system, command: touch ran}",
     "beside an allowed one": "{_target_: lightning.pytorch.Trainer.__init__.__globals__, x: 1}",
     "a process": "{_target_: subprocess.run, args: [touch, ran]}",
@@ -51,17 +53,17 @@ HOSTILE = {
     "hydra itself": "{_target_: hydra.utils.instantiate, config: {_target_: os.system, command: touch ran}}",
     "hydra's method": "{_target_: hydra.utils.get_method, path: os.system}",
     "a partial of it": "{_target_: os.system, _partial_: true, command: touch ran}",
-    "in a partial": "{_target_: isaseg.attention.SelfAttention2d, _partial_: true, "
+    "in a partial": "{_target_: isaseg.models.attention.SelfAttention2d, _partial_: true, "
     "key_channels: {_target_: os.system, command: touch ran}}",
     "in a list": "[1, [2, {_target_: os.system, command: touch ran}]]",
     "in a mapping": "{a: {b: {_target_: os.system, command: touch ran}}}",
-    "what of ours writes": "{_target_: isaseg.report.write_json, path: ran, content: {}}",
+    "what of ours writes": "{_target_: isaseg.runs.pictures.write_json, path: ran, content: {}}",
     "what of ours starts processes": "{_target_: isaseg.sweep.supervise.supervise, command: [touch, ran]}",
-    "what of ours unpacks": "{_target_: isaseg.data.unpack.unpack, archive: a, target: b}",
-    "imported by an allowed one": "{_target_: isaseg.data.folder.Path}",
+    "what of ours unpacks": "{_target_: isaseg.data.tools.unpack.unpack, archive: a, target: b}",
+    "imported by an allowed one": "{_target_: isaseg.data.sets.folder.Path}",
     "of a library that reads and writes": "{_target_: albumentations.save, transform: null, filepath: ran}",
     "a name that begins alike": "{_target_: isasegevil.attention.X}",
-    "a module": "{_target_: isaseg.attention}",
+    "a module": "{_target_: isaseg.models.attention}",
     "no name": "{_target_: 3}",
     "a list for a name": "{_target_: [os.system]}",
 }
@@ -76,7 +78,7 @@ def test_x1_what_a_configuration_may_not_name_is_not_run(
 ) -> None:
     """Neither by the checks before a run nor by the one function that builds."""
     monkeypatch.chdir(tmp_path)
-    cfg = composed("train", *SMALL, "trainer.max_steps=1", "run_dir=run")
+    cfg = compose_from("train", *SMALL, "trainer.max_steps=1", "run_dir=run")
     OmegaConf.set_struct(cfg, False)
     OmegaConf.update(cfg, key, OmegaConf.create(HOSTILE[kind]), merge=False)
     before = set(tmp_path.iterdir())
@@ -99,7 +101,7 @@ def test_x1_hydra_knows_no_way_around(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["_args_: [1]", "_convert_: none", "_partail_: true", "_recursive_: 1"])
 def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
-    node = OmegaConf.create(f"{{_target_: isaseg.attention.SelfAttention2d, _partial_: true, {word}}}")
+    node = OmegaConf.create(f"{{_target_: isaseg.models.attention.SelfAttention2d, _partial_: true, {word}}}")
     with pytest.raises(ConfigError, match=word.split(":")[0]):
         config.build(node, "attention")  # type: ignore[arg-type]
 
@@ -107,7 +109,7 @@ def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
 @pytest.mark.parametrize("root", ROOTS)
 def test_x1_everything_in_conf_passes(root: str) -> None:
     """Every root; every option of its groups is `test_config.py`'s."""
-    cfg = composed(root)
+    cfg = compose_from(root)
     plain = OmegaConf.to_container(cfg)
     targets.check_environment(plain)
     for _, node in targets.nodes(plain):
@@ -198,7 +200,7 @@ def test_x3_nonsense_is_refused_before_anything_is_made(
     word: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg = composed("train", *SMALL, "trainer.max_steps=1", word, "run_dir=run")
+    cfg = compose_from("train", *SMALL, "trainer.max_steps=1", word, "run_dir=run")
     if not said:
         assert 0 <= train(cfg)["val/mIoU"] <= 1
         return
@@ -215,14 +217,14 @@ def test_s4_only_listed_variables_may_be_taken_from_the_environment(
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     with pytest.raises(ConfigError, match="oc.env:SECRET") as caught:
-        train(composed("train", *SMALL, word, f"output_dir={tmp_path}"))
+        train(compose_from("train", *SMALL, word, f"output_dir={tmp_path}"))
     assert "hunter2" not in str(caught.value)
     hidden = ["name=env", "data.root='${oc.${name}:SECRET}'"]
     with pytest.raises(ConfigError, match="oc.env:SECRET"):
-        train(composed("train", *SMALL, *hidden, f"output_dir={tmp_path}"))
+        train(compose_from("train", *SMALL, *hidden, f"output_dir={tmp_path}"))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("SCRATCH", "here")
-    cfg = composed("train", "data.root=${oc.env:SCRATCH}")
+    cfg = compose_from("train", "data.root=${oc.env:SCRATCH}")
     config.check(cfg)
     assert cfg.data.root == "here"
 
@@ -306,10 +308,10 @@ def test_x6_a_name_is_one_folder_and_no_command(
 
 
 def test_x2_a_key_of_ones_own_is_one_that_another_takes() -> None:
-    config.check(composed("train", "+wide=16", "head.channels=${wide}"))
-    config.check(composed("train", "+head.negative_slope=0.01"))
+    config.check(compose_from("train", "+wide=16", "head.channels=${wide}"))
+    config.check(compose_from("train", "+head.negative_slope=0.01"))
     with pytest.raises(ConfigError, match="no configuration key 'wide'"):
-        config.check(composed("train", "+wide=16"))
+        config.check(compose_from("train", "+wide=16"))
 
 
 def test_x6_overrides_of_a_sweep_are_names_of_folders() -> None:

@@ -16,13 +16,13 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg.checkpoint import DurableCheckpointIO
+from isaseg.checkpoints.loading import DurableCheckpointIO
 from isaseg.errors import CheckpointError
-from isaseg.metrics_csv import AppendingCsvLogger
-from isaseg.module import SegmentationModule
-from isaseg.resume import find_resume
-from isaseg.tensor_files import load_checkpoint
-from isaseg.training import train
+from isaseg.models.tensor_files import load_checkpoint
+from isaseg.runs.history import AppendingCsvLogger
+from isaseg.training.module import SegmentationModule
+from isaseg.training.resume import find_resume
+from isaseg.training.run import train
 from tests.reliability.small import SMALL, STRESS, loaded
 
 

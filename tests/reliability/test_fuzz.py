@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from isaseg.data.coco_stuff import coco_stuff
 from isaseg.data.dataset import SegmentationDataset
-from isaseg.data.folder import folder
+from isaseg.data.sets.coco_stuff import coco_stuff
+from isaseg.data.sets.folder import folder
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 from tests import fakes

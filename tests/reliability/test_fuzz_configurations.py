@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.errors import DivergenceError, IsasegError
-from isaseg.training import train
+from isaseg.training.run import train
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS
 
@@ -132,7 +132,9 @@ ANY = st.recursive(
         st.integers(-3, 3),
         st.sampled_from([0.5, -0.5, 1e30, float("nan"), float("inf"), float("-inf")]),
         st.text("ab/.=;$ ", max_size=4),
-        st.sampled_from(["auto", "cpu", "isa", "linear", "os.system", "isaseg.attention.SelfAttention2d"]),
+        st.sampled_from(
+            ["auto", "cpu", "isa", "linear", "os.system", "isaseg.models.attention.SelfAttention2d"]
+        ),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),

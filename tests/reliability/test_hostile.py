@@ -20,11 +20,11 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from isaseg.backbone import Backbone
-from isaseg.checkpoint import load_model, load_weights
+from isaseg.checkpoints.loading import load_model, load_weights
 from isaseg.errors import CheckpointError, ConfigError
-from isaseg.resume import find_resume
-from isaseg.training import train
+from isaseg.models.backbone import Backbone
+from isaseg.training.resume import find_resume
+from isaseg.training.run import train
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS

@@ -12,8 +12,8 @@ import pytest
 from omegaconf import DictConfig
 
 from isaseg.errors import CheckpointError
-from isaseg.module import SegmentationModule
-from isaseg.training import train
+from isaseg.training.module import SegmentationModule
+from isaseg.training.run import train
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS, history, kill, loaded, said, train_in_processes
@@ -133,7 +133,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             ["attention=dense"],
-            "-> 'isaseg.attention.SelfAttention2d', attention.depth: 1 -> nothing",
+            "-> 'isaseg.models.attention.SelfAttention2d', attention.depth: 1 -> nothing",
         ),
         (["attention.group_size=[4,4]"], "attention.group_size: [8, 8] -> [4, 4]"),
         (["backbone=tiny", "head.aux_channels=null"], "backbone."),

@@ -14,11 +14,11 @@ import torch
 from omegaconf import DictConfig
 
 from isaseg import config
-from isaseg.attend import by_definition
 from isaseg.errors import ConfigError, DivergenceError
-from isaseg.losses import CrossEntropy, OhemCrossEntropy
-from isaseg.module import SegmentationModule
-from isaseg.training import train
+from isaseg.models.attend import by_definition
+from isaseg.models.losses import CrossEntropy, OhemCrossEntropy
+from isaseg.training.module import SegmentationModule
+from isaseg.training.run import train
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, equal, loaded, train_in_processes, weights
 

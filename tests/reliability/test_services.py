@@ -16,11 +16,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg import out_of_memory
-from isaseg.attention import InterlacedSparseAttention, SelfAttention2d
 from isaseg.errors import ConfigError, OutOfMemory
-from isaseg.module import SegmentationModule
-from isaseg.training import train
+from isaseg.models.attention import InterlacedSparseAttention, SelfAttention2d
+from isaseg.training import out_of_memory
+from isaseg.training.module import SegmentationModule
+from isaseg.training.run import train
 from tests.reliability.small import SMALL, STRESS, said, train_in_processes
 
 ONE = [*SMALL, "trainer.max_steps=1"]

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Start a Slurm on this machine alone, in a temporary folder, run the command that is given, and stop it again:
-#   tests/slurm/run.sh .venv/bin/python -m pytest -m slurm tests/test_slurm.py
+#   tests/slurm/run.sh .venv/bin/python -m pytest -m slurm tests/sweep/test_slurm.py
 # Needs root; on Debian or Ubuntu it installs the package slurm-wlm if there is no slurmctld.
 set -eu
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from isaseg.progress import counted
+from isaseg.console import counted
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

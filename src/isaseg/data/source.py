@@ -13,8 +13,8 @@ import numpy as np
 
 from isaseg.data.cache import CachedPicture, CacheError, LazyArray
 from isaseg.data.decode import DecodeError, read_image, read_labels
-from isaseg.data.facts import Facts
 from isaseg.data.index import Pair
+from isaseg.data.set_facts import Facts
 from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import IO
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg.errors import ConfigError
-from isaseg.run_folder import finished_metrics
+from isaseg.runs.run_folder import finished_metrics
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.supervise import Process, Start
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isaseg.errors import ConfigError
-from isaseg.run_folder import write_failure
+from isaseg.runs.run_folder import write_failure
 from isaseg.sweep.jobs import Job
 from isaseg.sweep.local import gpus_needed, local_command, spawn
 from isaseg.sweep.supervise import Process, Start

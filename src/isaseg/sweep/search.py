@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from isaseg.errors import ConfigError, SweepError
-from isaseg.run_folder import failure
+from isaseg.runs.run_folder import failure
 from isaseg.sweep import search_report
 from isaseg.sweep.jobs import Job, Plan
 from isaseg.sweep.local import gpus_needed, visible_gpus

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
-from isaseg.run_folder import read_metrics, write_failure
+from isaseg.runs.run_folder import read_metrics, write_failure
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.slurm_task import JOB_FILE, Train
 from isaseg.sweep.supervise import Process, Start

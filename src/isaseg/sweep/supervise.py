@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from isaseg.run_folder import failure, finished_metrics, last_step, read_metrics, write_failure
+from isaseg.runs.run_folder import failure, finished_metrics, last_step, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds

@@ -1,0 +1,1 @@
+"""What a pixel attends to."""

@@ -1,0 +1,139 @@
+"""Pictures of attention: the pattern of a group size, and the weights of chosen pixels over a picture."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from isaseg.analysis.attention_maps import AttentionMaps, Position
+from isaseg.models.attention import InterlacedSparseAttention, Order
+from isaseg.report.reach import attention_support
+
+_ORDERS: dict[str, Order] = {
+    "long-range stage": "long",
+    "short-range stage": "short",
+    "both": "long_short",
+}
+_MARK = {"marker": "o", "ms": 7, "mfc": "none", "mec": "white", "mew": 3.2}
+_INNER = {**_MARK, "mec": "#D55E00", "mew": 1.4}
+_COLOURS = colormaps["magma"]
+
+
+def pattern_figure(
+    group_size: tuple[int, int] = (4, 4), size: tuple[int, int] = (16, 16), position: Position = (6, 9)
+) -> Figure:
+    """Draw which positions of a map each stage of ISA lets one position attend to, measured on the module.
+
+    Args:
+        group_size: (P_h, P_w).
+        size: (H, W) of the map.
+        position: The position (row, column) that attends.
+
+    Raises:
+        ValueError: If `position` lies outside the map.
+    """
+    if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
+        raise ValueError(f"expected a position (row, column) of a map of {size}, got {position=}")
+    figure = Figure(
+        figsize=(3.0 * len(_ORDERS), 3.0 * size[0] / size[1] + 0.5),
+        dpi=100,
+        facecolor="white",
+        layout="constrained",
+    )
+    for axes, (title, order) in zip(figure.subplots(1, len(_ORDERS)), _ORDERS.items(), strict=True):
+        module = InterlacedSparseAttention(2, group_size=group_size, order=order)
+        heard = attention_support(module, *size)[position[0] * size[1] + position[1]].view(size)
+        axes.pcolormesh(
+            heard.float().numpy(), cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=1
+        )
+        axes.plot(position[1] + 0.5, position[0] + 0.5, "o", color="#D55E00", ms=6)
+        axes.set_title(f"{title}: {int(heard.sum())} positions", fontsize=10)
+        _bare(axes)
+        axes.set_xlim(0, size[1])
+        axes.set_ylim(size[0], 0)
+    return figure
+
+
+def attention_figure(
+    image: Tensor, pixels: Sequence[Position], networks: Mapping[str, AttentionMaps]
+) -> Figure:
+    """Draw a picture with chosen pixels, and beside each pixel the weights of every stage and of all together.
+
+    Each panel has colours of its own, from 0 to its largest weight, which its title states; they grow with the square
+    root of the weight, so that small ones are seen. Where the weight is 0 the picture itself shows.
+
+    Args:
+        image: uint8 RGB, (3, H, W).
+        pixels: M pixels (row, column), one line of panels each.
+        networks: What `image_attention` returned for these pixels, by the name that the panels shall have.
+    """
+    columns = [
+        (f"{name}\n{stage}" if stage else name, weights)
+        for name, maps in networks.items()
+        for stage, weights in _panels(maps)
+    ]
+    height, width = image.shape[-2:]
+    lines, panel = len(pixels), 2.1
+    figure = Figure(
+        figsize=(panel * (1 + len(columns)), (panel * height / width + 0.35) * lines + 0.3),
+        dpi=100,
+        facecolor="white",
+        layout="constrained",
+    )
+    grid = figure.subplots(lines, 1 + len(columns), squeeze=False)
+    grey = _grey(image)
+    for line, (pixel, row) in enumerate(zip(pixels, grid, strict=True)):
+        row[0].imshow(image.permute(1, 2, 0).numpy())
+        row[0].set_title(("picture\n" if line == 0 else "") + f"pixel {pixel}", fontsize=8.5)
+        for axes, (title, weights) in zip(row[1:], columns, strict=True):
+            axes.imshow(grey)
+            axes.imshow(
+                _coloured(weights[line].float().cpu()),
+                interpolation="nearest",
+                extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+            )
+            axes.set_title((title + "\n" if line == 0 else "") + _summary(weights[line]), fontsize=8.5)
+        for axes in row:
+            axes.plot(pixel[1], pixel[0], **_MARK)
+            axes.plot(pixel[1], pixel[0], **_INNER)
+            _bare(axes)
+    return figure
+
+
+def _panels(maps: AttentionMaps) -> list[tuple[str, Tensor]]:
+    if len(maps.stages) == 1:
+        return [("", maps.product)]
+    stages = [(f"{name.replace('_', '-')} stage", weights) for name, weights in maps.stages.items()]
+    return [*stages, ("product of the stages", maps.product)]
+
+
+def _summary(weights: Tensor) -> str:
+    """Say on how many positions the weight lies, what the largest is, and what goes to padding."""
+    padding = 1 - float(weights.sum())
+    text = f"{int((weights > 0).sum())} positions, largest {float(weights.max()):.2g}"
+    return text + (f"\n{padding:.0%} on padding" if padding > 0.005 else "")
+
+
+def _coloured(weights: Tensor) -> np.ndarray:
+    """Return weights (H, W) as RGBA (H, W, 4), clear where they are 0."""
+    strength = (weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)).sqrt().numpy()
+    rgba: np.ndarray = _COLOURS(0.25 + 0.75 * strength)
+    rgba[..., 3] = np.where(strength > 0, 0.25 + 0.75 * strength, 0.0)
+    return rgba
+
+
+def _grey(image: Tensor) -> np.ndarray:
+    grey = image.float().mean(0)[..., None].expand(-1, -1, 3) / 255
+    faded: np.ndarray = (0.25 + 0.5 * grey).numpy()
+    return faded
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_color("0.6")

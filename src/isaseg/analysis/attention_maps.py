@@ -1,0 +1,186 @@
+"""What a position of a map attends to: the weights of each stage of a context module, and of all stages together.
+
+The weights are read off the code that runs. The module is called as it is, each `AttentionBlock` in it tells with which
+input and which core; and because a core is linear in its values, the gradient of its output at one position with respect
+to the values is that position's row of weights. No formula of attention is written here a second time.
+
+Weights say where a position may take values from, and in what shares. They are no explanation of a prediction: between
+two stages lie a projection, a norm and a ReLU, which the product of the weights leaves out, and the head concatenates
+the position's own feature. Pure PyTorch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.models.attend import by_definition
+from isaseg.models.attention import (
+    AttentionBlock,
+    Core,
+    InterlacedSparseAttention,
+    ParallelInterlacedSparseAttention,
+    pad_to_multiple,
+)
+from isaseg.models.segmenter import Segmenter
+
+Position = tuple[int, int]
+_Call = tuple[AttentionBlock, Tensor, Core]
+
+
+class AttentionMaps(NamedTuple):
+    """Attention weights of M chosen positions of a map.
+
+    A map that sums to less than 1 gives the rest to padding, which only an `InterlacedSparseAttention` without
+    `mask_padding` attends to, where H or W is not a multiple of its group size.
+
+    Attributes:
+        stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of its pattern:
+            long_range, short_range, dense or criss_cross; from its second use on with a number, `long_range_2`.
+        product: The weights of all stages together, (M, H, W): of two stages sum_m w2(i, m) w1(m, j), the share that
+            position j of the input has in position i of the output if values passed unchanged from stage to stage.
+    """
+
+    stages: dict[str, Tensor]
+    product: Tensor
+
+
+@torch.no_grad()
+def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> AttentionMaps:
+    """Return the attention weights of a context module for chosen positions of its output.
+
+    Memory: a few times M maps, and what the module itself takes; the score matrix is never held.
+
+    Args:
+        module: A context module made of attention blocks one after the other (ISA of any order, dense, plain
+            criss-cross), in evaluation mode.
+        x: Its input, (1, C, H, W).
+        positions: M positions (row, column) of the map.
+
+    Raises:
+        ValueError: If the module is in training mode or of another kind, or a position lies outside the map.
+    """
+    _check(module, x, positions)
+    calls = _calls(module, x)
+    if not calls:
+        raise ValueError(
+            f"expected a context module made of attention blocks, got {type(module).__name__}; "
+            "choose ISA, dense or plain criss-cross attention"
+        )
+    height, width = x.shape[-2:]
+    top, left = 0, 0
+    if isinstance(module, InterlacedSparseAttention) and not module.mask_padding:
+        top, left = pad_to_multiple(x, module.group_size)[1]
+    chosen = x.new_zeros(1, len(positions), *calls[0][1].shape[-2:])
+    for number, (row, column) in enumerate(positions):
+        chosen[0, number, top + row, left + column] = 1
+    stages, product = [], chosen
+    for block, inputs, core in reversed(calls):
+        query, key = block.query(inputs), block.key(inputs)
+        stages.append(_weights(core, query, key, chosen))
+        product = stages[-1] if product is chosen else _weights(core, query, key, product)
+    inside = [m[0, :, top : top + height, left : left + width] for m in (*reversed(stages), product)]
+    return AttentionMaps(dict(zip(_names(calls), inside[:-1], strict=True)), inside[-1])
+
+
+@torch.no_grad()
+def image_attention(segmenter: Segmenter, image: Tensor, pixels: Sequence[Position]) -> AttentionMaps:
+    """Return the attention weights of a network for chosen pixels of a picture.
+
+    Args:
+        segmenter: The network, in evaluation mode.
+        image: uint8 RGB, (3, H, W).
+        pixels: M pixels (row, column); each stands for the position of the context module's map in which it lies.
+
+    Returns:
+        Maps at the context module's own resolution, e.g. a quarter of H and W.
+
+    Raises:
+        ValueError: As in `attention_maps`; and for a pixel outside the picture.
+    """
+    if segmenter.training:
+        raise ValueError(
+            "expected a network in evaluation mode, got one in training mode; call segmenter.eval()"
+        )
+    x = segmenter.head.reduce(segmenter.backbone(image[None])[-1])
+    size, map_size = (image.shape[-2], image.shape[-1]), (x.shape[-2], x.shape[-1])
+    return attention_maps(segmenter.head.attention, x, [_cell(pixel, size, map_size) for pixel in pixels])
+
+
+def weight_on(weights: Tensor, region: Tensor) -> Tensor:
+    """Return the share of the weight that lies on a region of the picture, (M,).
+
+    The weight of a position counts as spread evenly over the pixels that it stands for.
+
+    Args:
+        weights: A map of `AttentionMaps`, (M, h, w).
+        region: Pixels of the picture, bool (H, W).
+    """
+    covered = F.interpolate(region[None, None].to(weights), size=weights.shape[-2:], mode="area")
+    return (weights * covered[0]).sum((1, 2))
+
+
+def _cell(pixel: Position, size: tuple[int, int], map_size: tuple[int, int]) -> Position:
+    """Return the position of a map of `map_size` in which the middle of a pixel lies."""
+    if not all(0 <= p < n for p, n in zip(pixel, size, strict=True)):
+        raise ValueError(
+            f"expected a pixel (row, column) of a picture of {size[0]} x {size[1]}, got {pixel=}"
+        )
+    row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(pixel, size, map_size, strict=True))
+    return row, column
+
+
+def _check(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> None:
+    if module.training:
+        raise ValueError("expected a module in evaluation mode, got one in training mode; call module.eval()")
+    if isinstance(module, ParallelInterlacedSparseAttention):
+        raise ValueError(
+            "expected blocks one after the other, got ParallelInterlacedSparseAttention, which has them side by side; "
+            "give one of module.blocks"
+        )
+    if x.ndim != 4 or len(x) != 1:
+        raise ValueError(f"expected a map (1, C, H, W), got {tuple(x.shape)}")
+    if not positions:
+        raise ValueError("expected at least one position, got none")
+    for position in positions:
+        if not all(0 <= p < n for p, n in zip(position, x.shape[-2:], strict=True)):
+            size = " x ".join(str(n) for n in x.shape[-2:])
+            raise ValueError(f"expected a position (row, column) of a map of {size}, got {position=}")
+
+
+def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
+    """Run the module; return the attention blocks that ran, in order, each with its input and its core."""
+    calls: list[_Call] = []
+
+    def note(block: nn.Module, arguments: tuple[Tensor, Core]) -> None:
+        assert isinstance(block, AttentionBlock)
+        calls.append((block, *arguments))
+
+    blocks = [block for block in module.modules() if isinstance(block, AttentionBlock)]
+    handles = [block.register_forward_pre_hook(note) for block in blocks]
+    try:
+        with by_definition(hold_scores=False):  # in which each core maps whole maps
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _weights(core: Core, query: Tensor, key: Tensor, output: Tensor) -> Tensor:
+    """Return `output`, (1, M, H, W) weights of output positions, as weights of input positions, (1, M, H, W)."""
+    count = output.shape[1]
+    # one channel of the values for each map; as many as the keys have, or torch takes a kernel that holds the scores
+    value = query.new_zeros(1, max(count, query.shape[1]), *query.shape[-2:])
+    with torch.enable_grad():
+        context = core(query, key, value.requires_grad_())
+        (weights,) = torch.autograd.grad(context[:, :count], value, output)
+    return weights[:, :count]
+
+
+def _names(calls: Sequence[_Call]) -> list[str]:
+    patterns = [str(getattr(core, "func", core).__name__) for _, _, core in calls]
+    counts = [patterns[: place + 1].count(pattern) for place, pattern in enumerate(patterns)]
+    return [p if count == 1 else f"{p}_{count}" for p, count in zip(patterns, counts, strict=True)]

@@ -1,0 +1,1 @@
+"""Checkpoint files: ours, published ones, and what to load of them."""

@@ -1,0 +1,286 @@
+"""Checkpoint files: written so that a crash cannot spoil them, and networks made of them.
+
+The only file of the project that calls `torch.save`; they are read by `tensor_files.py`.
+"""
+
+import fnmatch
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from safetensors.torch import save as as_safetensors
+from torch import Tensor, nn
+
+from isaseg.checkpoints import published
+from isaseg.checkpoints.description import build_described
+from isaseg.errors import CheckpointError
+from isaseg.files import replace_file
+from isaseg.models.segmenter import Segmenter
+from isaseg.models.tensor_files import load_checkpoint, load_file, reason
+
+log = logging.getLogger(__name__)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint reader and writer, durable and safe: the file is the old one or the new one, whole.
+
+    Args:
+        final_step: A checkpoint of an earlier step that cannot be written costs a warning, not the run.
+    """
+
+    def __init__(self, final_step: int = 0) -> None:
+        self.final_step = final_step
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            CheckpointError: If that of the final step cannot be written; a file that was there before is untouched.
+        """
+        path = Path(path)
+        try:
+            with replace_file(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
+            said = (
+                f"expected to write {_mib(_size(checkpoint))} to {path}, got {reason(error)}; "
+                f"{_free(path.parent)} are free there and the older file is untouched. "
+            )
+            if checkpoint.get("global_step", self.final_step) < self.final_step:
+                log.warning("%sTraining goes on and tries again at the next checkpoint: make room", said)
+                return
+            raise CheckpointError(
+                f"{said}Make room and run the same command again, it continues from the last checkpoint"
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Return the checkpoint at `path`, on the CPU; `weights_only` is always on, whatever the caller says.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or holds anything but plain data.
+        """
+        return load_checkpoint(Path(path))
+
+
+def load_weights(
+    module: nn.Module, path: Path, prefix: str = "", ignore: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Copy weights from a file into `module`: all of them, but for what is explicitly ignored, or none.
+
+    Args:
+        module: Takes the weights.
+        path: A checkpoint with a `state_dict`, or a bare state dict.
+        prefix: Only entries whose names begin so are used, without it; "segmenter." takes the network out of a
+            training checkpoint.
+        ignore: Patterns, e.g. "head.classifier.*": what they match keeps its value in `module` and may be absent from
+            the file, or of another shape: for a network of other classes.
+
+    Returns:
+        The whole checkpoint.
+
+    Raises:
+        CheckpointError: If the file does not load, names or shapes differ (lists all that differ), or a pattern of
+            `ignore` matches nothing.
+    """
+    checkpoint = load_checkpoint(path)
+    content = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise CheckpointError(f"expected named tensors in '{path}', got none; use another file")
+    theirs = {
+        k.removeprefix(prefix): v
+        for k, v in content.items()
+        if k.startswith(prefix) and isinstance(v, Tensor)
+    }
+    ours = module.state_dict()
+    for pattern in ignore:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in {**ours, **theirs}):
+            raise CheckpointError(
+                f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', it matches none"
+            )
+    for weights in (ours, theirs):
+        for name in [n for n in weights if any(fnmatch.fnmatchcase(n, pattern) for pattern in ignore)]:
+            del weights[name]
+    listed = _differences(ours, theirs, str)
+    if listed:
+        raise CheckpointError(
+            f"expected the weights of this model in '{path}', got others. {listed}. "
+            "Build the model with the configuration that the file was made with"
+        )
+    module.load_state_dict(theirs, strict=not ignore)
+    return checkpoint
+
+
+class Model(NamedTuple):
+    """A network and what is known of it.
+
+    Attributes:
+        segmenter: The network, in evaluation mode, float32, on the CPU.
+        kind: Whose file it was: "isaseg", "mmseg" or "openseg".
+        description: Plain data, from which `build_described` builds the network again.
+    """
+
+    segmenter: Segmenter
+    kind: str
+    description: dict[str, Any]
+
+
+def load_model(
+    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+) -> Model:
+    """Load a network from one of our checkpoints, or of mmsegmentation's or openseg's ISANets, told by their keys.
+
+    All that defines the network is read from the file, down to how the image is normalised; nothing in it is executed,
+    and every tensor is used or the file is refused.
+
+    Args:
+        path: A checkpoint of a training run, a safetensors file of `save_safetensors`, or a .pth file of the others.
+        group_size: (P_h, P_w) instead of what the file says. A published file that lost its configuration says nothing;
+            then it is (8, 8), the only published value.
+        align_corners: How logits are resized, instead of what the file says. openseg: True. mmsegmentation: True for its
+            models of 769x769, else False; False where a file lacks its configuration.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another network; lists all tensors that are missing,
+            unexpected or of another shape.
+    """
+    path = Path(path)
+    content = load_file(path)
+    try:
+        kind, description, weights, key = _recognise(content)
+        description = _overridden(description, group_size, align_corners)
+        with torch.device("meta"):  # takes no memory, however large the file says that the network is
+            wanted = build_described(description).state_dict()
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load '{path}': {error}") from error
+    listed = _differences(wanted, weights, key)
+    if listed:
+        raise CheckpointError(
+            f"expected the weights of {description['backbone']['name']} with {description['attention']['name']} in "
+            f"'{path}', got others. {listed}. Use the whole and unchanged file"
+        )
+    segmenter = build_described(description)
+    segmenter.load_state_dict({name: weights[key(name)] for name in wanted})
+    return Model(segmenter.eval(), kind, description)
+
+
+def load_segmenter(
+    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+) -> Segmenter:
+    """Return the network of `load_model` alone: uint8 RGB (B, 3, H, W) in, logits (B, K, H, W) out."""
+    return load_model(path, group_size=group_size, align_corners=align_corners).segmenter
+
+
+def save_safetensors(model: Model, path: Path) -> None:
+    """Write weights and description to a safetensors file, which `load_model` reads and which can hold no code.
+
+    Raises:
+        CheckpointError: If it cannot be written; a file that was there before is untouched.
+    """
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
+    content = as_safetensors(weights, {"isaseg": json.dumps(model.description)})
+    try:
+        with replace_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise CheckpointError(
+            f"expected to write {path}, got {reason(error)}; {_free(path.parent)} are free there, make room"
+        ) from error
+
+
+def _recognise(content: dict[str, Any]) -> published.Published:
+    weights = content.get("state_dict", content)
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+        raise CheckpointError("expected a state_dict of named tensors in it, got none")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided:
+            raise CheckpointError(
+                f"expected nothing but tensors in its state_dict, got {name[:100]} of type {type(value).__name__}"
+            )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"expected whole tensors, got {name[:100]}, which repeats a smaller one")
+    ours = any(name.startswith(("segmenter.", "backbone.model.")) for name in weights)
+    if "isaseg" not in content and ours:
+        raise CheckpointError(
+            "expected a description of the network beside its weights, got none: an older version of isaseg wrote it. "
+            "Continue its run for a step (`resume`), which writes one, or build the network and use load_weights"
+        )
+    if "isaseg" not in content:
+        return published.recognise(content, weights)
+    prefix = "segmenter." if any(name.startswith("segmenter.") for name in weights) else ""
+    weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
+    return published.Published("isaseg", content["isaseg"], weights, lambda name: prefix + name)
+
+
+def _overridden(
+    description: Any, group_size: Sequence[int] | None, align_corners: bool | None
+) -> dict[str, Any]:
+    """Return the description with the caller's values; whether they fit is checked with the rest of it."""
+    if not isinstance(description, dict):
+        raise CheckpointError(
+            f"expected a description of the network in it, got a {type(description).__name__}"
+        )
+    values: dict[str, dict[str, Any]] = {
+        "attention": {} if group_size is None else {"group_size": list(group_size)},
+        "head": {} if align_corners is None else {"align_corners": align_corners},
+    }
+    changed: dict[str, Any] = dict(description)
+    for part, new in values.items():
+        if new and isinstance(changed.get(part), dict):
+            changed[part] = changed[part] | new
+    return changed
+
+
+def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:
+    """Return all that is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
+
+    Args:
+        wanted: The tensors of the network.
+        found: The tensors of the file, under its names.
+        key: Gives the file's name for one of the network's.
+    """
+    names = {key(name): tensor for name, tensor in wanted.items()}
+    faults = {
+        "missing": [name for name in names if name not in found],
+        "unexpected": [name for name in found if name not in names],
+        "mismatched (file -> model)": [
+            f"{name} {tuple(found[name].shape)} -> {tuple(tensor.shape)}"
+            for name, tensor in names.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+        "mismatched type (file -> model)": [
+            f"{name} {found[name].dtype} -> {tensor.dtype}"
+            for name, tensor in names.items()
+            if name in found and found[name].is_floating_point() != tensor.is_floating_point()
+        ],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
+
+
+def _free(folder: Path) -> str:
+    return _mib(shutil.disk_usage(folder).free if folder.is_dir() else 0)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _size(content: Any) -> int:
+    """Return the bytes of all tensors in it."""
+    if isinstance(content, Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(map(_size, content.values()))
+    return sum(map(_size, content)) if isinstance(content, (list, tuple)) else 0

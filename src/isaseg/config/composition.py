@@ -1,0 +1,84 @@
+"""Composition: the folder of the configuration, a configuration from words, what Hydra says in one sentence."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from isaseg.config.targets import nodes, suggest
+from isaseg.errors import ConfigError
+
+# A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
+OmegaConf.register_new_resolver("count", len, replace=True)
+
+PROFILED = 8  # steps of a run that is profiled
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configuration: beside `src` in a checkout, inside the package in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parents[1] / "conf"
+    return checkout if checkout.is_dir() else package / "conf"
+
+
+def require(cfg: DictConfig, key: str) -> Any:
+    """Return the value of `key`.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    if OmegaConf.is_missing(cfg, key) or cfg[key] is None:
+        raise ConfigError(f"expected a value for {key}, got none; give it as {key}=VALUE")
+    return cfg[key]
+
+
+def shortened(cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the few steps that are watched where `callbacks.profile` asks for it, else itself."""
+    if OmegaConf.select(cfg, "callbacks.profile") is not True:
+        return cfg
+    few = OmegaConf.merge(cfg, {"trainer": {"max_steps": PROFILED, "val_check_interval": PROFILED}})
+    assert isinstance(few, DictConfig)
+    return few
+
+
+def explain(error: Exception, config_name: str = "train", command: str = "src/train.py") -> str:
+    """Return one clear message for an error of Hydra or OmegaConf while composing, with the nearest valid name."""
+    text = str(error)
+    group = re.search(r"Could not find '([^']+)'", text)
+    if group and "Available options" in text:
+        folder, _, option = group.group(1).rpartition("/")
+        options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files: what others inherit
+        return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
+    wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
+    if wrong:
+        key = wrong.group(1)
+        return f"no configuration key '{key}'; {suggest(key, _all_keys(config_name))}see `python {command} --help`"
+    return text.strip().replace("\n", " ")
+
+
+def _all_keys(config_name: str) -> list[str]:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(config_name, return_hydra_config=True)
+    keys = [group for group in cfg.hydra.runtime.choices if "/" not in group]
+    del cfg.hydra
+    for path, node in nodes(OmegaConf.to_container(cfg)):
+        keys += [f"{path}.{k}" if path else str(k) for k in node]
+    return keys
+
+
+def compose_from(config_name: str, words: Sequence[str], script: str) -> DictConfig:
+    """Return the configuration of KEY=VALUE words.
+
+    Raises:
+        ConfigError: For any other word.
+    """
+    strange = [word for word in words if word.startswith("-") or "=" not in word]
+    if strange:
+        raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see `python {script} --help`")
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(config_name, overrides=list(words))

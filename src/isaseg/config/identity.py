@@ -1,0 +1,138 @@
+"""What a run is: its identity, its name and its folder."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from isaseg.errors import ConfigError
+
+# Keys that say where and how a run is executed, not what it computes: they do not change its name.
+_NOT_IDENTITY = (
+    "resume",
+    "check_data",
+    "score_test",
+    "checkpoint_every_n_steps",
+    "output_dir",
+    "run_dir",
+    "logger",
+    "callbacks",
+    "data.root",
+    "data.source.root",
+    "data.num_workers",
+    "data.val_batch_size",
+    "data.timeout",
+    "data.cache",
+    "data.strict_size",
+    "recipe",  # what is used of it stands in optim
+    "test",  # of evaluate.py alone
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.num_nodes",
+    "trainer.log_every_n_steps",
+    "attention.recompute",
+)
+
+
+def run_dir(cfg: DictConfig) -> Path:
+    """Return the run's folder, the same for the same configuration and seed."""
+    if cfg.run_dir is not None:
+        return Path(cfg.run_dir)
+    return Path(cfg.output_dir) / safe_name(cfg.name) / run_name(cfg)
+
+
+def data_dir(cfg: DictConfig) -> Path:
+    """Return the folder of the report on a data set."""
+    return Path(cfg.output_dir) / "data" / safe_name(cfg.data.name)
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Return a readable name: context module, backbone, seed and a digest of all that defines the run."""
+    plain = identity(cfg)
+    return safe_name(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest(plain)}")
+
+
+def identity(cfg: DictConfig) -> dict[str, Any]:
+    """Return all that defines a run, as plain data: without the keys that say where and how it is executed."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    for key in _NOT_IDENTITY:
+        if key.endswith("root") and plain.get("data", {}).get("name") == "folder":
+            continue  # any other data set is the same wherever it lies
+        node: Any = plain
+        *parents, leaf = key.split(".")
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(leaf, None)
+    return {str(key): value for key, value in plain.items()}
+
+
+def digest(plain: Any) -> str:
+    """Return eight letters that differ for different plain data."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def same_run(cfg: DictConfig, folder: Path) -> bool:
+    """Tell whether the run in `folder` computes what `cfg` says: steps, learning rate, everything."""
+    wanted = run_name(cfg)
+    try:
+        held = OmegaConf.load(folder / "config.yaml")
+        return isinstance(held, DictConfig) and run_name(held) == wanted
+    except (
+        Exception
+    ):  # not there, of another version of the project, or cut short: YAML has many words for it
+        return False
+
+
+def validation_interval(cfg: DictConfig) -> int:
+    """Return after how many steps to validate: trainer.val_check_interval, or a divisor of max_steps near it.
+
+    So that the last step, which is what a run is for, is validated and saved too. If there is none between half and
+    twice of what is wanted, the wanted one stays.
+    """
+    steps, interval = cfg.trainer.max_steps, cfg.trainer.val_check_interval
+    for key, value in (("max_steps", steps), ("val_check_interval", interval)):
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"expected trainer.{key} to be a number of steps, at least 1, got {value}")
+    wanted = min(interval, steps)
+    divisors = [i for i in range(1, steps + 1) if steps % i == 0]
+    below, above = max(i for i in divisors if i <= wanted), min(i for i in divisors if i >= wanted)
+    near = below if 2 * below >= wanted else above
+    return near if near <= 2 * wanted else wanted
+
+
+def attention_label(cfg: DictConfig) -> str:
+    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `isa-8x8-d2`, `dense`."""
+    node = cfg.attention
+    kind = str(node["_target_"]).rsplit(".", 1)[-1]
+    name = {
+        "InterlacedSparseAttention": "isa",
+        "ParallelInterlacedSparseAttention": "isa-parallel",
+        "SelfAttention2d": "dense",
+        "CrissCrossAttention": "criss-cross",
+        "PlainCrissCross": "criss-cross-plain",
+        "PyramidPooling": "pyramid-pooling",
+        "ASPP": "aspp",
+        "DoubleAttention": "double-attention",
+        "CGNL": "cgnl",
+        "NoContext": "none",
+    }.get(kind, kind)
+    if OmegaConf.is_list(node.get("group_size")):
+        name += "-" + "x".join(str(p) for p in node.group_size)
+    if node.get("order", "long_short") != "long_short":
+        name += f"-{node.order}"
+    for key in ("recurrence", "passes"):
+        if key in node:
+            name += f"-r{node[key]}"
+    if node.get("depth", 1) != 1:
+        name += f"-d{node.depth}"
+    return name
+
+
+def safe_name(name: str) -> str:
+    """Return a name as that of a file or folder: letters, digits and . = , _ - alone, no dot first."""
+    return re.sub(r"[^\w.=,-]+", "-", name).lstrip(".")

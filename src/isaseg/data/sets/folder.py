@@ -1,0 +1,69 @@
+"""A user's own data set: images and label images in two folders, class names in the configuration."""
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.set_facts import Facts
+from isaseg.data.source import FileSource
+from isaseg.errors import ConfigError
+
+LAYOUT = """\
+  images/{train,val,test}/NAME.jpg     (or .png, ...)
+  masks/{train,val,test}/NAME.png      (labels 0 to K - 1 and 255; test may be absent)"""
+MODES = ("L", "P", "I;16")
+
+
+def folder(
+    split: str,
+    root: str | None,
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+    ignore: Sequence[int] = (255,),
+    ignore_index: int = 255,
+) -> FileSource | None:
+    """Return a split of a folder, None for test where there is no such folder.
+
+    Args:
+        split: train, val or test.
+        root: Folder that holds images and masks.
+        classes: Names; label i in the masks is class i.
+        palette: One RGB triple for each class; None: colours around the circle.
+        ignore: Labels in the masks that are left out.
+        ignore_index: Train id for them.
+
+    Raises:
+        ConfigError: If names, colours and ignored labels do not agree.
+        DataError: If the data are absent or incomplete.
+    """
+    if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
+        raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
+    classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
+    if palette is not None and np.shape(palette) != (len(classes), 3):
+        raise ConfigError(f"expected one RGB triple for each of {len(classes)} classes, got {palette=}")
+    clash = sorted(set(ignore) & set(range(len(classes))))
+    if clash:
+        raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
+    colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
+    ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
+    facts = Facts("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
+    path = find_root(root, facts, split)
+    if split == "test" and not _exists(path, split):
+        return None
+    images, masks = list_files(path / "images" / split, path), list_files(path / "masks" / split, path)
+    if split == "test" and not masks:
+        return FileSource(facts, split, pair_files(images, None, root, facts, split))
+    return FileSource(facts, split, pair_files(images, masks, root, facts, split), MODES)
+
+
+def _exists(path: Path, split: str) -> bool:
+    return (path / "images" / split).is_dir() or (path / "masks" / split).is_dir()
+
+
+def _colours(count: int) -> np.ndarray:
+    # the golden ratio spreads the hues, whatever their number
+    hsv = [((0.61803 * i) % 1, 0.75 - 0.25 * (i % 2), 0.95 - 0.2 * (i % 3)) for i in range(count)]
+    return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)

@@ -1,0 +1,1 @@
+"""What `data.py` does: check, prepare, cache, contact sheet."""

@@ -1,0 +1,1 @@
+"""Applying a network: windows and scales, labels, scores, evaluation, prediction, export."""

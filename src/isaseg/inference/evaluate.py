@@ -1,0 +1,310 @@
+"""Score a network on a split: the table, the confusion matrix, the worst pictures."""
+
+import json
+import logging
+import math
+import re
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from torch import Tensor
+from torch.distributed import all_gather_object, get_world_size, is_initialized
+
+from isaseg import config
+from isaseg.checkpoints.loading import Model
+from isaseg.console import counted, quiet
+from isaseg.data.loader import EvalLoader
+from isaseg.data.module import SegmentationDataModule
+from isaseg.errors import CheckpointError, ConfigError
+from isaseg.files import replace_file
+from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.metrics import count, scores
+from isaseg.inference.protocol import inference_of
+from isaseg.models.segmenter import Segmenter
+from isaseg.runs import pictures as report
+
+log = logging.getLogger(__name__)
+console = Console(stderr=True)
+
+
+class Evaluation(lightning.LightningModule):
+    """Label pictures and count.
+
+    Args:
+        segmenter: The network.
+        how: How it is applied.
+        num_classes: K.
+        ignore_index: Label that is left out.
+        make_loader: Called with rank and number of processes: this process' share of the pictures.
+
+    Attributes:
+        scores: At the end: what `metrics.scores` returns for the split, of all processes.
+        pictures: At the end: mIoU and name of every picture, of all processes, the worst first, those without labels that
+            count (NaN) last.
+    """
+
+    scores: Mapping[str, Tensor]
+    pictures: list[tuple[float, str]]
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        how: Inference,
+        num_classes: int,
+        ignore_index: int,
+        make_loader: Callable[[int, int], EvalLoader],
+    ) -> None:
+        super().__init__()
+        self.segmenter, self.how, self.make_loader = segmenter, how, make_loader
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.mine: list[tuple[float, str]] = []
+
+    def test_dataloader(self) -> EvalLoader:
+        """Return this process' pictures."""
+        return self.make_loader(self.trainer.global_rank, self.trainer.world_size)
+
+    def test_step(self, batches: list[dict[str, Any]], batch_idx: int) -> None:
+        """Count batches, each of pictures of one size."""
+        for batch in batches:
+            labels = predict_labels(self.segmenter, batch["image"], self.how)
+            for name, predicted, target in zip(batch["id"], labels, batch["mask"], strict=True):
+                counts = count(predicted, target, self.num_classes, self.ignore_index).cpu()
+                self.matrix += counts
+                self.mine.append((float(scores(counts)["mIoU"]), name))
+
+    def on_test_epoch_end(self) -> None:
+        """Bring together what the processes have counted."""
+        matrix: Any = self.trainer.strategy.reduce(self.matrix.to(self.device), reduce_op="sum")
+        self.scores = scores(matrix)
+        parts: list[list[tuple[float, str]]] = [self.mine]
+        if is_initialized():
+            parts = [[] for _ in range(get_world_size())]
+            all_gather_object(parts, self.mine)
+        every = [pair for part in parts for pair in part]
+        self.pictures = sorted(every, key=lambda pair: (math.isnan(pair[0]), pair))
+
+
+def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
+    """Score a network on a labelled split and leave everything in the folder of results.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        IsasegError: For whatever the user can mend.
+    """
+    _check(cfg, model)
+    datamodule: SegmentationDataModule = config.build(cfg.data, "data", val_resize=None)
+    source = datamodule.source(cfg.split)
+    how = inference_of(cfg, source.flip_pairs)
+    if not datamodule.is_labelled(cfg.split):
+        raise ConfigError(
+            f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
+            "src/predict.py writes what is sent to the server"
+        )
+    _compare_names(model, source.classes)
+    folder = _folder(cfg)
+    module = Evaluation(
+        model.segmenter,
+        how,
+        len(source.classes),
+        source.ignore_index,
+        partial(datamodule.eval_loader, cfg.split),
+    )
+    with warnings.catch_warnings(), ExitStack() as stack:
+        quiet()
+        pace = ImageProgress(len(datamodule.eval_dataset(cfg.split)), stack)
+        trainer: lightning.Trainer = config.build(
+            cfg.trainer,
+            "trainer",
+            use_distributed_sampler=False,
+            default_root_dir=str(folder),
+            logger=False,
+            callbacks=[pace],
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        try:
+            trainer.test(module, verbose=False)
+        except SystemExit as error:  # Lightning's answer to Ctrl-C
+            raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
+    if not trainer.is_global_zero:
+        return {}
+    module.to(trainer.strategy.root_device)  # from which Lightning took it at the end
+    with trainer.precision_plugin.test_step_context():
+        return _report(cfg, model, module, datamodule, folder, pace.images_per_second)
+
+
+class ImageProgress(Callback):
+    """Show how many pictures are done, and how many a second.
+
+    Args:
+        total: Pictures of all processes.
+        stack: When it ends, the bar is taken away.
+
+    Attributes:
+        images_per_second: Of all processes, NaN before the first.
+    """
+
+    images_per_second = math.nan
+
+    def __init__(self, total: int, stack: ExitStack) -> None:
+        self.total, self.stack, self.done, self.start = total, stack, 0, 0.0
+        self.advance: Callable[[int], None] | None = None
+
+    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Start the clock."""
+        if trainer.is_global_zero:
+            self.advance = self.stack.enter_context(counted("evaluate", self.total, "images"))
+        self.start = time.perf_counter()
+
+    def on_test_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: list[dict[str, Any]],
+        *args: Any,
+    ) -> None:
+        """Count a batch; the other processes are taken to be as far."""
+        number = min(trainer.world_size * sum(len(b["id"]) for b in batch), self.total - self.done)
+        self.done += number
+        self.images_per_second = self.done / (time.perf_counter() - self.start)
+        if self.advance is not None:
+            self.advance(number)
+
+
+def _check(cfg: DictConfig, model: Model) -> None:
+    config.check_nodes(cfg)
+    if cfg.split not in ("train", "val", "test"):
+        raise ConfigError(f"expected split to be train, val or test, got split={cfg.split}")
+    for key, least in (
+        ("worst", 0),
+        ("data.val_length", 1),
+        ("data.val_batch_size", 1),
+        ("data.num_workers", 0),
+    ):
+        value = OmegaConf.select(cfg, key)
+        if key == "data.val_length" and value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
+    classes = model.description["num_classes"]
+    if classes != cfg.data.num_classes:
+        raise CheckpointError(
+            f"expected a network of {cfg.data.num_classes} classes for data={cfg.data.name}, got {classes} in "
+            f"'{cfg.checkpoint}'; set data= to the data set it was trained on"
+        )
+
+
+def _compare_names(model: Model, classes: Sequence[str]) -> None:
+    """Warn where the checkpoint calls a class otherwise than the data set: their order may differ."""
+    theirs = model.description.get("classes")
+    if theirs is None:
+        return
+    for number, (a, b) in enumerate(zip(theirs, classes, strict=True)):
+        if _letters(a) != _letters(b):
+            log.warning(
+                "class %d is '%s' in the checkpoint and '%s' in the data set; are they the same?",
+                number,
+                a,
+                b,
+            )
+            return
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.split(",")[0].split(";")[0].lower())
+
+
+def _folder(cfg: DictConfig) -> Path:
+    if cfg.output is not None:
+        return Path(str(cfg.output))
+    checkpoint = Path(str(cfg.checkpoint)).resolve()
+    parents = [checkpoint.parent.parent.name] if checkpoint.parent.name == "checkpoints" else []
+    test = OmegaConf.to_container(cfg.test, resolve=True)
+    what = config.digest([str(checkpoint), cfg.data.val_length, str(cfg.trainer.precision), test])
+    name = "_".join([*parents, checkpoint.stem, what])
+    return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
+
+
+def _report(
+    cfg: DictConfig,
+    model: Model,
+    module: Evaluation,
+    datamodule: SegmentationDataModule,
+    folder: Path,
+    images_per_second: float,
+) -> dict[str, Any]:
+    scores, classes = module.scores, datamodule.source(cfg.split).classes
+    matrix = scores["matrix"].long()
+    report.plot_confusion(folder / "confusion.png", matrix, classes)
+    worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
+    _draw_worst(cfg, module, datamodule, [name for _, name in worst], folder / "worst")
+    metrics = {
+        "checkpoint": str(cfg.checkpoint),
+        "kind": model.kind,
+        "data": cfg.data.name,
+        "split": cfg.split,
+        "images": len(module.pictures),
+        "images_per_second": images_per_second,
+        "test": OmegaConf.to_container(cfg.test, resolve=True),
+        **{key: report.number(scores[key]) for key in ("mIoU", "mAcc", "aAcc")},
+        "IoU": {name: report.number(x) for name, x in zip(classes, scores["iou"], strict=True)},
+        "acc": {name: report.number(x) for name, x in zip(classes, scores["acc"], strict=True)},
+        "worst": [{"id": name, "mIoU": score} for score, name in worst],
+        "confusion": matrix.tolist(),
+    }
+    with replace_file(folder / "metrics.json") as file:
+        file.write((_compact(metrics) + "\n").encode())
+    console.print(report.class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
+    console.print(
+        f"mIoU [bold]{100 * metrics['mIoU']:.2f}[/], mAcc {100 * metrics['mAcc']:.2f}, aAcc {100 * metrics['aAcc']:.2f} "
+        f"on {metrics['images']} images, {images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
+        if metrics["mIoU"] is not None
+        else "no pixel of the split has a label that counts"
+    )
+    return metrics
+
+
+def _compact(metrics: Mapping[str, Any]) -> str:
+    """Return JSON with a row of the confusion matrix in a line."""
+    text = json.dumps(metrics, indent=2, allow_nan=False)
+    return re.sub(r"\[[\d,\s]+\]", lambda row: re.sub(r"\s+", " ", row.group()), text)
+
+
+def _draw_worst(
+    cfg: DictConfig,
+    module: Evaluation,
+    datamodule: SegmentationDataModule,
+    names: Sequence[str],
+    folder: Path,
+) -> None:
+    for stale in folder.glob("*.png"):
+        stale.unlink()
+    dataset = datamodule.eval_dataset(cfg.split)
+    places = {dataset.source.name(index): index for index in range(len(dataset))} if names else {}
+    for rank, name in enumerate(names):
+        sample = dataset[places[name]]
+        labels = predict_labels(module.segmenter, sample["image"][None], module.how)[0].cpu()
+        report.save_picture(
+            folder / f"{rank:02d}_{report.stem(name)}.png",
+            sample["image"],
+            sample["mask"],
+            labels,
+            dataset.source.palette.tolist(),
+            datamodule.ignore_index,
+            dataset.source.classes,
+        )

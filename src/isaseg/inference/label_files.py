@@ -1,0 +1,162 @@
+"""Predicted labels as files: the ids that a data set's own label files have, its colours, Cityscapes' submission."""
+
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from isaseg.data.set_facts import Facts, facts
+from isaseg.errors import ConfigError, DataError
+from isaseg.files import replace_file
+
+# Option of `data` in a configuration to the name of its facts; what is generated, or a user's own, has no other ids.
+KNOWN = {
+    "ade20k": "ade20k",
+    "camvid": "camvid",
+    "cityscapes": "cityscapes",
+    "coco_stuff": "coco_stuff_10k",
+    "coco_stuff_164k": "coco_stuff_164k",
+    "lip": "lip",
+    "pascal_context": "pascal_context",
+    "pascal_context_60": "pascal_context_60",
+    "pascal_voc": "pascal_voc",
+}
+_CITYSCAPES = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(_.*)?")  # cityscapesScripts: <city>_123456_123456*.png
+
+
+@dataclass(frozen=True)
+class LabelFormat:
+    """How the labels of a network with K classes are written.
+
+    Attributes:
+        title: Whose ids they are, for people.
+        classes: Names of the K classes.
+        colours: Their colours, uint8 (K, 3).
+        ids: What is written for each, uint8 (K,).
+        mode: Of the PNG in Pillow's words: P with a palette; L (no palette) for Cityscapes, whose own files are so.
+        flip_pairs: Classes that change places in a mirror.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    colours: np.ndarray
+    ids: np.ndarray
+    mode: str = "P"
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+
+def own_ids(known: Facts) -> np.ndarray:
+    """Return the id in the data set's label files of each class, uint8 (K,).
+
+    Of several ids of one class (PASCAL-Context's background has 401) the least. Where a data set has two kinds of label
+    files, those of 8 bits: PASCAL-Context's SegmentationClassContext, 1 to 59, and 0 for the background.
+    """
+    ids = known.ids if known.png_ids is None else known.png_ids
+    least: dict[int, int] = {}
+    for raw, train in sorted(ids.items()):
+        least.setdefault(train, raw)
+    return np.array([least[train] for train in range(len(known.classes))], np.uint8)
+
+
+def label_format(description: Mapping[str, Any], data: str | None = None) -> LabelFormat:
+    """Return the format for a network: that of `data`, or of the data set it was trained on.
+
+    Args:
+        description: Of the network: num_classes, data, classes, palette; see `isaseg.checkpoints.loading.load_model`.
+        data: An option of `data` in the configuration; None: what the description says. One that is not in `KNOWN` has
+            the train ids for ids.
+
+    Raises:
+        ConfigError: If the data set has another number of classes than the network, or that has more than 256.
+    """
+    count = int(description["num_classes"])
+    data = description.get("data") if data is None else data
+    if data in KNOWN:
+        form = known_format(data)
+        if len(form.classes) != count:
+            raise ConfigError(
+                f"expected a network of the {len(form.classes)} classes of {form.title}, got one of {count}; give the "
+                "data set it was trained on as data=NAME"
+            )
+        return form
+    if count > 256:
+        raise ConfigError(f"expected a network of at most 256 classes, as a palette holds, got {count}")
+    names, palette = description.get("classes"), description.get("palette")
+    classes = tuple(str(name) for name in (range(count) if names is None else names))
+    colours = voc_colours(count) if palette is None else np.array(palette, np.uint8)
+    return LabelFormat("the network's classes", classes, colours, np.arange(count, dtype=np.uint8))
+
+
+def known_format(data: str) -> LabelFormat:
+    """Return the format of a data set of `KNOWN`."""
+    known = facts(KNOWN[data])
+    mode = "L" if data == "cityscapes" else "P"
+    return LabelFormat(known.title, known.classes, known.palette, own_ids(known), mode, known.flip_pairs)
+
+
+def voc_colours(count: int) -> np.ndarray:
+    """Return the first `count` colours of PASCAL VOC's label colour map (VOClabelcolormap.m), uint8 (count, 3).
+
+    The bits of the index, three at a time from the least, are the bits of red, green and blue from the greatest.
+    """
+    colours = np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        colours |= ((np.arange(count)[:, None] >> (3 * bit + np.arange(3)) & 1) << (7 - bit)).astype(np.uint8)
+    return colours
+
+
+def write_labels(path: Path, labels: np.ndarray, form: LabelFormat) -> None:
+    """Write train ids (H, W), uint8, as an index PNG of 8 bits in the ids of `form`; whole or not at all."""
+    table = np.zeros(256, np.uint8)
+    table[: len(form.ids)] = form.ids
+    picture = Image.fromarray(cv2.LUT(labels, table))
+    if form.mode == "P":
+        palette = np.zeros((256, 3), np.uint8)  # all 256, or Pillow would write fewer bits
+        palette[form.ids] = form.colours
+        picture.putpalette(palette.tobytes())
+    with replace_file(path) as file:
+        picture.save(
+            file, "PNG", compress_level=1
+        )  # within a tenth of the default's size on labels, in a third of its time
+
+
+def submission_names(names: Sequence[str], form: LabelFormat) -> list[str]:
+    """Return the names in a Cityscapes submission, which is flat, of pictures `.../<city>_<6 digits>_<6 digits>...`.
+
+    Raises:
+        ConfigError: If the labels are not those of Cityscapes.
+        DataError: If a name is no such name, or two are of one frame, which cityscapesScripts refuses.
+    """
+    if form.title != known_format("cityscapes").title:
+        raise ConfigError(
+            f"expected a network of Cityscapes for submission=true, got one of {form.title}; give data=cityscapes if it "
+            "was trained on it, or submission=false"
+        )
+    frames: dict[str, str] = {}
+    for name in names:
+        match = _CITYSCAPES.fullmatch(name.rpartition("/")[2])
+        if match is None:
+            raise DataError(
+                f"expected pictures named <city>_<6 digits>_<6 digits>_leftImg8bit for submission=true, got {name!r}; "
+                "give those of Cityscapes alone, or set submission=false"
+            )
+        if match[1] in frames:
+            raise DataError(
+                f"expected one picture of each frame for submission=true, got {frames[match[1]]!r} and {name!r}; "
+                "leave one out"
+            )
+        frames[match[1]] = name
+    return [f"{frame}_labelIds.png" for frame in frames]
+
+
+def write_submission(path: Path, files: Mapping[str, Path]) -> None:
+    """Write a zip of files by their names in it; whole or not at all."""
+    with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:  # stored: a PNG is compressed
+        for name, source in files.items():
+            archive.write(source, name)

@@ -1,0 +1,206 @@
+"""The command of `src/predict.py`: pictures in, label files and overlays out, from a configuration to an exit code."""
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from isaseg import config
+from isaseg.checkpoints.loading import load_model
+from isaseg.console import counted
+from isaseg.data.resize import base_size
+from isaseg.errors import ConfigError, DataError
+from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.label_files import label_format, submission_names
+from isaseg.inference.outputs import Outputs
+from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
+from isaseg.inference.protocol import inference_of
+from isaseg.models.segmenter import Segmenter
+
+Label = Callable[[np.ndarray], np.ndarray]
+
+
+def predict(cfg: DictConfig, files: Sequence[str] = ()) -> int:
+    """Predict all pictures; return 0, or 2 if there are some that could not be read, each told on stderr.
+
+    Args:
+        cfg: Of conf/predict.yaml.
+        files: Pictures and folders instead of those of `input`.
+
+    Raises:
+        ConfigError: For a value that cannot work.
+        DataError: If there are no pictures, two would have one output, or an output cannot be written.
+        CheckpointError: If the checkpoint does not load.
+    """
+    check(cfg)
+    device, folder = _device(cfg.device), Path(str(cfg.output))
+    pictures = find_pictures(_inputs(cfg, files), folder)
+    model = load_model(Path(str(cfg.checkpoint)))
+    form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
+    names = submission_names([p.name for p in pictures], form) if cfg.submission else None
+    outputs = Outputs(folder, form, cfg.overlays)
+    outputs.check()
+    label = _labeller(model.segmenter.to(device), cfg, form.flip_pairs)
+    start = time.perf_counter()
+    with pixels_at_most(cfg.max_pixels):
+        faults = _run(pictures, label, outputs)
+    done, seconds = len(pictures) - faults, time.perf_counter() - start
+    if names and faults:
+        _tell(
+            f"submission.zip is not written, {faults} pictures would be missing; mend them or leave them out"
+        )
+    holds = outputs.finish(None if names is None or faults else dict(zip(names, pictures, strict=True)))
+    print(f"{done} of {len(pictures)} pictures, {done / seconds:.3g} a second. In '{folder}': {holds}")
+    return 2 if faults else 0
+
+
+def windows_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]] = ()) -> Inference:
+    """Return how the network is applied to a picture that is cut into windows.
+
+    Raises:
+        ConfigError: Naming the key of `test` that cannot be.
+    """
+    slide = OmegaConf.merge(cfg, {"test": {"mode": "slide"}})
+    assert isinstance(slide, DictConfig)
+    return inference_of(slide, flip_pairs)
+
+
+def for_picture(windows: Inference, mode: str, whole_pixels: int, size: tuple[int, int]) -> Inference:
+    """Return `windows`, or the same for the whole picture at once.
+
+    Args:
+        windows: What `windows_of` returns.
+        mode: slide, whole, or auto: slide where the picture, resized, has more than `whole_pixels`.
+        whole_pixels: How large it may be.
+        size: (H, W) of the picture.
+    """
+    is_large = math.prod(base_size(*size, windows.resize)) > whole_pixels
+    return windows if mode == "slide" or (mode == "auto" and is_large) else replace(windows, crop_size=None)
+
+
+def _run(pictures: Sequence[Picture], label: Label, outputs: Outputs) -> int:
+    """Label and write each picture; return how many could not be.
+
+    While the network works on one picture, the next is decoded and the one before is written: no more are in memory.
+    """
+    faults = 0
+    with ThreadPoolExecutor(2) as pool, counted("predict", len(pictures), "images") as advance:
+        writing: Future[None] | None = None
+        for picture, reading in _ahead(pool, pictures):
+            try:
+                image = reading.result()
+                labels = label(image)
+            except (DataError, torch.OutOfMemoryError) as error:
+                faults += 1
+                _tell(error if isinstance(error, DataError) else _out_of_memory(picture))
+            else:
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(outputs.write, picture, image, labels)
+            advance()
+        if writing is not None:
+            writing.result()
+    return faults
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, pictures: Sequence[Picture]
+) -> Iterator[tuple[Picture, Future[np.ndarray]]]:
+    reading = pool.submit(read_picture, pictures[0])
+    for picture, after in zip(pictures, [*pictures[1:], None], strict=True):
+        current = reading
+        if after is not None:
+            current.exception()  # waits: one at a time
+            reading = pool.submit(read_picture, after)
+        yield picture, current
+
+
+def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Label:
+    device = next(segmenter.parameters()).device
+    windows, half = windows_of(cfg, flip_pairs), cfg.precision == "bf16"
+
+    def label(image: np.ndarray) -> np.ndarray:
+        how = for_picture(windows, cfg.test.mode, cfg.whole_pixels, (image.shape[0], image.shape[1]))
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # windows go to the device one by one
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            labels: np.ndarray = predict_labels(segmenter, pixels, how)[0].cpu().numpy()
+        return labels
+
+    return label
+
+
+# ---------------------------------------------------------------- what the user asks for
+
+
+def check(cfg: DictConfig) -> None:
+    """Check all that can be known before the pictures are.
+
+    Raises:
+        ConfigError: Naming the key, its value and what was expected.
+    """
+    for key in ("checkpoint", "output"):
+        if config.require(cfg, key) == "":
+            raise ConfigError(f"expected a path as {key}, got none; give it as {key}=VALUE")
+    for key, least in (("max_pixels", 1), ("whole_pixels", 0)):
+        if not isinstance(cfg[key], int) or isinstance(cfg[key], bool) or cfg[key] < least:
+            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={cfg[key]}")
+    for key, options in (
+        ("overlays", (True, False)),
+        ("submission", (True, False)),
+        ("precision", (32, "bf16")),
+    ):
+        if cfg[key] not in options or (isinstance(options[0], bool) and not isinstance(cfg[key], bool)):
+            raise ConfigError(
+                f"expected {key} to be {' or '.join(map(str, options)).lower()}, got {key}={cfg[key]}"
+            )
+    if cfg.test.mode not in ("auto", "whole", "slide"):
+        raise ConfigError(f"expected test.mode to be auto, whole or slide, got test.mode={cfg.test.mode}")
+    protocol, of = OmegaConf.select(cfg, "recipe.protocol"), OmegaConf.select(cfg, "recipe.of")
+    data = OmegaConf.select(cfg, "data.name")
+    if protocol is not None and of != f"{data}_{protocol}":
+        raise ConfigError(f"no values of protocol={protocol} are known for data={data}; give both or neither")
+    windows_of(cfg)
+
+
+def _inputs(cfg: DictConfig, files: Sequence[str]) -> list[str]:
+    given = OmegaConf.to_container(cfg.input) if OmegaConf.is_list(cfg.input) else cfg.input
+    if files and given is not None:
+        raise ConfigError(
+            f"expected pictures either as input=... or after --, got input={given} and {files[0]!r}"
+        )
+    if given is None:
+        return list(files)
+    return [str(word) for word in (given if isinstance(given, list) else [given])]
+
+
+def _device(name: Any) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
+        raise ConfigError(f"expected device to be auto, cpu, cuda or cuda:NUMBER, got device={name}")
+    device = torch.device(str(name))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"expected a device that is there, got device={name} and {torch.cuda.device_count()} GPUs; use device=auto"
+        )
+    return device
+
+
+def _out_of_memory(picture: Picture) -> str:
+    return (
+        f"expected to predict {str(picture.path)!r} in the memory of the device, got too little; give "
+        "test.mode=slide test.crop_size=[512,512], precision=bf16, or device=cpu"
+    )
+
+
+def _tell(text: object) -> None:
+    print(f"error: {text}", file=sys.stderr)

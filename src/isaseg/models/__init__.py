@@ -1,0 +1,1 @@
+"""The science, pure PyTorch: context modules, heads, backbones, networks and losses."""

@@ -1,0 +1,220 @@
+"""Context modules that are compared with ISA: pyramid pooling, ASPP, double attention, CGNL, and none.
+
+Contract and legend as in attention.py: (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, `cost(height, width)`,
+no outer residual: the papers that add one are followed up to there, because the head concatenates the input.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.models.attention import Cost, Pointwise, width
+from isaseg.models.head import conv_norm_act
+from isaseg.models.regroup import for_any_size
+
+__all__ = ["ASPP", "CGNL", "DoubleAttention", "NoContext", "PyramidPooling"]
+
+
+class PyramidPooling(nn.Module):
+    """PSPNet's pyramid: pool to each bin size, 1x1 convolution to C / len(bins), resize, concatenate.
+
+    arXiv 1612.01105, section 3.2. The concatenation with the input and the fusing convolution are the head's.
+
+    Args:
+        channels: C of input and output, a multiple of len(bins).
+        bins: Side of each pooled map.
+
+    Raises:
+        ValueError: If C is not a multiple of len(bins).
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        if channels % len(bins):
+            raise ValueError(
+                f"expected channels to be a multiple of the number of bins, got {channels=}, {bins=}"
+            )
+        self.out_channels = channels
+        self.bins = tuple(bins)
+        self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins), 1) for _ in bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W); the 1x1 bin's batch norm needs B >= 2 in training."""
+        size = x.shape[-2:]
+        pool = _pool_any_size if for_any_size() else F.adaptive_avg_pool2d
+        pooled = [branch(pool(x, b)) for b, branch in zip(self.bins, self.branches, strict=True)]
+        return torch.cat(
+            [F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in pooled], dim=1
+        )
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map: the 1x1 convolutions on the pooled maps; no attention, no scores."""
+        positions = sum(b * b for b in self.bins)
+        return Cost(positions * self.out_channels * (self.out_channels // len(self.bins)), 0, 0)
+
+
+def _pool_any_size(x: Tensor, bins: int) -> Tensor:
+    """Compute `F.adaptive_avg_pool2d(x, bins)` as two matrix products, which ONNX can record for any size."""
+    weights = []
+    index = torch.arange(bins, device=x.device)[:, None]
+    for length in x.shape[-2:]:
+        position = torch.arange(length, device=x.device)
+        first, last = index * length // bins, ((index + 1) * length + bins - 1) // bins
+        inside = (position >= first) & (position < last)  # (bins, H), then (bins, W)
+        weights.append(inside.to(x.dtype) / (last - first))
+    return weights[0] @ x @ weights[1].T
+
+
+class NoContext(nn.Module):
+    """Return the map unchanged: the head as it is, without context.
+
+    The head still concatenates and fuses, so that it keeps the parameters it has with any other module.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (B, C, H, W)."""
+        return x
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return zero."""
+        return Cost(0, 0, 0)
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling of DeepLabv3 (arXiv 1706.05587, section 3.3).
+
+    Side by side: a 1x1 convolution, a 3x3 convolution for each rate, and the mean over the map with a 1x1 convolution,
+    each with batch norm and ReLU; concatenated and fused by a 1x1 convolution with batch norm and ReLU.
+
+    Args:
+        channels: C of input and output.
+        rates: Dilation of each 3x3 convolution; (12, 24, 36) at output stride 8.
+        branch_channels: Width of each branch; default C / 2 (256 for 512, as DeepLabv3's).
+
+    Raises:
+        ValueError: If a rate is below 1.
+    """
+
+    def __init__(
+        self, channels: int, rates: Sequence[int] = (12, 24, 36), branch_channels: int | None = None
+    ) -> None:
+        super().__init__()
+        if any(int(rate) != rate or rate < 1 for rate in rates):
+            raise ValueError(f"expected rates as integers of at least 1, got {rates=}")
+        branch = width(branch_channels, channels // 2)
+        self.out_channels = channels
+        self.point = conv_norm_act(channels, branch, 1)
+        self.atrous = nn.ModuleList(_atrous(channels, branch, int(rate)) for rate in rates)
+        self.pool = conv_norm_act(channels, branch, 1)
+        self.fuse = conv_norm_act((2 + len(rates)) * branch, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W); the pooled branch's batch norm needs B >= 2 in training."""
+        pooled = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
+        out: Tensor = self.fuse(torch.cat([self.point(x), *(branch(x) for branch in self.atrous), pooled], 1))
+        return out
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map: convolutions alone; no attention, no scores."""
+        channels, fused = self.fuse.get_parameter("0.weight").shape[:2]
+        branch = fused // (2 + len(self.atrous))
+        a_pixel = channels * (branch * (1 + 9 * len(self.atrous)) + fused)
+        return Cost(height * width * a_pixel + channels * branch, 0, 0)
+
+
+def _atrous(inputs: int, outputs: int, rate: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class DoubleAttention(nn.Module):
+    """Double attention of A2-Nets: gather M descriptors of the whole map, give each position its share of them.
+
+    With a = conv(x) of `value_channels`, b and d = conv(x) of M maps each: descriptors g = a softmax(b)^T, over all
+    positions; context g softmax(d), over the M descriptors of a position; a 1x1 convolution back to C
+    (arXiv 1810.11579, section 3).
+
+    Args:
+        channels: C of input and output.
+        value_channels: Width of a descriptor; default C / 4.
+        descriptors: M, their number; default C / 4.
+    """
+
+    def __init__(
+        self, channels: int, value_channels: int | None = None, descriptors: int | None = None
+    ) -> None:
+        super().__init__()
+        values, number = width(value_channels, channels // 4), width(descriptors, channels // 4)
+        self.out_channels = channels
+        self.value = Pointwise(channels, values)
+        self.gather = Pointwise(channels, number)
+        self.distribute = Pointwise(channels, number)
+        self.proj = Pointwise(values, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W)."""
+        value_BNV = self.value(x).flatten(2).transpose(1, 2)
+        gather_BMN = self.gather(x).flatten(2).softmax(-1)
+        descriptors_BMV = gather_BMN @ value_BNV
+        share_BNM = self.distribute(x).flatten(2).transpose(1, 2).softmax(-1)
+        context = (share_BNM @ descriptors_BMV).transpose(1, 2)
+        out: Tensor = self.proj(context.reshape(len(x), -1, *x.shape[-2:]))
+        return out
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map; N M scores for each of the two attentions."""
+        channels, values = self.proj.weight.shape[:2]
+        scores = 2 * height * width * self.gather.out_channels
+        conv = 2 * channels * (values + self.gather.out_channels)
+        return Cost(height * width * conv + scores * values, scores * values, scores)
+
+
+class CGNL(nn.Module):
+    """Compact generalised non-local: every channel of every position attends to every channel of every position.
+
+    With theta, phi, g = conv(x), all (D, H, W), cut into groups of channels, each group with its D / G * N entries as
+    one vector: context = theta (phi^T g), which is (theta phi^T) g for the dot-product kernel without its matrix. A
+    1x1 convolution in as many groups leads back to C, then group norm (arXiv 1810.13125). phi^T g is divided by the
+    root of its number of terms, as the authors' code can do: the norm makes up for it, and float16 holds it.
+
+    Args:
+        channels: C of input and output.
+        key_channels: D; default C / 2.
+        groups: G, which divides C and D.
+
+    Raises:
+        ValueError: If `groups` does not divide both widths.
+    """
+
+    def __init__(self, channels: int, key_channels: int | None = None, groups: int = 8) -> None:
+        super().__init__()
+        keys = width(key_channels, channels // 2)
+        if groups < 1 or channels % groups or keys % groups:
+            raise ValueError(f"expected groups to divide {channels=} and key_channels={keys}, got {groups=}")
+        self.out_channels = channels
+        self.groups = groups
+        self.theta, self.phi, self.g = (Pointwise(channels, keys, bias=False) for _ in range(3))
+        self.proj = nn.Conv2d(keys, channels, 1, groups=groups, bias=False)
+        self.norm = nn.GroupNorm(groups, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W)."""
+        phi, g = self.phi(x), self.g(x)
+        rows = phi.reshape(len(x) * self.groups, 1, -1)  # the D / G * H * W entries of each group
+        dot = rows / rows.shape[-1] ** 0.5 @ g.reshape(len(x) * self.groups, -1, 1)
+        del phi, g, rows
+        each = dot.view(len(x), self.groups).repeat_interleave(self.theta.out_channels // self.groups, 1)
+        out: Tensor = self.norm(self.proj(self.theta(x) * each[..., None, None]))
+        return out
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map: the dot products; one number for each group is no attention map."""
+        keys, channels = self.theta.weight.shape[:2]
+        conv = 3 * channels * keys + channels * keys // self.groups
+        return Cost(height * width * (conv + keys), height * width * keys, 0)

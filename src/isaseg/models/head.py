@@ -1,0 +1,84 @@
+"""The one head of every experiment: the context module inside it is the only degree of freedom.
+
+Contract of the context module: a callable `attention(channels)` gives an `nn.Module` that maps
+(B, C, H, W) to (B, out_channels, H, W) for any H and W, exposes `out_channels`, adds no outer residual
+and knows nothing of classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from isaseg.models.attention import Pointwise
+
+
+def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Return convolution without bias, batch norm, ReLU; the map keeps its size."""
+    conv = (
+        Pointwise(inputs, outputs, bias=False)
+        if kernel == 1
+        else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+    )
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class ContextHead(nn.Module):
+    """Reduce (3x3), give context, concatenate, fuse (1x1), drop out, classify (1x1): ISANet's head.
+
+    Layout of mmsegmentation's ISAHead: the fusing convolution sees [context, x].
+
+    Args:
+        in_channels: C of the backbone's map.
+        channels: Width of the head; 512 as published.
+        num_classes: K.
+        attention: Builds the context module for `channels`.
+        dropout: Share of channels dropped before the classifier; 0.1 in mmsegmentation, 0.05 in openseg.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_classes: int,
+        attention: Callable[[int], nn.Module],
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_norm_act(in_channels, channels, 3)
+        self.attention = attention(channels)
+        width = int(self.attention.out_channels)  # type: ignore[arg-type]
+        # openseg lifts x to the width of several parallel contexts before it concatenates
+        self.lift = Pointwise(channels, width) if width != channels else nn.Identity()
+        self.fuse = conv_norm_act(2 * width, channels, 1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = Pointwise(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) for `features` (B, in_channels, h, w)."""
+        x = self.reduce(features)
+        x = self.fuse(torch.cat((self.attention(x), self.lift(x)), dim=1))
+        logits: Tensor = self.classifier(self.dropout(x))
+        return logits
+
+
+class AuxHead(nn.Module):
+    """3x3 convolution, dropout, classifier, on an earlier stage: deep supervision in training.
+
+    Args:
+        in_channels: C of the backbone's map.
+        num_classes: K.
+        channels: Width; 256 in mmsegmentation, 512 in openseg.
+        dropout: As in `ContextHead`.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.reduce = conv_norm_act(in_channels, channels, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = Pointwise(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) for `features` (B, in_channels, h, w)."""
+        logits: Tensor = self.classifier(self.dropout(self.reduce(features)))
+        return logits

@@ -1,0 +1,106 @@
+"""Cross-entropy that survives a batch without a label, and its online hard example mining variant.
+
+Both take logits coarser than the target as well, which are then resized bilinearly.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.models.resized_loss import resized_cross_entropy
+
+
+class CrossEntropy(nn.Module):
+    """Mean cross-entropy over the pixels that have a label; 0 with a gradient of 0 where none has.
+
+    Args:
+        ignore_index: The label that is left out.
+        class_weights: One weight a class; the mean is then weighted, as in `torch.nn.CrossEntropyLoss`.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """Return the loss, a scalar, of `logits` (B, K, h, w) against `target`, int64 (B, H, W).
+
+        Logits of another size are resized, with `align_corners` as in `torch.nn.functional.interpolate`.
+        """
+        if logits.shape[-2:] == target.shape[-2:] or torch.compiler.is_compiling():
+            logits = _resized(logits, target, align_corners)
+            total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
+        else:
+            total = resized_cross_entropy(logits, target, self.weight, self.ignore_index, align_corners)
+        valid = target != self.ignore_index
+        if self.weight is None:
+            return total / valid.sum().clamp(min=1)
+        return total / (self.weight[target.where(valid, 0)] * valid).sum().clamp(min=1e-6)
+
+
+class OhemCrossEntropy(nn.Module):
+    """Cross-entropy over the hard pixels alone, as openseg defines it.
+
+    Kept are the pixels whose probability of the true class is below max(`thresh`, p), p being the smallest
+    one but `min_kept` of the batch (so that, ties aside, `min_kept` stay); the loss is their plain mean.
+
+    Args:
+        ignore_index: The label that is left out.
+        thresh: 0.7 or 0.9 in openseg.
+        min_kept: 100 000 in openseg, for the batch of one device.
+        class_weights: One weight a class.
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        thresh: float = 0.7,
+        min_kept: int = 100_000,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.ignore_index, self.thresh, self.min_kept = ignore_index, thresh, min_kept
+        weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """Return the loss, a scalar; arguments as in `CrossEntropy.forward`."""
+        logits = _resized(logits, target, align_corners)
+        losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
+        valid = target != self.ignore_index
+        losses = losses[valid]
+        if losses.numel() == 0:
+            return losses.sum()  # of nothing: 0 with a gradient of 0, even where logits.sum() would overflow
+        with torch.no_grad():
+            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]
+            # sorted, since kthvalue does not repeat exactly on GPUs
+            limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
+            hard = probability < limit.clamp(min=self.thresh)
+        return losses[hard].sum() / hard.sum().clamp(min=1)
+
+
+def _resized(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    if logits.shape[-2:] == target.shape[-2:]:
+        return logits
+    size = target.shape[-2:]
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    logits = logits.float()
+    if not torch.are_deterministic_algorithms_enabled():
+        return F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
+    # torch has a kernel of maps that does not repeat exactly on GPUs, and one of rows that does
+    rows = logits.movedim(1, -1).flatten(0, -2)
+    losses = F.cross_entropy(rows, target.flatten(), weight, ignore_index=ignore_index, reduction=reduction)
+    return losses if reduction == "sum" else losses.view_as(target)

@@ -1,0 +1,139 @@
+"""Cross-entropy of coarse logits against a fine target, without the fine logits. Pure PyTorch.
+
+Training resizes K classes to the size of the picture, takes their logarithms and goes all the way back: some twenty
+passes over K values a pixel, 41 % of a step of ResNet-50 in bf16 on a CPU. Here a tile at a time goes forwards and
+backwards in the cache.
+Legend: B batch, K classes, h w coarse map, H W target; R rows and S columns of a tile, r and s of the cells under it.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from isaseg.models.attend import without_autocast
+
+_TILE = 64  # pixels: with 150 classes 2.4 MB
+_TILE_ON_GPU = 512  # where launching takes the time
+
+
+def resized_cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, align_corners: bool
+) -> Tensor:
+    """Return the summed cross-entropy of `logits`, resized bilinearly to the size of `target`; a float32 scalar.
+
+    Computed in float32, or in float64 for such logits. The gradient with respect to the logits is computed with the
+    loss and kept until the backward pass; it cannot be differentiated again.
+
+    Args:
+        logits: (B, K, h, w).
+        target: Integers (B, H, W).
+        weight: Of each class, (K,), or None.
+        ignore_index: The label that is left out.
+        align_corners: As in `torch.nn.functional.interpolate`.
+    """
+    total: Tensor = _Resized.apply(logits, target, weight, ignore_index, align_corners)
+    return total
+
+
+class _Resized(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        ignore_index: int,
+        align_corners: bool,
+    ) -> Tensor:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        with without_autocast(logits.device.type):
+            coarse_BhwK = logits.permute(0, 2, 3, 1).to(dtype).contiguous()
+            gradient = torch.zeros_like(coarse_BhwK) if ctx.needs_input_grad[0] else None
+            rows, columns = (
+                _matrix(n, m, align_corners, coarse_BhwK)
+                for n, m in zip(target.shape[1:], coarse_BhwK.shape[1:3], strict=True)
+            )
+            total = coarse_BhwK.new_zeros(())
+            for image, fine, under in _tiles(target.shape, coarse_BhwK.shape, target.device.type):
+                row_Rr, column_Ss = rows[fine[0], under[0]], columns[fine[1], under[1]]
+                tile_rsK = coarse_BhwK[(image, *under)]
+                loss, grad = _tile(
+                    tile_rsK,
+                    row_Rr,
+                    column_Ss,
+                    target[(image, *fine)],
+                    weight,
+                    ignore_index,
+                    gradient is not None,
+                )
+                total += loss
+                if gradient is not None and grad is not None:
+                    gradient[(image, *under)] += grad
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        # scaled before it is rounded: float16 may not hold it otherwise
+        return (upstream * gradient).to(ctx.dtype).permute(0, 3, 1, 2), None, None, None, None
+
+
+def _tile(
+    coarse_rsK: Tensor,
+    row_Rr: Tensor,
+    column_Ss: Tensor,
+    target_RS: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the summed loss of a tile, and its gradient with respect to the coarse cells under it."""
+    cells, columns, classes = coarse_rsK.shape
+    tall_RsK = (row_Rr @ coarse_rsK.reshape(cells, -1)).view(-1, columns, classes)
+    logarithm_RSK = (column_Ss @ tall_RsK).log_softmax(-1)
+    valid_RS = target_RS != ignore_index
+    label_RS1 = target_RS.where(valid_RS, 0).long().unsqueeze(-1)
+    share_RS1 = valid_RS.unsqueeze(-1).to(coarse_rsK.dtype)
+    if weight is not None:
+        share_RS1 = share_RS1 * weight.to(coarse_rsK.dtype)[label_RS1]
+    own_RS1 = logarithm_RSK.gather(-1, label_RS1).masked_fill(~valid_RS.unsqueeze(-1), 0)
+    loss = -(own_RS1 * share_RS1).sum()
+    if not with_gradient:
+        return loss, None
+    gradient_RSK = logarithm_RSK.exp_().mul_(share_RS1)
+    gradient_RSK.scatter_add_(-1, label_RS1, -share_RS1)
+    tall_RsK = column_Ss.T @ gradient_RSK
+    return loss, (row_Rr.T @ tall_RsK.reshape(len(row_Rr), -1)).view(cells, columns, classes)
+
+
+def _tiles(
+    fine: torch.Size, coarse: torch.Size, device: str
+) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
+    """Yield image, rows and columns of each tile, and rows and columns of the coarse cells that it is made from."""
+    side = _TILE if device == "cpu" else _TILE_ON_GPU
+    axes = []
+    for n, m in zip(fine[1:], coarse[1:3], strict=True):
+        spans = [(first, min(first + side, n)) for first in range(0, n, side)]
+        # a pixel lies between two cells next to its own share of the map; one more on either side costs little
+        axes.append([(slice(a, b), slice(max(a * m // n - 2, 0), min(b * m // n + 3, m))) for a, b in spans])
+    for image in range(fine[0]):
+        for rows, cells in axes[0]:
+            for columns, under in axes[1]:
+                yield image, (rows, columns), (cells, under)
+
+
+def _matrix(fine: int, coarse: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Return bilinear resizing of `coarse` cells to `fine` as a matrix, (fine, coarse)."""
+    index = torch.arange(fine, dtype=torch.float64, device=like.device)
+    if align_corners:
+        at = index * ((coarse - 1) / max(fine - 1, 1))
+    else:
+        at = ((index + 0.5) * (coarse / fine) - 0.5).clamp(0, coarse - 1)
+    cells = torch.arange(coarse, device=like.device)
+    return (1 - (at[:, None] - cells).abs()).clamp(min=0).to(like.dtype)

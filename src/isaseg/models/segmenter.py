@@ -1,0 +1,106 @@
+"""The whole network: uint8 RGB image in, logits at image size out."""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isaseg.models.backbone import Backbone
+from isaseg.models.head import AuxHead, ContextHead
+
+
+class Segmenter(nn.Module):
+    """Backbone, context head and optional auxiliary head.
+
+    Args:
+        backbone: Gives a list of feature maps; the last feeds `head`, the one before it `aux_head`.
+        head: Context head.
+        aux_head: Used in training only.
+        align_corners: How logits are resized; False in mmsegmentation's default, True in openseg.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: ContextHead,
+        aux_head: AuxHead | None = None,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.aux_head = aux_head
+        self.align_corners = align_corners
+
+    def forward(self, image: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W).
+
+        Args:
+            image: The pictures.
+            size: (H, W) of the logits where it is not that of `image`: of labels that were not resized with it. They are
+                then resized twice, as mmsegmentation does it.
+        """
+        logits = self._resize(self.coarse(image), image.shape[-2:])
+        return logits if size is None or size == image.shape[-2:] else self._resize(logits, size)
+
+    def coarse(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) at the head's own resolution, not resized yet; `image` as in `forward`."""
+        logits: Tensor = self.head(self.backbone(image)[-1])
+        return logits
+
+    def coarse_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits and the auxiliary logits, or None without auxiliary head, each at its own resolution."""
+        features = self.backbone(image)
+        logits: Tensor = self.head(features[-1])
+        return logits, None if self.aux_head is None else self.aux_head(features[-2])
+
+    def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
+
+
+def build_segmenter(
+    backbone: Backbone,
+    num_classes: int,
+    attention: Callable[[int], nn.Module],
+    channels: int = 512,
+    dropout: float = 0.1,
+    aux_channels: int | None = 256,
+    align_corners: bool = False,
+    negative_slope: float = 0.0,
+) -> Segmenter:
+    """Put a `Segmenter` together, widths from the backbone; `aux_channels` None means no auxiliary head.
+
+    Args:
+        backbone: Gives the feature maps.
+        num_classes: K.
+        attention: Builds the context module for `channels`.
+        channels: Width of the head.
+        dropout: Of both heads.
+        aux_channels: Width of the auxiliary head, or None.
+        align_corners: As in `Segmenter`.
+        negative_slope: Of the heads' activations: 0 is ReLU, 0.01 openseg's InPlaceABN.
+
+    Raises:
+        ValueError: If an auxiliary head is wanted and the backbone gives a single map.
+    """
+    head = ContextHead(backbone.channels[-1], channels, num_classes, attention, dropout)
+    aux_head = None
+    if aux_channels is not None:
+        if len(backbone.channels) < 2:
+            raise ValueError(
+                f"expected a backbone of at least two maps for the auxiliary head, got {backbone.channels=}; "
+                "add a stage to backbone.out_indices or set head.aux_channels=null"
+            )
+        aux_head = AuxHead(backbone.channels[-2], num_classes, aux_channels, dropout)
+    segmenter = Segmenter(backbone, head, aux_head, align_corners)
+    if negative_slope:
+        for part in (segmenter.head, segmenter.aux_head):
+            _make_leaky(part, negative_slope)
+    return segmenter
+
+
+def _make_leaky(part: nn.Module | None, slope: float) -> None:
+    for parent in list(part.modules()) if part is not None else []:
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.LeakyReLU(slope))

@@ -1,0 +1,198 @@
+"""What happens beside the training loop: divergence, timing, progress, W&B pictures."""
+
+import logging
+import math
+import statistics
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from torch import Tensor
+from torch.optim import Optimizer
+
+from isaseg.errors import DivergenceError
+from isaseg.runs import pictures as report
+from isaseg.runs.loggers import NeverFatalWandbLogger
+
+log = logging.getLogger(__name__)
+
+
+class DivergenceGuard(Callback):
+    """Stop before the optimizer step that would spoil the weights, so that the last checkpoint stays good.
+
+    Loss and gradients are checked together, once per optimizer step: one wait for the GPU. Of several processes all stop.
+    """
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the samples of the batch."""
+        self._ids += batch["id"]
+
+    def on_before_backward(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
+    ) -> None:
+        """Note the loss."""
+        self._losses.append(loss.detach().float())
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Check the losses since the last step and the gradients.
+
+        Raises:
+            DivergenceError: If one is not finite; names step, learning rate, loss and samples.
+        """
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        loss = torch.stack(self._losses).mean()
+        norm = torch.nn.utils.get_total_norm(grads).to(loss) if grads else torch.zeros_like(loss)
+        if trainer.precision == "16-mixed":
+            norm = torch.zeros_like(loss)  # the gradient scaler meets infinity by design and skips the step
+        both = torch.stack((loss, norm))
+        if trainer.world_size > 1:  # together, or those that go on wait for the one that stopped
+            both = trainer.strategy.reduce(both, reduce_op="mean")
+        loss_value, norm_value = both.tolist()
+        ids, self._ids, self._losses = self._ids, [], []
+        if math.isfinite(loss_value) and math.isfinite(norm_value):
+            return
+        what = "gradients" if math.isfinite(loss_value) else "a loss"
+        raise DivergenceError(
+            f"expected {what} without NaN or infinity, got loss={loss_value:g}, gradient norm={norm_value:g} at "
+            f"step {trainer.global_step} (lr={optimizer.param_groups[-1]['lr']:g}, samples {', '.join(ids)}). "
+            "The weights and the last checkpoint are untouched; lower optim.lr, or set trainer.gradient_clip_val=1"
+        )
+
+
+class StepTimer(Callback):
+    """Measure the seconds from one optimizer step to the next, data included, validation left out.
+
+    Logs train/images_per_second, of all devices, and on a GPU train/gpu_memory_mib, the most that was allocated so
+    far, whenever training logs; without waiting for the GPU.
+
+    Attributes:
+        seconds_per_step: The median of the last 1000, which start-up does not move; NaN before two.
+    """
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._batches: deque[float] = deque(maxlen=1000)
+        self._accumulate = 1
+        self._images, self._seconds, self._logged = 0, 0.0, 0  # since the last log, and its step
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Median seconds of the last steps, NaN before the first."""
+        return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        *args: Any,
+    ) -> None:
+        """Take the time; log if training does now."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._batches.append(now - self._last)
+            self._seconds += now - self._last
+            self._images += len(batch["id"]) * trainer.world_size
+        self._last, self._accumulate = now, trainer.accumulate_grad_batches
+        step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step != self._logged and step % every == 0 and self._seconds:
+            self._logged = step
+            pl_module.log("train/images_per_second", self._images / self._seconds)
+            self._images, self._seconds = 0, 0.0
+            if pl_module.device.type == "cuda":
+                pl_module.log(
+                    "train/gpu_memory_mib", torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+                )
+
+    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Let the clock go on from here."""
+        self._last = None if self._last is None else time.perf_counter()
+
+
+class PlainProgress(ProgressBar):
+    """Log a line about every 5 % of the steps, for files and pipes.
+
+    `step 100/1000  loss 0.531  val/mIoU 0.4120  12.3 steps/s`
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._mark = (0, 0.0)
+
+    def disable(self) -> None:
+        """Stay silent (Lightning calls this on every rank but 0)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Speak again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Start the clock."""
+        self._mark = (trainer.global_step, time.perf_counter())
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Log a line if one is due."""
+        step, total = trainer.global_step, trainer.max_steps
+        every = max(total // 20, 1)
+        if self._enabled and step != self._mark[0] and (step % every == 0 or step == total):
+            self._line(trainer, step, total)
+
+    def _line(self, trainer: lightning.Trainer, step: int, total: int) -> None:
+        now = time.perf_counter()
+        rate = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
+        self._mark = (step, now)
+        parts = [f"step {step}/{total}"]
+        for key, text in (("train/loss", "loss {:.3f}"), ("val/mIoU", "val/mIoU {:.4f}")):
+            if key in trainer.callback_metrics:
+                parts.append(text.format(float(trainer.callback_metrics[key])))
+        log.info("%s", "  ".join([*parts, f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"]))
+
+
+def progress() -> ProgressBar:
+    """Return a moving bar for a terminal, sparse lines for anything else; both on standard error."""
+    return RichProgressBar(console_kwargs={"stderr": True}) if sys.stderr.isatty() else PlainProgress()
+
+
+class WandbPictures(Callback):
+    """Send the same few validation images to W&B after every validation, with truth and prediction laid over.
+
+    Args:
+        count: How many; 0 for none.
+    """
+
+    def __init__(self, count: int = 4) -> None:
+        self.count = count
+        self._samples: list[report.Sample] | None = None
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Predict and send, on rank 0, if there is a W&B logger."""
+        loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalWandbLogger)]
+        if not loggers or self.count < 1 or trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not trainer.is_global_zero:
+            return
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self._samples is None:
+            self._samples = report.samples(datamodule, self.count)
+        segmenter: Any = pl_module.segmenter
+        images = [
+            report.wandb_image(s, report.predict(segmenter, s), datamodule.classes, datamodule.ignore_index)
+            for s in self._samples
+        ]
+        for logger in loggers:
+            logger.log_payload({"val/pictures": images}, trainer.global_step)

@@ -1,0 +1,152 @@
+"""The LightningModule: which loss, which metric, which log key. No mathematics of its own."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lightning
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
+from isaseg.models.losses import CrossEntropy
+from isaseg.models.segmenter import Segmenter
+from isaseg.training.optim import Schedule
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+
+
+class SegmentationModule(lightning.LightningModule):
+    """Train and validate a `Segmenter`.
+
+    Logs train/loss, train/loss_aux, train/lr every step; val/loss, val/mIoU, val/mAcc, val/aAcc every validation
+    (fractions), and val/group_acc, val/group_acc_far where the data set has groups; test/... alike. (The speed is
+    logged by `callbacks.StepTimer`.)
+
+    Args:
+        segmenter: The network.
+        loss: Of logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits to the target.
+        make_optimizer: Gives optimizer and schedule for the network.
+        num_classes: K.
+        ignore_index: Label that is left out.
+        aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
+        class_weights: Of the auxiliary cross-entropy; openseg weighs both losses alike.
+        groups: Groups of classes of which the group accuracy is reported.
+        description: Plain data from which `build_described` builds the network again; stored in each checkpoint as
+            `isaseg`, so that the file alone suffices.
+        config: What defines the run, plain data; stored in each checkpoint as `config`.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: nn.Module,
+        make_optimizer: Callable[[nn.Module], Schedule],
+        num_classes: int,
+        ignore_index: int = 255,
+        aux_weight: float = 0.4,
+        class_weights: Sequence[float] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        description: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.loss = loss
+        self.aux_loss = CrossEntropy(ignore_index, class_weights)
+        self.aux_weight = aux_weight
+        self.make_optimizer = make_optimizer
+        self.groups = groups
+        self.description, self.config = description, config
+        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, K, H, W) for uint8 RGB (B, 3, H, W)."""
+        logits: Tensor = self.segmenter(image)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch, auxiliary loss included."""
+        logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])
+        mask = batch["mask"].long()
+        loss: Tensor = self.loss(logits, mask, self.segmenter.align_corners)
+        if aux_logits is not None:
+            aux = self.aux_loss(aux_logits, mask, self.segmenter.align_corners)
+            self.log("train/loss_aux", aux.detach())
+            loss = loss + self.aux_weight * aux
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
+        return loss
+
+    def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Count batches, each of images of one size."""
+        for batch in batches:
+            self._count(batch, "val")
+
+    def test_step(self, batches: list[Batch], batch_idx: int) -> None:
+        """Count batches, each of images of one size."""
+        for batch in batches:
+            self._count(batch, "test")
+
+    def predict_step(self, batches: list[Batch], batch_idx: int) -> list[tuple[str, Tensor]]:
+        """Return name and labels, uint8 (H, W), of each image, at its own size."""
+        found = []
+        for batch in batches:
+            size = batch["mask"].shape[-2:] if "mask" in batch else batch["size"]
+            labels = self.segmenter(batch["image"], size).argmax(1).byte()
+            found += list(zip(batch["id"], labels, strict=True))
+        return found
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self._score("test")
+
+    def _count(self, batch: Batch, split: str) -> None:
+        mask = batch["mask"].long()
+        logits = self.segmenter(batch["image"], mask.shape[-2:])
+        loss = self.loss(logits, mask)
+        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
+        prediction = logits.argmax(1)
+        self.confusion.update(prediction, mask)
+        if self.groups and "far" in batch:
+            self.confusion_far.update(prediction, mask.where(batch["far"], self.confusion.ignore_index))
+
+    def _score(self, split: str) -> None:
+        self.last_scores = self.confusion.compute()
+        if self.last_scores["aAcc"].isnan():
+            log.warning("no pixel of the %s split has a label that counts: its scores are NaN", split)
+        for name in ("mIoU", "mAcc", "aAcc"):
+            self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
+        if self.groups:
+            self.log(f"{split}/group_acc", group_accuracy(self.last_scores["matrix"], self.groups).float())
+            far = group_accuracy(self.confusion_far.compute()["matrix"], self.groups)
+            if not far.isnan():
+                self.log(f"{split}/group_acc_far", far.float())
+        self.confusion.reset()
+        self.confusion_far.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the description of the network, the configuration and the number of processes."""
+        if self.description is not None:
+            checkpoint["isaseg"] = self.description
+        checkpoint.update(config=self.config, world_size=self.trainer.world_size)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say so if the run goes on with another number of processes."""
+        before, now = checkpoint.get("world_size", 1), self.trainer.world_size
+        if before != now:
+            log.warning(
+                "goes on with %s instead of %s processes: the same samples, but not bit for bit", now, before
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return optimizer and schedule, stepped every optimizer step."""
+        optimizer, scheduler = self.make_optimizer(self.segmenter)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,131 @@
+"""Which checkpoint an interrupted run continues from, and whether it may."""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from isaseg import config
+from isaseg.errors import CheckpointError
+from isaseg.models.tensor_files import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+# Of two at the same step, best.ckpt is the later: it is written after the validation and knows the best score.
+_NAMES = ("best.ckpt", "last.ckpt")
+
+# These change how far a run goes and where its files lie, not what its steps compute,
+_LONGER = (
+    "name",
+    "trainer.max_steps",
+    "trainer.val_check_interval",
+    "data.max_steps",
+    "data.root",
+    "data.source.root",
+)
+# and these how numbers are rounded.
+_ROUNDING = (
+    "trainer.precision",
+    "trainer.deterministic",
+    "trainer.benchmark",
+    "trainer.sync_batchnorm",
+)
+
+
+def find_resume(run_dir: Path, resume: str) -> Path | None:
+    """Return the checkpoint to continue from, or None to start afresh; which of both is logged.
+
+    Temporary files that a killed run left in `run_dir` are removed. A checkpoint that does not load is renamed where
+    another one does: the run shall write a new one in its place, and not take the old one's score for the one to beat.
+
+    Args:
+        run_dir: Run folder.
+        resume: "auto" (the newest in the run folder that loads, if there is any), "must" (the same, but there has
+            to be one), "never", or the path of a checkpoint.
+
+    Raises:
+        CheckpointError: If there are checkpoints and none loads, there is none and there must be, or the path
+            does not load. A run never starts from scratch unsaid.
+    """
+    folder = run_dir / "checkpoints"
+    for stale in folder.glob(".*.tmp"):
+        stale.unlink(missing_ok=True)
+    if resume == "never":
+        return None
+    if resume not in ("auto", "must"):
+        path = Path(resume)
+        log.info("continues from %s at step %d", path, _step(path))
+        return path
+    steps: dict[Path, int] = {}
+    rejected: dict[Path, str] = {}
+    for path in (folder / name for name in _NAMES if (folder / name).exists()):
+        try:
+            steps[path] = _step(path)
+        except CheckpointError as error:
+            log.warning("passed over: %s", error)
+            rejected[path] = str(error)
+    if steps:
+        for path in rejected:
+            with suppress(FileNotFoundError):  # another process of this run was first
+                path.replace(path.with_name(f"{path.name}.damaged"))
+        newest = max(steps, key=steps.__getitem__)  # the first of equals
+        log.info("continues from %s at step %d", newest, steps[newest])
+        return newest
+    aside = [str(path) for path in folder.glob("*.damaged")]
+    if rejected or aside:
+        raise CheckpointError(
+            f"expected a checkpoint that loads in '{folder}', got {len(rejected) + len(aside)} that do not "
+            f"({'; '.join([*rejected.values(), *aside])}). Restore one, or start over with resume=never"
+        )
+    if resume == "must":
+        raise CheckpointError(
+            f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start afresh"
+        )
+    log.info("no checkpoint in %s: starts afresh", folder)
+    return None
+
+
+def _step(path: Path) -> int:
+    step = load_checkpoint(path).get("global_step")
+    if not isinstance(step, int):
+        raise CheckpointError(f"expected a training checkpoint, got '{path}', which holds no global_step")
+    return step
+
+
+def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
+    """Check that a checkpoint is of the run that `cfg` describes; how long and where it trains may differ.
+
+    Args:
+        cfg: The configuration.
+        made_with: What `config.identity` gave when the checkpoint was made, as the file has it; None: not known.
+        path: The checkpoint, for the message.
+
+    Raises:
+        CheckpointError: Lists each key that differs.
+    """
+    if made_with is None:  # of an older version
+        log.warning("%s does not say with which configuration it was made: not compared", path)
+        return
+    old, new = _leaves(made_with), _leaves(config.identity(cfg))
+    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _LONGER]
+    told = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}
+    wrong = [told[key] for key in changed if key not in _ROUNDING]
+    if wrong:
+        more = f" and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        raise CheckpointError(
+            f"expected the configuration with which '{path}' was made, got other values (old -> new): "
+            f"{', '.join(wrong[:20])}{more}. Give the old ones, or start over with resume=never"
+        )
+    if changed:
+        log.warning("goes on, but not bit for bit: %s", ", ".join(told.values()))
+
+
+def _leaves(node: Any, path: str = "") -> dict[str, str]:
+    """Return the values of nested mappings by their dotted keys, as text: a stranger's compare as they like."""
+    if not isinstance(node, dict):
+        return {path: repr(node)}
+    return {
+        k: v for key, value in node.items() for k, v in _leaves(value, f"{path}.{key}".lstrip(".")).items()
+    }

@@ -1,0 +1,436 @@
+"""Checkpoint files survive crashes, damage and malice."""
+
+import errno
+import json
+import os
+import pickle
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from isaseg.checkpoints.description import build_described
+from isaseg.checkpoints.loading import (
+    DurableCheckpointIO,
+    Model,
+    load_model,
+    load_segmenter,
+    load_weights,
+    save_safetensors,
+)
+from isaseg.data.module import SegmentationDataModule
+from isaseg.errors import CheckpointError
+from isaseg.models.tensor_files import load_checkpoint
+from isaseg.training.resume import find_resume
+from isaseg.training.run import describe, train
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flip":
+        content[len(content) // 2] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: int(len(content) * float(how))])
+
+
+def save(path: Path, step: int) -> Path:
+    DurableCheckpointIO().save_checkpoint({"global_step": step, "w": torch.full((5000,), float(step))}, path)
+    return path
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    path = save(tmp_path / "new" / "last.ckpt", 3)
+    loaded = DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert loaded["global_step"] == 3
+    assert torch.equal(loaded["w"], torch.full((5000,), 3.0))
+
+
+def test_c2_a_failed_save_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "last.ckpt", 1)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*MiB are free"):
+        save(path, 2)
+    assert load_checkpoint(path)["global_step"] == 1
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_c1_the_temporary_file_is_a_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (seen.append((str(a), str(b))), replace(a, b)))
+    path = save(tmp_path / "last.ckpt", 1)
+    ((temporary, target),) = seen
+    assert target == str(path)
+    assert Path(temporary).parent == path.parent
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_c1_c4_a_kill_while_saving_never_spoils_the_file_and_what_it_left_is_swept(
+    moment: str, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "checkpoints" / "last.ckpt", 1)
+    child = os.fork()
+    if child == 0:
+        setattr(os, moment, lambda *args: os.kill(os.getpid(), signal.SIGKILL))
+        save(path, 2)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert len(os.listdir(path.parent)) == 2, "killed in the middle of a save"
+    assert load_checkpoint(path)["global_step"] == 1
+    assert find_resume(tmp_path, "auto") == path
+    assert os.listdir(path.parent) == ["last.ckpt"], "what was left is swept"
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_c7_a_hostile_file_is_refused_and_not_run(legacy: bool, tmp_path: Path) -> None:
+    path, sentinel = tmp_path / "evil.ckpt", tmp_path / "sentinel"
+    if legacy:
+        path.write_bytes(pickle.dumps(Evil(sentinel), protocol=2))
+    else:
+        torch.save({"state_dict": Evil(sentinel)}, path)
+    for load in (
+        load_checkpoint,
+        DurableCheckpointIO().load_checkpoint,
+        lambda p: find_resume(tmp_path, str(p)),
+    ):
+        with pytest.raises(CheckpointError, match="plain data"):
+            load(path)
+    with pytest.raises(CheckpointError, match="plain data"):
+        load_weights(nn.Linear(1, 1), path)
+    assert not sentinel.exists()
+
+
+def test_load_weights_takes_a_part_by_prefix(tmp_path: Path) -> None:
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {f"net.{k}": v for k, v in source.state_dict().items()} | {"other.weight": torch.zeros(1)}
+    torch.save({"state_dict": state, "global_step": 4}, tmp_path / "a.ckpt")
+    assert load_weights(target, tmp_path / "a.ckpt", "net.")["global_step"] == 4
+    assert torch.equal(source.weight, target.weight)
+
+
+def test_c9_load_weights_lists_every_difference_and_changes_nothing(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = {
+        "0.weight": torch.zeros(5, 3),
+        "1.weight": torch.zeros(2, 2),
+        "1.bias": torch.zeros(2),
+        "x": torch.zeros(1),
+    }
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, tmp_path / "a.pt")
+    for part in ("missing: 0.bias", "unexpected: x", "0.weight (5, 3) -> (2, 3)"):
+        assert part in str(caught.value)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_c9_what_is_ignored_is_named_and_keeps_its_values(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4), nn.Linear(4, 1))
+    kept = {k: v.clone() for k, v in model[1].state_dict().items()}
+    other = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 7), nn.Linear(4, 1))
+    torch.save({**other.state_dict(), "x": torch.zeros(1)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"unexpected: x.*1\.weight \(7, 2\) -> \(4, 2\)"):
+        load_weights(model, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="ignore='1.weigth_' to match a tensor"):
+        load_weights(model, tmp_path / "a.pt", ignore=["1.*", "x", "1.weigth_"])
+    with pytest.raises(CheckpointError, match="unexpected: x"):
+        load_weights(model, tmp_path / "a.pt", ignore=["1.*"])
+    load_weights(model, tmp_path / "a.pt", ignore=["1.*", "x"])
+    assert all(torch.equal(kept[k], v) for k, v in model[1].state_dict().items())
+    assert all(torch.equal(model[i].weight, other[i].weight) for i in (0, 2))
+
+
+def test_a_file_that_claims_more_bytes_than_it_has_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10**6)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="claims more bytes than it has"):
+        load_checkpoint(tmp_path / "bomb.pt")
+
+
+# ---------------------------------------------------------------- whole networks
+
+DESCRIPTION: dict[str, Any] = {
+    "backbone": {"name": "test_resnet", "output_stride": 8},
+    "attention": {"name": "InterlacedSparseAttention", "group_size": [2, 2]},
+    "head": {"channels": 8, "dropout": 0.1, "aux_channels": 4, "align_corners": False},
+    "num_classes": 3,
+    "data": "camvid",
+    "classes": ["sky", "road", "ground"],
+}
+
+
+def picture(height: int = 33, width: int = 41) -> Tensor:
+    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
+
+
+@pytest.fixture
+def model() -> Model:
+    segmenter = build_described(DESCRIPTION).eval()
+    for name, buffer in segmenter.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            nn.init.uniform_(buffer, 0.5, 1.5)
+    return Model(segmenter, "isaseg", DESCRIPTION)
+
+
+def save_ours(model: Model, path: Path, **changes: Any) -> Path:
+    """Save what a training run would."""
+    state = {f"segmenter.{k}": v for k, v in model.segmenter.state_dict().items()}
+    content = {"state_dict": state | {"loss.weight": torch.ones(3)}, "isaseg": model.description} | changes
+    torch.save({k: v for k, v in content.items() if v is not None}, path)
+    return path
+
+
+@torch.no_grad()
+def test_the_checkpoint_of_a_run_is_a_whole_network(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    tiny = ["trainer.val_check_interval=1", "data.batch_size=2", "data.val_length=1", "score_test=false"]
+    common = [*tiny, "logger=csv", "trainer.accelerator=cpu", f"run_dir={tmp_path}", "check_data=false"]
+    train(compose(*common, "trainer.max_steps=1"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    model = load_model(last)
+    assert model.kind == "isaseg"
+    assert (model.description["data"], model.description["protocol"]) == ("lamps", "none")
+    classes = model.description["classes"]
+    assert len(classes) == len(model.description["palette"]) == model.description["num_classes"]
+    twin = build_described(model.description).eval()
+    load_weights(twin, last, "segmenter.")
+    x = picture()
+    assert torch.equal(model.segmenter(x), twin(x))
+    content = load_checkpoint(last)
+    del content["isaseg"], content["config"]  # as it was before there were descriptions
+    torch.save(content, last)
+    (last.parent / "best.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"cannot load '.*last.ckpt'.*older version.*`resume`"):
+        load_model(last)
+    train(compose(*common, "trainer.max_steps=2", "resume=must"))
+    assert load_checkpoint(last)["global_step"] == 2
+    assert load_model(last).description == model.description
+
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{group}={path.stem}"
+        for group in ("attention", "backbone")
+        for path in sorted((CONF / group).glob("*.yaml"))
+    ],
+)
+def test_every_network_of_the_configuration_can_be_described(
+    override: str, compose: Callable[..., DictConfig]
+) -> None:
+    cfg = compose(override, "head.aux_channels=null")
+    labels = SimpleNamespace(classes=list("abcdefgh"), palette=[[1, 2, 3]] * 8)
+    described = describe(cfg, cast(SegmentationDataModule, labels))
+    with torch.device("meta"):
+        assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 8
+
+
+def test_a_network_of_other_parts_is_not_described(compose: Callable[..., DictConfig]) -> None:
+    cfg = compose("attention._target_=isaseg.mine.Attention")
+    assert describe(cfg, cast(SegmentationDataModule, None)) is None
+
+
+@torch.no_grad()
+def test_our_files_give_the_same_network(model: Model, tmp_path: Path) -> None:
+    x = picture()
+    want = model.segmenter(x)
+    save_safetensors(model, tmp_path / "new" / "model.safetensors")
+    for path in (save_ours(model, tmp_path / "a.ckpt"), tmp_path / "new" / "model.safetensors"):
+        loaded = load_model(path)
+        assert loaded.kind == "isaseg"
+        assert loaded.description == DESCRIPTION
+        assert not loaded.segmenter.training
+        assert torch.equal(loaded.segmenter(x), want)
+        other = load_segmenter(path, group_size=(4, 1), align_corners=True)
+        assert other.head.attention.group_size == (4, 1)
+        assert other.align_corners
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "renamed")  # known by what it holds
+    assert torch.equal(load_segmenter(tmp_path / "renamed")(x), want)
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_loading_makes_single_precision(model: Model, tmp_path: Path) -> None:
+    state = {
+        f"segmenter.{k}": v.half() if v.is_floating_point() else v
+        for k, v in model.segmenter.state_dict().items()
+    }
+    loaded = load_segmenter(save_ours(model, tmp_path / "a.ckpt", state_dict=state))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in loaded.parameters())
+
+
+def test_group_size_of_a_network_without_groups_is_refused(model: Model, tmp_path: Path) -> None:
+    description = {**DESCRIPTION, "attention": {"name": "NoContext"}}
+    path = save_ours(Model(build_described(description), "isaseg", description), tmp_path / "a.ckpt")
+    load_model(path)
+    with pytest.raises(CheckpointError, match=r"a.ckpt'.*got attention.group_size=\[2, 2\]"):
+        load_model(path, group_size=(2, 2))
+
+
+def test_every_tensor_of_ours_is_needed_and_no_other(model: Model, tmp_path: Path) -> None:
+    state = {f"segmenter.{k}": v for k, v in model.segmenter.state_dict().items()}
+    del state["segmenter.head.classifier.bias"]
+    state |= {"segmenter.extra": torch.ones(1), "segmenter.head.classifier.weight": torch.ones(4, 8, 1, 1)}
+    state["segmenter.backbone.model.bn1.bias"] = state["segmenter.backbone.model.bn1.bias"].int()
+    with pytest.raises(CheckpointError) as caught:
+        load_model(save_ours(model, tmp_path / "a.ckpt", state_dict=state))
+    for part in (
+        "missing: segmenter.head.classifier.bias;",
+        "unexpected: segmenter.extra;",
+        "(file -> model): segmenter.head.classifier.weight (4, 8, 1, 1) -> (3, 8, 1, 1); ",
+        "segmenter.backbone.model.bn1.bias torch.int32 -> torch.float32",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        (
+            {"isaseg": {**DESCRIPTION, "backbone": {"name": "test_resnet", "pretrained": True}}},
+            "backbone.pretrained=True",
+        ),
+        ({"isaseg": {**DESCRIPTION, "attention": {"name": "os.system"}}}, "attention.name='os.system'"),
+        (
+            {"isaseg": {**DESCRIPTION, "num_classes": 4000, "classes": None}},
+            r"\(3, 8, 1, 1\) -> \(4000, 8, 1, 1\)",
+        ),
+        ({"isaseg": {**DESCRIPTION, "backbone": {"name": "vit_giant_patch14_224"}}}, "vit_giant.*missing: "),
+        ({"isaseg": {**DESCRIPTION, "head": 5}}, "a mapping of names to values, got head=5"),
+        ({"isaseg": "text"}, "a description of the network in it, got a str"),
+        ({"isaseg": None}, "expected a description of the network beside its weights, got none"),
+        ({"state_dict": None}, "expected nothing but tensors|expected the weights"),
+    ],
+)
+def test_a_hostile_description_is_refused_before_anything_is_built(
+    changes: dict[str, Any], match: str, model: Model, tmp_path: Path
+) -> None:
+    path = save_ours(model, tmp_path / "a.ckpt", **changes)
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load_model(path)
+    assert "a.ckpt" in str(caught.value)
+    with pytest.raises(CheckpointError, match="a.ckpt"):
+        load_model(path, group_size=(2, 2), align_corners=True)
+
+
+def test_a_failed_export_leaves_the_old_file(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_safetensors(model, path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"expected to write .*model.safetensors.*No space left"):
+        save_safetensors(model, path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def header(text: str | bytes, claimed: int | None = None) -> bytes:
+    raw = text.encode() if isinstance(text, str) else text
+    return (len(raw) if claimed is None else claimed).to_bytes(8, "little") + raw
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 7,
+        header("{", claimed=2**63),
+        header("{}", claimed=10**9),
+        header("{" * 100_000),
+        header('{"w":{"dtype":"F32","shape":[1000000000,1000000000],"data_offsets":[0,4]}}') + b"1234",
+        header('{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4000000000]}}') + b"1234",
+        header('{"w":{"dtype":"pickle","shape":[1],"data_offsets":[0,4]}}') + b"1234",
+        header('{"__metadata__":{"isaseg":5}}'),
+        header(json.dumps({"__metadata__": {"isaseg": "not json"}})),
+        header(json.dumps({"__metadata__": {"isaseg": "[" * 100_000}})),
+        header(json.dumps({"__metadata__": {"isaseg": "{}"}})),
+        header(json.dumps({"__metadata__": {"isaseg": "5"}})),
+        header("{}"),
+    ],
+)
+def test_a_hostile_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors'"):
+        load_model(path)
+
+
+def test_a_spoiled_safetensors_file_of_ours_is_refused(model: Model, tmp_path: Path) -> None:
+    whole, path = tmp_path / "whole.safetensors", tmp_path / "model.safetensors"
+    save_safetensors(model, whole)
+    for size in (5, 100, 10_000, whole.stat().st_size - 1):
+        path.write_bytes(whole.read_bytes()[:size])
+        with pytest.raises(CheckpointError, match="expected a whole safetensors file"):
+            load_model(path)
+    save_file(load_file(whole), path)
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors'.*description of the network beside its weights"
+    ):
+        load_model(path)
+
+
+@pytest.mark.parametrize("how", ["0", "0.5", "0.99", "flip"])
+def test_a_damaged_network_is_refused(how: str, model: Model, tmp_path: Path) -> None:
+    path = save_ours(model, tmp_path / "a.ckpt")
+    damage(path, how)
+    with pytest.raises(CheckpointError, match=r"whole checkpoint .* got '.*a.ckpt'"):
+        load_model(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(tmp_path / "none.ckpt")
+
+
+def test_c7_only_one_file_loads_or_saves() -> None:
+    source = Path(__file__).parents[2] / "src"
+    risky = (
+        "torch.load(",
+        "torch.save(",
+        "pickle",
+        "joblib",
+        "yaml.load(",
+        "allow_pickle=True",
+        "torch.jit.load(",
+    )
+    found = {r: {p.name for p in source.rglob("*.py") if r in p.read_text()} for r in risky}
+    assert {r: names for r, names in found.items() if names} == {
+        "torch.load(": {"tensor_files.py"},
+        "torch.save(": {"checkpoint.py"},
+    }

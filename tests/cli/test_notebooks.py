@@ -1,0 +1,250 @@
+"""The notebooks run as they are, in a real kernel, on generated scenes; and they define nothing and hold no results."""
+
+import ast
+import base64
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from nbclient import NotebookClient
+from PIL import Image
+
+from isaseg.cli import notebook
+from isaseg.errors import ConfigError
+from isaseg.report.rows import compare
+from isaseg.report.runs import read_runs
+from isaseg.runs.wandb_runs import fetch_runs
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FORBIDDEN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+ALLOWED = {"isaseg", "torch", "matplotlib", "IPython"} | sys.stdlib_module_names
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code(path: Path) -> list[ast.Module]:
+    return [ast.parse(cell.source) for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def execute(name: str, folder: Path) -> Any:
+    """Run a notebook in `folder`, fail at the first cell that does, and return it with its outputs."""
+    document = read(ROOT / "notebooks" / f"{name}.ipynb")
+    resources = {"metadata": {"path": str(folder)}}
+    # IPython writes its history below its folder
+    own = {"ISASEG_STEPS": "2", "OMP_NUM_THREADS": "1", "IPYTHONDIR": os.environ["HOME"]}
+    client = NotebookClient(document, timeout=300, kernel_name="python3", resources=resources)
+    client.execute(env={**os.environ, **own})
+    return document
+
+
+def pictures(document: Any) -> list[np.ndarray]:
+    outputs = [output for cell in document.cells for output in cell.get("outputs", [])]
+    found = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")) for png in found]
+
+
+def said(document: Any) -> str:
+    outputs = [output for cell in document.cells for output in cell.get("outputs", [])]
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def written(folder: Path) -> set[str]:
+    return {path.relative_to(folder).parts[0] for path in folder.rglob("*") if path.is_file()}
+
+
+def test_there_are_notebooks() -> None:
+    assert {path.stem for path in NOTEBOOKS} == {"quickstart", "attention_maps", "compare_runs"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_valid_and_holds_no_results(path: Path) -> None:
+    document = read(path)
+    nbformat.validate(document)
+    assert document.metadata.kernelspec.name == "python3"
+    for cell in document.cells:
+        assert cell.cell_type == "markdown" or (cell.outputs == [] and cell.execution_count is None)
+        assert cell.metadata == {}, "an editor's traces"
+    assert document.cells[0].source.startswith("# ")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_defines_nothing_and_imports_isaseg(path: Path) -> None:
+    nodes = [node for cell in code(path) for node in ast.walk(cell)]
+    assert not [ast.unparse(node) for node in nodes if isinstance(node, FORBIDDEN)]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= ALLOWED
+    assert any(name.split(".")[0] == "isaseg" for name in imported)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_files_and_notebooks_that_a_notebook_names_exist(path: Path) -> None:
+    text = "\n".join(cell.source for cell in read(path).cells)
+    words = {word.strip("`'\".,;()") for word in text.split()}
+    named = {word for word in words if word.endswith((".ipynb", ".py"))}
+    assert [word for word in named if not any((ROOT / f / word).is_file() for f in ("", "notebooks"))] == []
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """Run compare_runs where there are no runs, so that it trains two; the other notebooks then find them."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    return folder, execute("compare_runs", folder)
+
+
+def test_runs_are_compared(compared: tuple[Path, Any]) -> None:
+    folder, document = compared
+    assert written(folder) == {"outputs"}
+    text = said(document)
+    assert text.count("step 2/2") == 2, "progress"
+    assert text.count("finished, step     2") == 2
+    outputs = [output for cell in document.cells for output in cell.get("outputs", [])]
+    (table,) = [o.data["text/markdown"] for o in outputs if "text/markdown" in o.get("data", {})]
+    assert "| isa-8x8 | 1 |" in table and "| dense | 1 |" in table
+    assert len(pictures(document)) == len(list((folder / "outputs/compare/notebook").glob("*.png"))) >= 3
+
+
+def test_the_quickstart_runs(compared: tuple[Path, Any]) -> None:
+    folder, _ = compared
+    document = execute("quickstart", folder)
+    (run,) = (folder / "outputs" / "lamps_isa").glob("isa*")
+    assert written(folder) == {"outputs"}
+    assert (run / "metrics.json").is_file()
+    assert (run / "exported" / "lamps.safetensors").is_file()
+    text = said(document)
+    assert "128 x128              4.03 G   206.2 G     20.0 MiB   1024 MiB" in text
+    assert "largest difference of its logits: 0\n" in text
+    shown = pictures(document)
+    assert len(shown) == 5  # pattern, curves, two of validation, one of test
+    assert all(picture.std() > 10 for picture in shown)
+
+
+def test_attention_maps_are_shown(compared: tuple[Path, Any]) -> None:
+    folder, _ = compared
+    document = execute("attention_maps", folder)
+    assert written(folder) == {"outputs"}
+    runs = sorted(path.name.split("_")[0] for path in (folder / "outputs" / "lamps_isa").iterdir())
+    assert runs == ["dense", "isa-8x8"]
+    text = said(document)
+    assert "the lamp's share of the picture: 0.8%" in text
+    trained, random = pictures(document)
+    assert trained.shape[0] > 1.8 * random.shape[0], "four pixels, then two"
+    assert trained.shape[1] == random.shape[1]
+
+
+def test_results_of_a_notebook_in_a_checkout_go_to_the_checkouts_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert notebook.outputs() == ROOT / "outputs"
+    monkeypatch.chdir(tmp_path)
+    assert notebook.outputs() == tmp_path / "outputs"
+
+
+def test_a_typo_in_an_override_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean 'trainer\.max_steps'"):
+        notebook.train_run("trainer.max_step=4")
+    with pytest.raises(ConfigError, match="no option 'isa2' in the group attention; did you mean 'isa'"):
+        notebook.train_run("attention=isa2")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_figure_is_shown_as_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figure = Figure(figsize=(2, 1), dpi=50)
+    notebook.show(figure)
+    assert Image.open(io.BytesIO(shown[0].data)).size == (100, 50)
+
+
+class FakeRun:
+    """What `wandb.Api().runs` gives of one run, as the run's logger sent it."""
+
+    def __init__(self, seed: int, state: str) -> None:
+        self.name, self.id, self.state = f"dense_tiny_seed{seed}", f"id{seed}", state
+        self.config = {**CONFIG, "seed": seed, "parameters": 83000, "git_commit": "abc+dirty", "_wandb": {}}
+        self.summary_metrics = {
+            **{"best/mIoU": 0.5 + seed / 10, "best/step": 4, "seconds_per_step": 0.2, "test/mIoU": 0.4},
+            **{"val/mIoU": {"max": 0.6, "last": 0.5}, "_runtime": 3},
+        }
+
+    def scan_history(self, use_cache: bool) -> list[dict[str, Any]]:
+        return [
+            {"trainer/global_step": 2, "train/loss": 1.5, "_step": 0, "val/mIoU": None},
+            {"trainer/global_step": 2, "val/mIoU": 0.3, "_step": 1, "val/pictures": {"_type": "images"}},
+            {"trainer/global_step": 4, "val/mIoU": 0.5, "_step": 2},
+            {"_step": 3, "val/classes": {"_type": "table"}},
+        ]
+
+
+CONFIG = {
+    "name": "lamps_isa",
+    "attention": {"_target_": "isaseg.models.attention.SelfAttention2d", "key_channels": None},
+    "data": {"name": "lamps"},
+    "backbone": {"name": "tiny"},
+    "trainer": {"max_steps": 4},
+}
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
+    runs: list[FakeRun] = []
+
+    class Api:
+        def runs(self, path: str, filters: dict[str, str], lazy: bool) -> list[FakeRun]:
+            if path != "me/isaseg":
+                raise ValueError(f"Could not find project {path}")
+            assert filters == {"jobType": "train", "group": "lamps_isa"}
+            return runs
+
+    monkeypatch.setattr("wandb.login", lambda prompt: True)
+    monkeypatch.setattr("wandb.Api", Api)
+    return runs
+
+
+def test_runs_of_wandb_become_run_folders(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
+    fake_wandb += [
+        FakeRun(0, "finished"),
+        FakeRun(1, "finished"),
+        FakeRun(2, "crashed"),
+        FakeRun(3, "running"),
+    ]
+    for _ in range(2):  # the second time over what is there
+        runs = {run.seed: run for run in read_runs([fetch_runs("me/isaseg", tmp_path, "lamps_isa")])}
+    assert [runs[seed].state for seed in range(4)] == ["finished", "finished", "failed", "unfinished"]
+    assert runs[0].metrics == {"val/mIoU": 0.5, "step": 4, "seconds_per_step": 0.2, "test/mIoU": 0.4}
+    assert runs[0].history == {"train/loss": {2: 1.5}, "val/mIoU": {2: 0.3, 4: 0.5}}
+    assert runs[0].facts == {"parameters": 83000, "git_commit": "abc+dirty"}
+    assert runs[0].config is not None and set(runs[0].config) == {*CONFIG, "seed"}
+    assert runs[2].error == "W&B says: crashed"
+    (row,) = compare(list(runs.values()), at="best").rows  # so what differs is the seed alone
+    assert (row.label, row.scores) == ("dense", {0: 0.5, 1: 0.6})
+    fake_wandb[0].state = "failed"
+    again = read_runs([fetch_runs("me/isaseg", tmp_path, "lamps_isa")])
+    assert [run.state for run in again if run.seed == 0] == ["failed"]
+
+
+def test_what_wandb_cannot_give_is_told(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"project 'you/isaseg' \(ValueError: Could not find project"):
+        fetch_runs("you/isaseg", tmp_path / "runs", "lamps_isa")
+    with pytest.raises(
+        ConfigError, match="training runs of group 'lamps_isa' in W&B's project 'me/isaseg', got none"
+    ):
+        fetch_runs("me/isaseg", tmp_path / "runs", "lamps_isa")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_key_wandb_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="expected a W&B key, got none; run `wandb login` once"):
+        fetch_runs("me/isaseg", tmp_path / "runs")

@@ -1,0 +1,245 @@
+"""Every YAML composes and builds; every mistake is told in one sentence."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from isaseg import config
+from isaseg.errors import ConfigError
+
+CONF = config.conf_dir()
+OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml")) if not p.stem.startswith("_")]
+
+
+def load(*overrides: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> None:
+    if group in ("hydra", "protocol"):
+        pytest.skip("part of other compositions")
+    cfg = load(
+        f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
+    )
+    if group in ("data", "recipe"):
+        cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
+    config.check(cfg)
+    assert config.run_dir(cfg).parent.parent == Path("outputs")
+
+
+@pytest.mark.parametrize("option", [p.stem for p in sorted((CONF / "attention").glob("*.yaml"))])
+def test_every_attention_yaml_builds_and_keeps_the_contract(option: str) -> None:
+    import torch
+
+    module = config.build(load(f"attention={option}").attention, "attention")(16)
+    assert module.eval()(torch.randn(2, 16, 9, 11)).shape == (2, module.out_channels, 9, 11)
+    assert module.cost(9, 11).mult_adds >= module.cost(9, 11).attention_mult_adds >= 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_stpes=1", "no configuration key 'trainer.max_stpes'; did you mean 'trainer.max_steps'"),
+        ("atention=isa", "no configuration key 'atention'; did you mean 'attention'"),
+        ("attention=isaa", "no option 'isaa' in the group attention; did you mean 'isa'"),
+        ("experiment=lamp_isa", "did you mean 'lamps_isa'"),
+        ("attention.group_sizes=[4,4]", "did you mean 'attention.group_size'"),
+    ],
+)
+def test_a_typo_names_the_nearest_valid_name(override: str, message: str) -> None:
+    with pytest.raises(HydraException) as error:
+        load(override)
+    assert message in config.explain(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.max_steps=0", "trainer.max_steps to be an integer of at least 1, got trainer.max_steps=0"),
+        ("trainer.max_steps=abc", "got trainer.max_steps=abc"),
+        ("data.batch_size=0", "data.batch_size"),
+        ("data.num_workers=-1", "data.num_workers"),
+        ("optim.lr=0", "optim.lr to be a number above 0"),
+        ("data.ignore_index=3", "data.ignore_index outside the classes"),
+        ("data.crop_size=[8]", r"data.crop_size as \[height, width\]"),
+        ("data.crop_size=128", r"data.crop_size as \[height, width\], got data.crop_size=128"),
+        (
+            "data.ignore_index=null",
+            "data.ignore_index to be an integer of at least 0, got data.ignore_index=None",
+        ),
+        ("data.timeout=abc", "data.timeout to be an integer of at least 1, got data.timeout=abc"),
+        ("data.max_bad_samples=-1", "data.max_bad_samples to be an integer of at least 0"),
+        (
+            "data.val_length=0",
+            "data.val_length to be null or an integer of at least 1, got data.val_length=0",
+        ),
+        ("protocol=mmseg", "no values of protocol=mmseg are known for data=lamps; choose protocol=none"),
+        ("data.val_batch_size=0", "data.val_batch_size to be an integer of at least 1"),
+        ("seed=-1", "seed to be an integer from 0 to 4294967295, got seed=-1"),
+        ("seed=abc", "got seed=abc"),
+        ("resume=true", "resume to be auto, must, never or the path of a checkpoint, got resume=True"),
+        ("loss.class_weights=1", "one weight for each of the 8 classes, got loss.class_weights=1"),
+        ("loss.class_weights=[1,2]", "one weight for each of the 8 classes"),
+        ("+trainer.max_stpes=1", "no configuration key 'trainer.max_stpes'; did you mean 'max_steps'"),
+        ("attention._target_=os.system", "expected attention._target_ to begin with"),
+        ("attention._target_=isaseg.config.json.loads", "expected attention._target_ to"),
+        ("attention._target_=isaseg.models.attention.Nothing", "to name a class or function"),
+        ("attention.group_size=${nothing}", "does not resolve"),
+        ("name=???", "expected a value for name"),
+    ],
+)
+def test_a_wrong_value_names_its_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.check(load(override))
+
+
+def test_a_run_keeps_its_folder_unless_what_it_computes_changes() -> None:
+    base = config.run_dir(load())
+    assert base == config.run_dir(
+        load("data.num_workers=2", "trainer.devices=1", "resume=never", "logger=csv")
+    )
+    others = [
+        config.run_dir(load(o))
+        for o in ("seed=1", "optim.lr=0.1", "attention=dense", "attention.group_size=[4,4]")
+    ]
+    assert len({base, *others}) == 5
+    assert config.run_dir(load("run_dir=a/b")) == Path("a/b")
+    assert config.run_dir(load("name=../up")).parts[:2] == ("outputs", "-up")
+
+
+def test_two_folders_of_a_user_are_two_runs_and_a_known_data_set_is_the_same_anywhere() -> None:
+    own = [config.run_dir(load("data=folder", "data.classes=[a,b]", f"data.root={r}")) for r in ("a", "b")]
+    assert own[0] != own[1]
+    known = [config.run_dir(load("experiment=camvid_isa", f"data.root={r}")) for r in ("a", "b")]
+    assert known[0] == known[1]
+
+
+@pytest.mark.parametrize("experiment", ["ade20k_isa", "cityscapes_isa", "camvid_isa", "lamps_isa"])
+def test_another_optimizer_comes_with_its_own_learning_rate(experiment: str) -> None:
+    alone = OmegaConf.load(CONF / "optim" / "adamw_poly.yaml")
+    cfg = load(f"experiment={experiment}", "optim=adamw_poly")
+    assert (cfg.optim.lr, cfg.optim.weight_decay, cfg.optim.power) == (
+        alone.lr,
+        alone.weight_decay,
+        alone.power,
+    )
+
+
+def test_the_published_learning_rates_are_those_of_the_experiments() -> None:
+    for experiment, lr, decay in (("ade20k_isa", 0.02, 1e-4), ("cityscapes_isa", 0.01, 5e-4)):
+        optim = load(f"experiment={experiment}").optim
+        assert (optim.lr, optim.weight_decay) == (lr, decay)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "interval"),
+    [(420, 70, 70), (100, 70, 50), (100, 30, 25), (101, 30, 30), (101, 60, 101), (4, 10, 4)],
+)
+def test_the_last_step_is_validated(steps: int, wanted: int, interval: int) -> None:
+    cfg = load(f"trainer.max_steps={steps}", f"trainer.val_check_interval={wanted}")
+    assert config.validation_interval(cfg) == interval
+
+
+def test_each_default_is_stated_once() -> None:
+    cfg = load("trainer.max_steps=123", "data.ignore_index=254", "seed=5")
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    assert plain["optim"]["total_steps"] == 123
+    assert plain["loss"]["ignore_index"] == 254
+    assert (plain["data"]["seed"], plain["data"]["max_steps"]) == (5, 123)
+
+
+def test_a_transform_of_albumentations_can_be_added_and_asks_no_server() -> None:
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): sys.exit('a connection was opened')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from tests.config.test_config import load, config\n"
+        "cfg = load('data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
+        "  'data.transform.extra=[{_target_: albumentations.GaussianBlur, p: 0.2}]')\n"
+        "print(config.build(cfg.data.transform, 'data.transform').extra)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=env, cwd=CONF.parent, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "GaussianBlur" in done.stdout
+
+
+def test_a_typo_in_such_a_transform_is_told() -> None:
+    cfg = load(
+        "data=camvid", "data.root=x", "data.transform.extra=[{_target_: albumentations.Blur, prob: 0.2}]"
+    )
+    cfg.loss.class_weights = None
+    with pytest.raises(ConfigError, match=r"data\.transform\.extra\[0\]\.prob"):
+        config.check(cfg)
+
+
+DATA = [p.stem for p in sorted((CONF / "data").glob("*.yaml")) if not p.stem.startswith("_")]
+PROTOCOLS = [p.stem for p in sorted((CONF / "protocol").glob("*.yaml"))]
+PUBLISHED = [
+    (data, protocol)
+    for data in DATA
+    for protocol in PROTOCOLS
+    if (CONF / "recipe" / f"{data}_{protocol}.yaml").is_file()
+]
+
+
+def test_every_published_data_set_has_both_protocols() -> None:
+    main = {"cityscapes", "ade20k", "lip", "pascal_voc", "pascal_context", "coco_stuff"}
+    assert {(d, p) for d in main for p in ("openseg", "mmseg")} <= set(PUBLISHED)
+    assert {f"{d}_{p}" for d, p in PUBLISHED} == {p.stem for p in (CONF / "recipe").glob("*.yaml")}
+    assert {f"{d}_isa" for d in main} <= {p.stem for p in (CONF / "experiment").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("data", "protocol"), PUBLISHED)
+def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) -> None:
+    cfg = load(f"data={data}", f"protocol={protocol}", "data.root=x", "experiment=cityscapes_isa")
+    config.check(cfg)
+    recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")
+    shared = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
+    for base in shared.pop("defaults", ()):
+        shared = OmegaConf.merge(OmegaConf.load(CONF / "protocol" / f"{base}.yaml"), shared)
+    assert cfg.data.crop_size == recipe.data.crop_size
+    assert cfg.data.val_resize == cfg.data.transform.resize == recipe.data.val_resize
+    assert cfg.data.transform.colours == shared.data.transform.colours
+    assert cfg.trainer.max_steps == recipe.trainer.max_steps
+    assert cfg.optim.lr == OmegaConf.merge(shared, recipe).recipe.lr
+    assert cfg.head.dropout == shared.head.dropout
+    assert cfg.trainer.max_steps % config.validation_interval(cfg) == 0
+    assert (
+        load(f"protocol={protocol}", "experiment=cityscapes_isa", "trainer.max_steps=2").trainer.max_steps
+        == 2
+    )
+
+
+def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
+    cfg = load("experiment=coco_stuff_isa", "data=coco_stuff_164k", "data.root=x")
+    with pytest.raises(
+        ConfigError, match=r"protocol=openseg .* data=coco_stuff_164k; choose protocol=mmseg or none"
+    ):
+        config.check(cfg)
+
+
+def test_what_changes_no_result_changes_no_name() -> None:
+    names = {
+        config.run_name(load("experiment=ade20k_isa", f"data.root={root}", *more))
+        for root, more in (("a", ()), ("b", ("data.cache=c", "data.timeout=9", "data.val_batch_size=7")))
+    }
+    assert len(names) == 1
+    assert config.run_name(load("experiment=ade20k_isa", "data.val_resize=null")) not in names
+    assert config.run_name(load("experiment=ade20k_isa", "recipe.lr=0.5")) not in names
+    lamps = [config.run_name(load("experiment=lamps_isa", f"recipe.lr={lr}")) for lr in (1, 2)]
+    assert lamps[0] == lamps[1]

@@ -1,0 +1,274 @@
+"""Labels of other formats as PNG: the same ids, the same pixels as the published conversions."""
+
+import contextlib
+import json
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from isaseg.data.decode import read_labels
+from isaseg.data.set_facts import facts
+from isaseg.data.tools.convert import convert_context, mat_to_png, write_labels
+from isaseg.data.tools.detail import DetailImage, Region, decode_rle, paint, read_detail
+from isaseg.errors import DataError
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "pascal_context"
+REAL = SHARED / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
+IDS = facts("pascal_context_60").ids
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
+
+
+def encode_rle(mask: np.ndarray) -> str:
+    """Write COCO's compressed run lengths, a number and a digit at a time."""
+    runs, value = [0], False
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            runs.append(0)
+            value = not value
+        runs[-1] += 1
+    text = ""
+    for i, run in enumerate(runs):
+        number = run - (runs[i - 2] if i > 2 else 0)
+        while True:
+            digit, number = number & 31, number >> 5
+            last = number == (-1 if digit & 16 else 0)
+            text += chr(48 + digit + (0 if last else 32))
+            if last:
+                break
+    return text
+
+
+def detail(regions: list[dict[str, Any]], **image: Any) -> dict[str, Any]:
+    first = {
+        "image_id": 2008000002,
+        "file_name": "2008_000002.jpg",
+        "height": 4,
+        "width": 6,
+        "phase": "train",
+    }
+    return {"images": [first | image], "annos_segmentation": regions}
+
+
+def region(mask: np.ndarray, category: int, image_id: int = 2008000002) -> dict[str, Any]:
+    code = {"size": list(mask.shape), "counts": encode_rle(mask)}
+    return {"image_id": image_id, "category_id": category, "segmentation": code}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 1), (5, 6), (40, 50), (300, 200)])
+@pytest.mark.parametrize("kind", ["empty", "full", "noise", "first", "blocks"])
+def test_run_lengths_decode_to_the_mask(size: tuple[int, int], kind: str) -> None:
+    rows, columns = np.indices(size)
+    mask = {
+        "empty": np.zeros(size, bool),
+        "full": np.ones(size, bool),
+        "noise": np.random.default_rng(0).random(size) < 0.3,
+        "first": (rows + columns) == 0,
+        "blocks": (rows // 17 + columns // 31) % 2
+        == 1,  # long runs, of more than one digit, growing and shrinking
+    }[kind]
+    decoded = decode_rle(encode_rle(mask), *size)
+    assert decoded.dtype == bool
+    assert np.array_equal(decoded, mask)
+
+
+@pytest.mark.parametrize(
+    ("counts", "match"),
+    [
+        ("", "characters"),
+        ("é", "ascii"),
+        (" 8", "characters"),
+        ("\x7f8", "characters"),
+        ("7o", "characters"),  # the last number has no end
+        ("7", "24 pixels"),
+        ("h08", "24 pixels"),
+        ("o" * 6 + "0", "larger"),
+        ("PPPPP?", "24 pixels"),  # 2^29 pixels
+        ("0" * 100, "more of them"),
+        ("O", "24 pixels"),  # -1
+        ("o" * 10_000_000, "characters"),
+    ],
+)
+def test_hostile_run_lengths_are_refused(counts: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        decode_rle(counts, 4, 6)
+
+
+def test_any_text_is_decoded_or_refused() -> None:
+    rng = random.Random(0)
+    for _ in range(2000):
+        text = "".join(chr(rng.randint(48, 111)) for _ in range(rng.randint(1, 12)))
+        with contextlib.suppress(ValueError):
+            assert decode_rle(text, 4, 6).shape == (4, 6)
+
+
+def test_a_later_region_covers_an_earlier_one() -> None:
+    big, small = np.ones((4, 6), bool), np.zeros((4, 6), bool)
+    big[0], small[1:3, 2:4] = False, True
+    regions = [Region(c, encode_rle(m), 4, 6) for c, m in ((2, big), (458, small))]
+    expected = np.where(small, 59, np.where(big, 1, 0))
+    assert np.array_equal(paint(DetailImage("a", "train", 4, 6, regions), IDS), expected)
+    swapped = paint(DetailImage("a", "train", 4, 6, regions[::-1]), IDS)
+    assert np.array_equal(swapped, np.where(big, 1, 0))
+
+
+def test_a_category_that_is_none_of_the_59_is_background() -> None:
+    regions = [Region(c, encode_rle(np.ones((4, 6), bool)), 4, 6) for c in (2, 1)]
+    assert not paint(DetailImage("a", "train", 4, 6, regions), IDS).any()
+
+
+def test_every_category_has_its_index() -> None:
+    wanted = sorted(raw for raw, train in IDS.items() if train)
+    assert len(wanted) == 59
+    for index, category in enumerate(wanted, 1):
+        labels = paint(DetailImage("a", "train", 1, 1, [Region(category, "01", 1, 1)]), IDS)
+        assert labels.tolist() == [[index]]
+
+
+@needs_shared
+def test_genuine_regions_give_the_genuine_labels(tmp_path: Path) -> None:
+    regions = json.loads((SHARED / "detail_rle_subset.json").read_bytes())
+    sizes = {entry["image_id"]: entry["segmentation"]["size"] for entry in regions}
+    assert len(sizes) == 79
+    images = [
+        {
+            "image_id": i,
+            "file_name": f"{str(i)[:4]}_{str(i)[4:]}.jpg",
+            "height": h,
+            "width": w,
+            "phase": "val",
+        }
+        for i, (h, w) in sizes.items()
+    ]
+    source = tmp_path / "trainval_merged.json"
+    source.write_text(json.dumps({"images": images, "annos_segmentation": regions}))
+    made = convert_context(tmp_path, {source.name: source})
+    names = [path.stem for path in made if path.suffix == ".png"]
+    assert len(names) == 79
+    for name in names:
+        converted = read_labels(tmp_path / "SegmentationClassContext" / f"{name}.png", ("L",))
+        assert np.array_equal(converted, np.asarray(Image.open(REAL / f"{name}.png"))), name
+
+
+@needs_shared
+def test_matlab_files_give_the_genuine_labels(tmp_path: Path) -> None:
+    sources = sorted((SHARED / "trainval_mat_fixture").glob("*.mat"))
+    assert len(sources) == 8
+    for source in sources:
+        mat_to_png(source, tmp_path / "a.png", "LabelMap", IDS)
+        assert np.array_equal(
+            np.asarray(Image.open(tmp_path / "a.png")), np.asarray(Image.open(REAL / f"{source.stem}.png"))
+        )
+
+
+def test_the_merged_json_is_read(tmp_path: Path) -> None:
+    content = detail([region(np.ones((4, 6), bool), 2)])
+    content["images"].append(
+        content["images"][0] | {"image_id": 7, "file_name": "2010_000007.jpg", "phase": "test"}
+    )
+    path = tmp_path / "trainval_merged.json"
+    path.write_text(json.dumps(content))
+    (image,) = read_detail(path)
+    assert image[:4] == ("2008_000002", "train", 4, 6)
+    assert [r.category for r in image.regions] == [2]
+
+
+MASK = np.ones((4, 6), bool)
+BAD: dict[str, Callable[[], Any]] = {
+    "no json": lambda: "{",
+    "a list": lambda: "[]",
+    "deep": lambda: "[" * 100_000,
+    "path": lambda: detail([], file_name="../../x.jpg"),
+    "no jpg": lambda: detail([], file_name="x.png"),
+    "name": lambda: detail([], file_name=3),
+    "huge": lambda: detail([], height=10**6, width=10**6),
+    "negative": lambda: detail([], height=-4, width=-6),
+    "size": lambda: detail([], height="4"),
+    "fraction": lambda: detail([], height=4.5),
+    "unknown image": lambda: detail([region(MASK, 2, 5)]),
+    "polygon": lambda: detail([region(MASK, 2) | {"segmentation": [[0, 0, 1, 1]]}]),
+    "uncompressed": lambda: detail([region(MASK, 2) | {"segmentation": {"size": [4, 6], "counts": [0, 24]}}]),
+    "category": lambda: detail([region(MASK, 2) | {"category_id": "2"}]),
+    "two of a name": lambda: (
+        detail([]) | {"images": [detail([])["images"][0], detail([], image_id=3)["images"][0]]}
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_json_that_is_not_the_merged_one_is_refused(tmp_path: Path, bad: str) -> None:
+    content = BAD[bad]()
+    path = tmp_path / "trainval_merged.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(DataError, match=r"trainval_merged\.json', got .*fetch it again"):
+        convert_context(tmp_path / "root", {path.name: path})
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"category_id": 460}, "of the 459, got 460"),
+        ({"segmentation": {"size": [5, 6], "counts": "0"}}, "inside"),
+    ],
+)
+def test_a_region_that_does_not_fit_is_refused(tmp_path: Path, change: Mapping[str, Any], match: str) -> None:
+    path = tmp_path / "trainval_merged.json"
+    path.write_text(json.dumps(detail([region(MASK, 2) | change])))
+    with pytest.raises(DataError, match=f"2008_000002.*{match}"):
+        convert_context(tmp_path / "root", {path.name: path})
+
+
+@pytest.mark.parametrize(("top", "mode"), [(1, "L"), (255, "L"), (256, "I;16"), (65535, "I;16")])
+def test_ids_are_written_as_they_are(tmp_path: Path, top: int, mode: str) -> None:
+    labels = np.arange(24).reshape(4, 6) % (top + 1)
+    labels[0, 0] = top
+    write_labels(tmp_path / "a.png", labels)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == mode
+    assert np.array_equal(read_labels(tmp_path / "a.png", (mode,)), labels)
+
+
+def test_a_palette_is_only_shown(tmp_path: Path) -> None:
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    labels = np.arange(256).reshape(16, 16)
+    write_labels(tmp_path / "a.png", labels, palette)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(picture, labels)
+        assert np.array_equal(picture.convert("RGB"), palette[labels])
+
+
+@pytest.mark.parametrize(("value", "palette"), [(-1, False), (65536, False), (256, True)])
+def test_ids_that_do_not_fit_are_refused(tmp_path: Path, value: int, palette: bool) -> None:
+    colours = np.zeros((256, 3), np.uint8) if palette else None
+    with pytest.raises(ValueError, match="do not fit"):
+        write_labels(tmp_path / "a.png", np.full((2, 2), value), colours)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("matrix", "match"),
+    [
+        (np.array([[1, 460]], np.uint16), r"from 0 to 459, got \[460\]"),
+        (np.array([[-1, 2]], np.int16), r"got \[-1\]"),
+        (np.array([[0.5]]), "fractions"),
+        (np.array([[70000]], np.int32), r"got \[70000\]"),
+    ],
+)
+def test_a_matlab_file_with_strange_ids_is_refused(tmp_path: Path, matrix: np.ndarray, match: str) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": matrix})
+    with pytest.raises(DataError, match=f"a.mat'.*{match}"):
+        mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", "LabelMap", IDS)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_matlab_file_without_the_matrix_is_refused(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"other": np.zeros((2, 2))})
+    with pytest.raises(DataError, match=r"a\.mat'.*LabelMap"):
+        mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", "LabelMap", IDS)

@@ -1,0 +1,385 @@
+"""Exported networks answer as PyTorch does; `src/export.py` as a user calls it."""
+
+import importlib.util
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor, nn
+
+from isaseg.checkpoints.description import build_described
+from isaseg.checkpoints.loading import Model, load_model, save_safetensors
+from isaseg.errors import CheckpointError, ConfigError
+from isaseg.inference import export
+from isaseg.models.segmenter import Segmenter
+from tests import forked
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "src" / "export.py"
+CLASSES = ["road", "sky", "café"]
+PALETTE = [[0, 0, 0], [10, 20, 30], [255, 255, 255]]
+
+# (batch, height, width); on the map of stride 4, multiples of the group (5, 3) and of neither of its sides. The size that
+# is recorded, 97 x 131, is one: a graph of it that left out the padding would fail all the others.
+TEN = [
+    (1, 64, 64),
+    (2, 80, 96),
+    (1, 97, 131),
+    (2, 97, 131),
+    (1, 65, 1024),
+    (1, 1024, 67),
+    (1, 512, 683),
+    (2, 128, 257),
+    (1, 513, 513),
+    (1, 512, 1024),
+]
+
+
+def make(attention: str = "NoContext", align_corners: bool = False, **backbone: Any) -> Model:
+    """Return a tiny network whose norms and auxiliary head are there to be forgotten."""
+    torch.manual_seed(0)
+    arguments = {"group_size": [5, 3]} if attention.startswith("Inter") else {}
+    head = {"channels": 16, "dropout": 0.1, "aux_channels": 4, "align_corners": align_corners}
+    description = {
+        "backbone": {"name": "test_resnet", "out_indices": [0, 1], **backbone},
+        "attention": {"name": attention, **arguments},
+        "head": head,
+        "num_classes": 3,
+        "negative_slope": 0.01,
+        "data": None,
+        "protocol": "none",
+        "classes": CLASSES,
+        "palette": PALETTE,
+    }
+    segmenter = build_described(description)
+    for norm in segmenter.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.0)
+            nn.init.normal_(norm.bias, 0, 0.3)
+            nn.init.uniform_(cast(Tensor, norm.running_var), 0.5, 1.5)
+    return Model(segmenter.eval(), "isaseg", description)
+
+
+def image(batch: int, height: int, width: int) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+@torch.no_grad()
+def difference(run: onnxruntime.InferenceSession, model: Model, shape: tuple[int, int, int]) -> float:
+    x = image(*shape)
+    (found,), wanted = run.run(None, {"image": x.numpy()}), model.segmenter(x)
+    assert found.shape == (shape[0], 3, *shape[1:]) and found.dtype == np.float32
+    return float((torch.from_numpy(found) - wanted).abs().max() / wanted.abs().max())
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    """Give a network without context that pads its image and aligns corners, and its ONNX file."""
+    model = make(align_corners=True, input_multiple=8, bgr=True)
+    path = tmp_path_factory.mktemp("onnx") / "aligned.onnx"
+    assert export.export(model, "onnx", path, (64, 64)) <= 1e-5
+    return model, path
+
+
+def test_onnx_agrees_at_ten_sizes(tmp_path: Path) -> None:
+    model = make("InterlacedSparseAttention")
+    worst = export.export(model, "onnx", tmp_path / "isa.onnx", (64, 64))
+    assert worst <= 1e-5
+    run = session(tmp_path / "isa.onnx")
+    assert {shape: d for shape in TEN if (d := difference(run, model, shape)) > 1e-5} == {}
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 72), (2, 97, 131), (1, 200, 65), (1, 333, 512)])
+def test_onnx_aligns_corners_and_pads_the_image(
+    shape: tuple[int, int, int], aligned: tuple[Model, Path]
+) -> None:
+    assert difference(session(aligned[1]), aligned[0], shape) <= 1e-5
+
+
+def test_onnx_tells_what_it_takes_and_gives(aligned: tuple[Model, Path]) -> None:
+    run = session(aligned[1])
+    (given,), (got,) = run.get_inputs(), run.get_outputs()
+    assert (given.name, given.type, given.shape) == (
+        "image",
+        "tensor(uint8)",
+        ["batch", 3, "height", "width"],
+    )
+    assert (got.name, got.type, got.shape[:2]) == ("logits", "tensor(float)", ["batch", 3])
+    facts = run.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == CLASSES and json.loads(facts["palette"]) == PALETTE
+    assert json.loads(facts["isaseg"]) == aligned[0].description
+    assert "uint8 RGB" in facts["input"] and "float32" in facts["output"]
+
+
+def test_onnx_is_one_file_that_names_no_folder(aligned: tuple[Model, Path]) -> None:
+    assert [p.name for p in aligned[1].parent.iterdir()] == ["aligned.onnx"]
+    content = aligned[1].read_bytes()
+    assert str(ROOT).encode() not in content and b"site-packages" not in content
+    names = {tensor.name for tensor in onnx.load(aligned[1]).graph.initializer}
+    assert names and not any("aux_head" in name for name in names)
+
+
+def test_weights_that_no_single_file_holds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_ONNX_LIMIT", 1000)
+    with pytest.raises(
+        ConfigError, match="formats=onnx: expected weights of less than 2 GB.*got [0-9]+ bytes"
+    ):
+        export.export(make(), "onnx", tmp_path / "a.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the others
+
+
+@torch.no_grad()
+def test_a_program_answers_at_its_size_and_refuses_others(tmp_path: Path) -> None:
+    model, path, facts = make("InterlacedSparseAttention"), tmp_path / "a.pt2", {"isaseg.json": ""}
+    assert export.export(model, "program", path, (50, 70)) <= 1e-5
+    program = torch.export.load(path, extra_files=facts)
+    x = image(1, 50, 70)
+    torch.testing.assert_close(program.module()(x), model.segmenter(x), rtol=0, atol=1e-5)
+    assert json.loads(facts["isaseg.json"]) == model.description
+    assert not any(name.startswith("aux_head") for name in program.state_dict)
+    assert str(ROOT).encode() not in path.read_bytes()
+    with pytest.raises((AssertionError, RuntimeError), match="Guard failed|shape"):
+        program.module()(image(1, 50, 71))
+
+
+@torch.no_grad()
+def test_safetensors_load_back_as_they_were(tmp_path: Path) -> None:
+    model = make()
+    assert export.export(model, "safetensors", tmp_path / "a.safetensors") == 0
+    loaded, x = load_model(tmp_path / "a.safetensors"), image(2, 33, 41)
+    assert torch.equal(loaded.segmenter(x), model.segmenter(x))
+    assert loaded.description == model.description and loaded.segmenter.aux_head is not None
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def test_a_program_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = torch.export.export
+
+    def wrong(segmenter: nn.Module, *args: Any) -> Any:
+        return real(make(align_corners=True).segmenter, *args)  # the same weights
+
+    monkeypatch.setattr(torch.export, "export", wrong)
+    target = tmp_path / "a.pt2"
+    target.write_bytes(b"an older one")
+    with pytest.raises(
+        ConfigError, match=r"formats=program: expected PyTorch's logits within .*nothing is written"
+    ):
+        export.export(make(), "program", target, (40, 40))
+    assert target.read_bytes() == b"an older one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.pt2"]
+
+
+@pytest.mark.parametrize("change", [lambda y: y * 1.0001, lambda y: y * float("nan"), lambda y: y[:, :2]])
+@torch.no_grad()
+def test_logits_that_differ_are_found(change: Callable[[Tensor], Tensor]) -> None:
+    segmenter = make().segmenter
+    with pytest.raises(ConfigError, match="expected .*logits"):
+        export._difference(lambda x: change(segmenter(x)), segmenter, [(1, 16, 16)])
+
+
+@torch.no_grad()
+def test_a_difference_in_one_size_is_not_forgotten_over_the_next() -> None:
+    segmenter = make().segmenter
+    worst = export._difference(
+        lambda x: segmenter(x) * (1.000005 if len(x) == 2 else 1), segmenter, [(2, 16, 16), (1, 16, 16)]
+    )
+    assert 4e-6 < worst < 6e-6
+
+
+class Rounding(nn.Module):
+    """A network that loses most of its digits: in float32 but not in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.to(self.weight.dtype) * 1.000014
+        return (y + 1e5) - 1e5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+
+def test_what_rounding_explains_is_no_difference() -> None:
+    segmenter = cast(Segmenter, Rounding())
+    worst = export._difference(lambda x: x * 1.000014, segmenter, [(1, 16, 16)])
+    assert worst > export.TOLERANCE
+    with pytest.raises(ConfigError, match="expected PyTorch's logits within"):
+        export._difference(lambda x: x * 1.001, segmenter, [(1, 16, 16)])
+
+
+def test_a_network_of_broken_weights_is_refused(tmp_path: Path) -> None:
+    model = make()
+    cast(Tensor, model.segmenter.head.classifier.weight).data.fill_(float("inf"))
+    with pytest.raises(CheckpointError, match="formats=program: expected a network of finite logits"):
+        export.export(model, "program", tmp_path / "a.pt2", (16, 16))
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Give `tool(*arguments)`: the exit code of the same command line in this process."""
+    spec = importlib.util.spec_from_file_location("isaseg_export_tool", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def called(*arguments: str) -> int:
+        GlobalHydra.instance().clear()
+        try:
+            code: int = script.main(arguments)
+            return code
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+
+    return called
+
+
+def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> None:
+    save_safetensors(make(), tmp_path / "net.safetensors")
+    words = ("checkpoint=net.safetensors", "output=out", "formats=[program,safetensors]", "size=[40,56]")
+    done = forked.run("export.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = (done.stdout + done.stderr).splitlines()
+    assert first.startswith("out/net.pt2  ") and second.startswith("out/net.safetensors  ")
+    assert all(" MB  largest relative difference from PyTorch " in line for line in (first, second))
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"net.pt2", "net.safetensors"}
+    labels = torch.export.load(tmp_path / "out" / "net.pt2").module()(image(1, 40, 56)).argmax(1)
+    assert labels.shape == (1, 40, 56)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["formats=[onxx]"], r"got 'onxx'; did you mean 'onnx'\?"),
+        (["formats=[program,torchscript]"], "expected formats of safetensors, onnx and program"),
+        (["formats=[]"], "got none"),
+        (["size=512"], r"expected size as \[height, width\], two positive integers, got size=512"),
+        (["size=[512,0]"], r"got size=\[512, 0\]"),
+        (["group_size=8"], "expected group_size as"),
+        (["align_corners=yes_please"], "expected align_corners to be true, false or null"),
+        (["formatz=[onnx]"], "did you mean 'formats'"),
+        (["--fast"], "expected KEY=VALUE, got '--fast'"),
+        ([], "expected a checkpoint file, got .*nowhere.ckpt"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(
+    words: list[str],
+    message: str,
+    tool: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tool("checkpoint=nowhere.ckpt", "output=out", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert re.search(message, error), error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "output"])
+def test_what_must_be_given_is_asked_for(
+    key: str, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool(*(f"{other}=a" for other in ("checkpoint", "output") if other != key)) == 2
+    assert f"expected a value for {key}, got none" in capsys.readouterr().err
+
+
+def test_the_checkpoint_is_not_replaced(
+    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_safetensors(make(), tmp_path / "net.safetensors")
+    before = (tmp_path / "net.safetensors").read_bytes()
+    assert tool("checkpoint=net.safetensors", "output=.", "formats=safetensors") == 2
+    assert "expected another folder than that of checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "net.safetensors").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made_is_told(
+    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_safetensors(make(), tmp_path / "net.safetensors")
+    (tmp_path / "out").write_bytes(b"")
+    assert tool("checkpoint=net.safetensors", "output=out", "formats=[safetensors]") == 2
+    assert "cannot write 'out/net.safetensors'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_onnx_without_its_packages_is_told_at_once(
+    package: str,
+    tool: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert tool("checkpoint=nowhere.ckpt", "output=out") == 2
+    error = capsys.readouterr().err
+    assert "pip install 'isaseg[onnx]'" in error and package in error
+    assert tool("checkpoint=nowhere.ckpt", "output=out", "formats=[program]") == 2
+    assert "isaseg[onnx]" not in capsys.readouterr().err
+
+
+def test_a_network_that_cannot_be_recorded_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: Segmenter, x: Tensor) -> Tensor:
+        return x.float() * int(x.sum())  # depends on the pixels
+
+    monkeypatch.setattr(Segmenter, "forward", forward)
+    with pytest.raises(
+        ConfigError, match=r"formats=program: this network cannot be exported: .*\[safetensors,onnx\]"
+    ):
+        export.export(make(), "program", tmp_path / "a.pt2", (16, 16))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_nothing(
+    tool: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def half(program: Any, file: Any, **kwargs: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    save_safetensors(make(), tmp_path / "net.safetensors")
+    monkeypatch.setattr(torch.export, "save", half)
+    assert tool("checkpoint=net.safetensors", "output=out", "formats=[program]", "size=[16,16]") == 130
+    assert "nothing is left half-written" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_help_shows_every_format_and_how_to_run_it(
+    tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*export._SUFFIXES, *export._SUFFIXES.values()))
+    assert all(call in shown for call in ("InferenceSession(", "torch.export.load(", "load_segmenter("))
+    assert tool() == 2

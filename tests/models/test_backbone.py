@@ -1,0 +1,258 @@
+"""timm models as lists of feature maps: values, shapes, normalisation, weights, errors. No network."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from isaseg.errors import ConfigError
+from isaseg.models.backbone import Backbone
+
+IMAGENET = (torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375]))
+
+
+def random_image(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+def make(name: str = "test_resnet", **kwargs: Any) -> Backbone:
+    torch.manual_seed(0)
+    return Backbone(name, **kwargs).eval()
+
+
+def normalise(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    return (image.float() - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, stats",
+    [("test_resnet", (torch.full((3,), 127.5), torch.full((3,), 127.5))), ("resnet18", IMAGENET)],
+)
+def test_uint8_is_normalised_as_the_weights_want(name: str, stats: tuple[Tensor, Tensor]) -> None:
+    backbone, image = make(name, output_stride=8), random_image(40, 33)
+    for got, want in zip(backbone(image), backbone.model(normalise(image, *stats)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_float_is_taken_as_it_is() -> None:
+    backbone, x = make(), torch.randn(1, 3, 32, 40)
+    seen: list[Tensor] = []
+    backbone.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    backbone(x)
+    assert torch.equal(seen[0], x)
+
+
+@torch.no_grad()
+def test_the_normalisation_and_the_order_of_channels_may_be_given() -> None:
+    mean, std = torch.tensor([103.0, 116.0, 123.0]), torch.tensor([50.0, 60.0, 70.0])
+    backbone, image = make(bgr=True, mean=mean.tolist(), std=std.tolist()), random_image(40, 33)
+    blue_first = torch.stack([image[:, 2], image[:, 1], image[:, 0]], dim=1)
+    for got, want in zip(backbone(image), backbone.model(normalise(blue_first, mean, std)), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(backbone.normalise(image), normalise(blue_first, mean, std))
+    for got, want in zip(backbone(backbone.normalise(image)), backbone(image), strict=True):
+        assert torch.equal(got, want), "float is taken as it is"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size, plain, rounded", [((64, 96), (8, 12), (9, 13)), ((41, 33), (6, 5), (6, 5))])
+def test_pooling_may_round_up(
+    size: tuple[int, int], plain: tuple[int, int], rounded: tuple[int, int]
+) -> None:
+    for ceil_pool, want in ((False, plain), (True, rounded)):
+        maps = make("resnet18", output_stride=8, ceil_pool=ceil_pool)(random_image(*size))
+        assert [m.shape[-2:] for m in maps] == [want, want]
+
+
+@pytest.mark.parametrize(
+    "kwargs, match",
+    [
+        (
+            {"ceil_pool": True, "name": "convnext_atto"},
+            r"backbone.ceil_pool, got backbone.name='convnext_atto'",
+        ),
+        ({"mean": [1.0, 2.0]}, r"expected backbone.mean as three numbers .* got \[1.0, 2.0\]"),
+        ({"std": [1.0, 0.0, 1.0]}, r"expected backbone.std as three numbers .* above 0"),
+        ({"input_multiple": 0}, "expected backbone.input_multiple of at least 1, got 0"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(kwargs: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make(**kwargs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name, kwargs, channels, strides",
+    [
+        ("resnet18", {"output_stride": 8}, [256, 512], [8, 8]),
+        ("resnet50c", {"output_stride": 8}, [1024, 2048], [8, 8]),
+        ("resnet18", {"out_indices": [1, 2, 3]}, [64, 128, 256], [4, 8, 16]),
+        ("convnext_atto", {"output_stride": 8}, [160, 320], [8, 8]),
+        ("test_resnet", {"out_indices": [1]}, [32], [4]),
+        ("test_resnet", {"output_stride": 8}, [192, 96], [8, 8]),
+        ("test_vit", {}, [64, 64], [16, 16]),
+    ],
+)
+def test_channels_and_strides_are_those_of_the_maps(
+    name: str, kwargs: dict[str, Any], channels: list[int], strides: list[int]
+) -> None:
+    backbone = make(name, **kwargs)
+    size = 160 if name == "test_vit" else 64
+    assert (backbone.channels, backbone.strides) == (channels, strides)
+    assert [m.shape[1] for m in backbone(random_image(size, size))] == channels
+    assert [size // m.shape[2] for m in backbone(random_image(size, size))] == strides
+
+
+@torch.no_grad()
+def test_hrnet_takes_any_size_and_gives_its_branches_in_one_map() -> None:
+    branches = {"out_indices": [-4, -3, -2, -1], "model_args": {"feature_location": ""}}
+    backbone = make("hrnet_w18", fuse=True, input_multiple=32, **branches)
+    image = random_image(45, 70)
+    (fused,) = backbone(image)
+    assert (backbone.channels, backbone.strides) == ([18 + 36 + 72 + 144], [4])
+    assert fused.shape == (1, 270, 12, 18)  # ceil(45 / 4), ceil(70 / 4)
+    maps = backbone.model(F.pad(normalise(image, *IMAGENET), (0, 26, 0, 19)))
+    cut = [m[..., : -(-45 // s), : -(-70 // s)] for m, s in zip(maps, (4, 8, 16, 32), strict=True)]
+    want = torch.cat([F.interpolate(m, size=(12, 18), mode="bilinear") for m in cut], 1)
+    torch.testing.assert_close(fused, want, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_with_channels_last_gives_channels_first() -> None:
+    backbone = make("swin_tiny_patch4_window7_224", model_args={"img_size": 64})
+    image = random_image(64, 64)
+    maps = backbone(image)
+    assert [tuple(m.shape) for m in maps] == [(1, 384, 4, 4), (1, 768, 2, 2)]
+    for got, want in zip(maps, backbone.model(normalise(image, *IMAGENET)), strict=True):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want.permute(0, 3, 1, 2), rtol=1e-3, atol=1e-4)
+
+
+def test_normalisation_is_no_part_of_a_checkpoint() -> None:
+    assert all(key.startswith("model.") for key in make().state_dict())
+
+
+# ---------------------------------------------------------------- weights
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> tuple[dict[str, Tensor], Path]:
+    """Save a whole timm model, classifier included, as the hub has it."""
+    state = timm.create_model("test_resnet").state_dict()
+    state = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in state.items()}
+    return state, tmp_path / "weights"
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_local_weights_arrive(weights: tuple[dict[str, Tensor], Path], suffix: str) -> None:
+    state, path = weights
+    path = path.with_suffix(suffix)
+    if suffix == ".pth":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    loaded = make(weights=str(path), output_stride=8).model.state_dict()
+    assert "conv1.0.weight" in loaded
+    for key, value in loaded.items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "convnext.pth"
+    torch.save(timm.create_model("test_convnext").state_dict(), path)
+    with pytest.raises(
+        ConfigError, match=r"expected the weights of test_resnet, got backbone.weights=.*convnext.pth"
+    ):
+        make(weights=str(path))
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "broken.pth"
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ConfigError, match=r"could not load the weights of backbone.name='test_resnet'"):
+        make(weights=str(path))
+
+
+class _Runs:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_file_that_would_run_code_is_refused_without_a_recipe(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": _Runs(tmp_path / "ran")}, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match="more than tensors and plain values") as caught:
+        make(weights=str(tmp_path / "weights.pth"))
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}])
+def test_weights_without_a_tensor_ask_no_network(content: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(ConfigError, match="it holds no tensor"):
+        make(weights=str(tmp_path / "weights.pth"))
+
+
+def test_no_other_argument_names_a_file() -> None:
+    with pytest.raises(ConfigError, match=r"got backbone\.model_args\.checkpoint_path"):
+        make(model_args={"checkpoint_path": "x.pth"})
+
+
+def test_missing_weights_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"got backbone.weights='nowhere.pth', which does not exist"):
+        make(weights="nowhere.pth")
+
+
+def test_without_network_the_advice_is_a_local_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> None:
+        raise OSError("name resolution failed")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(
+        ConfigError, match=r"OSError: name resolution failed.*set backbone.weights=FILE.*pretrained=false"
+    ):
+        make(pretrained=True)
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name, near", [("resnet18x", "resnet18"), ("resent50c", "resnet50c"), ("HRNet_w48", "hrnet_w48")]
+)
+def test_an_unknown_model_is_answered_with_near_names(name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=rf"got backbone.name='{name}'; similar: .*\b{near}\b"):
+        make(name)
+
+
+def test_what_timm_cannot_build_is_a_config_error() -> None:
+    with pytest.raises(
+        ConfigError, match=r"timm could not build backbone.name='test_resnet' with out_indices=\(9,\)"
+    ):
+        make(out_indices=[9])
+
+
+def test_d11_weights_are_those_that_were_meant(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    make(weights=str(path), weights_sha256=right.upper())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ConfigError, match=rf"weights\.safetensors' with the SHA-256 {right}, got \w+; fetch the file again"
+    ):
+        make(weights=str(path), weights_sha256=right)

@@ -1,0 +1,175 @@
+"""ASPP, double attention and CGNL against their papers' definitions, written out slowly in float64."""
+
+from functools import partial
+from itertools import product
+from typing import Any, cast
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from torch import Tensor, nn
+
+from isaseg import config
+from isaseg.checkpoints.description import build_described
+from isaseg.models.context import ASPP, CGNL, DoubleAttention
+from tests.models.test_attention import Size, project, random_map, randomise
+from tests.models.test_segmenter import DESCRIPTION
+
+SIZES = pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 3)])
+
+
+def make(kind: Any) -> Any:
+    torch.manual_seed(0)
+    return randomise(kind)
+
+
+def pixels_of(x: Tensor) -> dict[Size, Tensor]:
+    return {(r, c): x[:, r, c] for r, c in product(range(x.shape[1]), range(x.shape[2]))}
+
+
+@SIZES
+def test_aspp_equals_its_definition(size: Size) -> None:
+    """Each tap of each dilated kernel looks its pixel up; what lies outside is zero."""
+    aspp = cast(ASPP, make(ASPP(6, rates=(2, 3), branch_channels=4)))
+    x = random_map(2, 6, *size)
+    images = []
+    for image in x:
+        pixels = pixels_of(image)
+        mean = torch.stack(list(pixels.values())).mean(0, keepdim=True)
+        branches = [project(aspp.point, torch.stack(list(pixels.values())))]
+        for branch, rate in zip(aspp.atrous, (2, 3), strict=True):
+            conv, *rest = cast(nn.Sequential, branch)
+            weight = cast(Tensor, conv.weight)
+            rows = [
+                sum(
+                    weight[:, :, i + 1, j + 1] @ pixels[r + rate * i, c + rate * j]
+                    for i, j in product((-1, 0, 1), repeat=2)
+                    if (r + rate * i, c + rate * j) in pixels
+                )
+                for r, c in pixels
+            ]
+            branches.append(project(nn.Sequential(*rest), torch.stack(cast(list[Tensor], rows))))
+        branches.append(project(aspp.pool, mean).expand(len(pixels), -1))
+        images.append(project(aspp.fuse, torch.cat(branches, 1)).T.reshape(6, *size))
+    torch.testing.assert_close(aspp(x), torch.stack(images), rtol=0, atol=1e-10)
+
+
+@SIZES
+def test_double_attention_equals_its_definition(size: Size) -> None:
+    """One position after the other: its shares of descriptors that are means over all positions."""
+    module = cast(DoubleAttention, make(DoubleAttention(6, value_channels=4, descriptors=3)))
+    x = random_map(2, 6, *size)
+    images = []
+    for image in x:
+        x_NC = torch.stack(list(pixels_of(image).values()))
+        a, b, d = (project(conv, x_NC) for conv in (module.value, module.gather, module.distribute))
+        descriptors = []
+        for m in range(3):
+            weights = b[:, m].exp() / b[:, m].exp().sum()
+            descriptors.append(sum(w * row for w, row in zip(weights, a, strict=True)))
+        context = [
+            sum(d[n, m].exp() / d[n].exp().sum() * descriptors[m] for m in range(3)) for n in range(len(x_NC))
+        ]
+        images.append(project(module.proj, torch.stack(cast(list[Tensor], context))).T.reshape(6, *size))
+    torch.testing.assert_close(module(x), torch.stack(images), rtol=0, atol=1e-10)
+
+
+@SIZES
+@pytest.mark.parametrize("groups", [1, 2])
+def test_cgnl_equals_dense_attention_over_channels_and_positions(size: Size, groups: int) -> None:
+    """The matrix of every channel and position with every other is formed, which CGNL is there to avoid."""
+    module = cast(CGNL, make(CGNL(6, key_channels=4, groups=groups)))
+    x = random_map(2, 6, *size)
+    wide = 4 // groups
+    images = []
+    for image in x:
+        x_NC = image.flatten(1).T
+        theta, phi, g = (project(conv, x_NC).T for conv in (module.theta, module.phi, module.g))  # (D, N)
+        parts = []
+        for group in range(groups):
+            t, p, v = (y[group * wide : (group + 1) * wide].flatten() for y in (theta, phi, g))
+            matrix = t[:, None] * p[None, :] / len(t) ** 0.5  # (D / G * N, D / G * N)
+            context = (matrix @ v).view(wide, -1)
+            out = 6 // groups
+            y = module.proj.weight[group * out : (group + 1) * out, :, 0, 0] @ context
+            y = (y - y.mean()) / (y.var(correction=0) + module.norm.eps).sqrt()
+            parts.append(y)
+        y = torch.cat(parts) * module.norm.weight[:, None] + module.norm.bias[:, None]
+        images.append(y.view(6, *size))
+    torch.testing.assert_close(module(x), torch.stack(images), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [DoubleAttention, partial(CGNL, groups=2)])
+def test_every_pixel_hears_every_other(kind: Any) -> None:
+    module = make(kind(8))
+    x = random_map(1, 8, 4, 5).requires_grad_()
+    module(x)[0, :, 1, 2].square().sum().backward()
+    assert x.grad is not None
+    assert (x.grad[0].abs().sum(0) > 0).all()
+
+
+def test_cgnl_of_a_large_map_fits_into_float16() -> None:
+    """A plain sum of half a million products would not."""
+    module = CGNL(16, groups=1).half()
+    nn.init.constant_(module.phi.weight, 0.25)
+    nn.init.constant_(module.g.weight, 0.25)
+    assert module(torch.ones(1, 16, 128, 128, dtype=torch.float16)).isfinite().all()
+
+
+def test_published_widths_are_the_defaults() -> None:
+    with torch.device("meta"):
+        aspp, double, cgnl = ASPP(512), DoubleAttention(512), CGNL(512)
+    shapes = [tuple(branch[0].weight.shape) for branch in aspp.atrous]  # type: ignore[index]
+    assert shapes == [(256, 512, 3, 3)] * 3
+    assert [branch[0].dilation[0] for branch in aspp.atrous] == [12, 24, 36]  # type: ignore[index]
+    assert aspp.fuse[0].weight.shape == (512, 5 * 256, 1, 1)
+    assert double.gather.weight.shape == (128, 512, 1, 1)
+    assert cgnl.proj.weight.shape == (512, 256 // 8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        (["attention=isa"], "isa-8x8"),
+        (["attention=isa", "attention.depth=2"], "isa-8x8-d2"),
+        (["attention=isa", "attention.depth=3", "attention.order=short"], "isa-8x8-short-d3"),
+        (["attention=aspp"], "aspp"),
+        (["attention=double_attention"], "double-attention"),
+        (["attention=cgnl"], "cgnl"),
+    ],
+)
+def test_it_has_a_short_name(overrides: list[str], label: str) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
+        assert config.attention_label(compose("train", overrides=overrides)) == label
+
+
+def test_aspp_is_torchvisions_without_its_dropout() -> None:
+    from torchvision.models.segmentation.deeplabv3 import ASPP as Theirs
+
+    torch.manual_seed(0)
+    theirs = randomise(Theirs(6, [2, 4, 5], 6))
+    ours = ASPP(6, (2, 4, 5), branch_channels=6).double().eval()
+    pairs = zip(
+        [ours.point, *ours.atrous, ours.pool, ours.fuse], [*theirs.convs, theirs.project], strict=True
+    )
+    for own, other in pairs:
+        own.load_state_dict(dict(zip(own.state_dict(), other.state_dict().values(), strict=True)))
+    x = random_map(2, 6, 9, 7)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        {"name": "ASPP", "rates": [1, 2], "branch_channels": None},
+        {"name": "DoubleAttention", "descriptors": 3},
+        {"name": "CGNL", "groups": 4, "key_channels": None},
+        {"name": "InterlacedSparseAttention", "group_size": [2, 2], "depth": 2},
+    ],
+)
+def test_a_checkpoint_can_describe_it(attention: dict[str, Any]) -> None:
+    built = build_described({**DESCRIPTION, "attention": attention}).eval()
+    assert type(built.head.attention).__name__ == attention["name"]
+    assert built(torch.zeros(1, 3, 40, 56, dtype=torch.uint8)).shape == (1, 5, 40, 56)

@@ -1,0 +1,199 @@
+"""Losses against torch's own and against a numpy reading of openseg's definition."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from isaseg.models.losses import CrossEntropy, OhemCrossEntropy
+from isaseg.models.resized_loss import resized_cross_entropy
+
+WEIGHTS = [0.5, 1.0, 2.0, 0.25]
+
+
+def batch(seed: int = 0, ignored: float = 0.3, scale: float = 2.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(2, 4, 6, 5, generator=generator)
+    target = torch.randint(0, 4, (2, 6, 5), generator=generator)
+    return logits, target.where(torch.rand(2, 6, 5, generator=generator) >= ignored, 255)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("ignored", [0.0, 0.5])
+def test_cross_entropy_is_torchs(weights: list[float] | None, ignored: float) -> None:
+    logits, target = batch(ignored=ignored)
+    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = CrossEntropy(class_weights=weights)(a, target)
+    want = F.cross_entropy(b, target, None if weights is None else torch.tensor(weights), ignore_index=255)
+    torch.testing.assert_close(loss, want)
+    loss.backward()
+    want.backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_another_label_may_be_the_ignored_one() -> None:
+    logits, target = batch(ignored=0)
+    want = F.cross_entropy(logits, target, ignore_index=1)
+    torch.testing.assert_close(CrossEntropy(ignore_index=1)(logits, target), want)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(),
+        CrossEntropy(class_weights=WEIGHTS),
+        OhemCrossEntropy(),
+        OhemCrossEntropy(class_weights=WEIGHTS),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_n2_a_batch_without_a_label_gives_zero_and_a_gradient_of_zero(
+    loss: nn.Module, dtype: torch.dtype
+) -> None:
+    logits = torch.full((1, 4, 64, 64), 100.0, dtype=dtype).requires_grad_()  # the sum overflows float16
+    value = loss(logits, torch.full((1, 64, 64), 255))
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), OhemCrossEntropy()])
+def test_half_precision_logits_are_summed_in_single_precision(loss: nn.Module) -> None:
+    logits, target = batch()
+    value = loss(logits.bfloat16(), target)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(logits.bfloat16().float(), target))
+
+
+def ohem(logits: Tensor, target: Tensor, thresh: float, min_kept: int, weights: list[float]) -> float:
+    """Sort the true class's probabilities, cut below max(thresh, the one at index min_kept), average."""
+    z = logits.double().numpy().transpose(0, 2, 3, 1).reshape(-1, 4)
+    y = target.numpy().reshape(-1)
+    z, y = z[y != 255], y[y != 255]
+    p = (np.exp(z) / np.exp(z).sum(1, keepdims=True))[np.arange(len(y)), y]
+    cut = max(thresh, np.sort(p)[min(min_kept, len(p) - 1)])
+    kept = [-np.log(p[i]) * weights[y[i]] for i in range(len(y)) if p[i] < cut]
+    return float(np.mean(kept))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("thresh, min_kept", [(0.7, 0), (0.2, 5), (0.05, 20), (0.9, 100_000), (0.0, 1)])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_ohem_equals_its_definition(
+    seed: int, thresh: float, min_kept: int, weights: list[float] | None
+) -> None:
+    logits, target = batch(seed)
+    loss = OhemCrossEntropy(thresh=thresh, min_kept=min_kept, class_weights=weights)(logits, target)
+    assert float(loss) == pytest.approx(
+        ohem(logits, target, thresh, min_kept, weights or [1.0] * 4), rel=1e-5
+    )
+
+
+def test_ohem_learns_from_the_hard_pixels_alone() -> None:
+    logits, target = batch(ignored=0)
+    logits.requires_grad_()
+    OhemCrossEntropy(thresh=0.0, min_kept=7)(logits, target).backward()
+    assert logits.grad is not None
+    used = logits.grad.abs().sum(1) > 0
+    assert used.sum() == 7
+    probability = logits.detach().softmax(1).gather(1, target[:, None])[:, 0]
+    assert probability[used].max() < probability[~used].min()
+
+
+def test_class_weights_are_no_part_of_a_checkpoint() -> None:
+    assert not CrossEntropy(class_weights=WEIGHTS).state_dict()
+    assert not OhemCrossEntropy(class_weights=WEIGHTS).state_dict()
+
+
+# ---------------------------------------------------------------- coarse logits
+
+
+def resized(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    return F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    coarse=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    fine=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    classes=st.integers(1, 5),
+    align_corners=st.booleans(),
+    weighted=st.booleans(),
+    tile=st.sampled_from([1, 7, 64]),
+    seed=st.integers(0, 99),
+)
+def test_coarse_logits_are_resized(
+    coarse: tuple[int, int],
+    fine: tuple[int, int],
+    classes: int,
+    align_corners: bool,
+    weighted: bool,
+    tile: int,
+    seed: int,
+) -> None:
+    """Loss and gradient, whatever the tiles, finer and coarser logits, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(2, classes, *coarse, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, classes, (2, *fine), generator=generator)
+    target = target.where(torch.rand(2, *fine, generator=generator) >= 0.3, 255)
+    loss = CrossEntropy(class_weights=[0.5 + k for k in range(classes)] if weighted else None)
+    answers = []
+    for ours in (True, False):
+        x = logits.clone().requires_grad_()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("isaseg.models.resized_loss._TILE", tile)
+            value = (
+                loss(x, target, align_corners) if ours else loss(resized(x, target, align_corners), target)
+            )
+        (3 * value).backward()
+        answers.append((value.detach().double(), x.grad))
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-6, atol=1e-6)
+
+
+def test_the_sum_of_coarse_logits_is_exact() -> None:
+    """`CrossEntropy` itself computes in float32 where nothing is resized."""
+    logits = torch.randn(2, 5, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.randint(0, 5, (2, 45, 50), generator=torch.Generator().manual_seed(0))
+    for align_corners in (False, True):
+        a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+        got = resized_cross_entropy(a, target, None, 255, align_corners)
+        want = F.cross_entropy(resized(b, target, align_corners), target, ignore_index=255, reduction="sum")
+        got.backward()
+        want.backward()
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("make", [CrossEntropy, OhemCrossEntropy])
+def test_coarse_logits_in_half_precision(make: Any) -> None:
+    """Under autocast: no worse than resizing in float32 and rounding the gradient."""
+    logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    target = torch.randint(0, 5, (2, 45, 50), generator=torch.Generator().manual_seed(0))
+    a, b = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = make()(a, target)
+    want = make()(b, target)
+    got.backward()
+    want.backward()
+    assert got.dtype is torch.float32
+    assert a.grad is not None and a.grad.dtype is torch.bfloat16
+    torch.testing.assert_close(got, want, rtol=1e-6 if make is CrossEntropy else 1e-3, atol=0)
+    torch.testing.assert_close(a.grad.float(), b.grad, rtol=0.02, atol=1e-5)
+
+
+def test_coarse_logits_without_a_label_or_a_gradient() -> None:
+    logits = torch.full((1, 4, 8, 8), 100.0, dtype=torch.float16)
+    ignored = torch.full((1, 64, 64), 255)
+    assert CrossEntropy()(logits, ignored) == 0
+    value = CrossEntropy()(logits.requires_grad_(), ignored)
+    value.backward()
+    assert value == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+    assert CrossEntropy()(logits * float("nan"), torch.zeros(1, 64, 64, dtype=torch.long)).isnan()

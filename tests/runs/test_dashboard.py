@@ -1,0 +1,99 @@
+"""The workspace as code: the same specification every time. (That runs have its keys: test_logging.py.)"""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isaseg.runs import dashboard
+
+ROOT = Path(__file__).parents[2]
+SPEC = importlib.util.spec_from_file_location("dashboard_script", ROOT / "src" / "dashboard.py")
+assert SPEC is not None and SPEC.loader is not None
+script = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(script)
+
+# of wandb-workspaces 0.4.13 itself, while it is imported
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style `@validator` validators are deprecated")
+
+SNAPSHOT = ROOT / "tests" / "dashboard.json"
+
+
+@pytest.fixture(autouse=True)
+def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_specification_is_the_one_that_was_looked_at(tmp_path: Path) -> None:
+    """After a change: python src/dashboard.py entity=me group=lamps_isa spec=tests/dashboard.json, and look at it."""
+    path = tmp_path / "new" / "spec.json"
+    assert script.main(["entity=me", "group=lamps_isa", f"spec={path}"]) == 0
+    assert json.loads(path.read_text()) == json.loads(SNAPSHOT.read_text())
+    assert os.listdir(path.parent) == ["spec.json"]
+
+
+def test_a_group_is_a_filter() -> None:
+    def filters(group: str | None) -> list[tuple[str, Any]]:
+        spec = dashboard.specification(dashboard.workspace("me", "isaseg", "name", group))
+        (runs,) = spec["section"]["runSets"]
+        return [(f["key"]["name"], f["value"]) for f in runs["filters"]["filters"]]
+
+    assert filters(None) == [("jobType", "train")]
+    assert filters("a sweep") == [("jobType", "train"), ("group", "a sweep")]
+
+
+def test_faults_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for words, message in (
+        (["entity=me"], "wandb login"),
+        (["entty=me"], "did you mean 'entity'"),
+        (["spec=" + str(tmp_path / "file" / "x")], "expected to write spec="),
+        ([f"runs={tmp_path}"], "expected W&B runs below"),
+    ):
+        assert script.main(words) == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("error:") == 1
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert script.main(["entity=me", f"spec={tmp_path / 'spec'}"]) == 2
+    assert "pip install 'isaseg[dashboard]'" in capsys.readouterr().err
+    assert script.main(["--help"]) == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_the_viewer_gets_all_runs_under_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, part in (
+        ("isa", "20260101_000000-aa"),
+        ("isa", "20260102_000000-aa"),
+        ("dense", "20260101_000000-bb"),
+    ):
+        run = tmp_path / "sweep" / name / "wandb" / f"offline-run-{part}"
+        (run / "files").mkdir(parents=True)
+        (run / f"run-{part[-2:]}.wandb").write_text(f"{name} {part}")
+    (tmp_path / "sweep" / "isa" / "wandb" / "latest-run").symlink_to(run)
+    shown = {}
+
+    def view(command: list[str], **_: Any) -> Any:
+        assert command[1:4] == ["-m", "wandb", "leet"]
+        for file in Path(command[4]).glob("*/*.wandb"):
+            assert (file.parent / "files").is_dir()
+            shown[f"{file.parent.name}/{file.name}"] = file.read_text()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(dashboard.subprocess, "run", view)
+    assert script.main([f"runs={tmp_path / 'sweep'}"]) == 0
+    assert shown == {
+        "run-20260101_000000-isa/run-isa.wandb": "isa 20260101_000000-aa",
+        "run-20260102_000000-isa/run-isa.wandb": "isa 20260102_000000-aa",
+        "run-20260101_000000-dense/run-dense.wandb": "dense 20260101_000000-bb",
+    }

@@ -1,0 +1,471 @@
+"""A search is one study, however often its process dies: no trial lost, none repeated, none that fails stops it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import optuna
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import TrialState
+from PIL import Image
+
+from isaseg import config
+from isaseg.errors import ConfigError, JobError, SweepError
+from isaseg.runs.run_folder import write_failure
+from isaseg.sweep import search_report
+from isaseg.sweep.jobs import Job, Plan, plan
+from isaseg.sweep.search import search, validations
+from isaseg.sweep.space import overrides, parse, samples
+from isaseg.sweep.study import Settings, locked
+from tests.conftest import compose_overrides
+from tests.reliability.small import STRESS
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACE = ["optim.lr=tag(log,interval(1e-4,1e-1))", "attention.group_size=[4,4],[8,8]"]
+
+
+@pytest.fixture(scope="module")
+def base() -> DictConfig:
+    return compose_overrides("trainer.max_steps=5", "trainer.val_check_interval=1")
+
+
+class Bench:
+    """Stands for Hydra and the processes: composes from one configuration, and 'trains' at once."""
+
+    def __init__(self, base: DictConfig, folder: Path) -> None:
+        self.base, self.folder = base, folder
+        self.launched: list[list[str]] = []
+        self.watch: Callable[[Job], bool] | None = None
+        self.slots = 1
+        self.curve: Callable[[DictConfig], Sequence[float]] = lambda cfg: [1 - cfg.optim.lr]
+        self.at: dict[int, Exception | KeyboardInterrupt] = {}  # what befalls the launch of that count
+
+    def cfg(self, words: Sequence[str]) -> DictConfig:
+        cfg = self.base.copy()
+        cfg.output_dir = str(self.folder)
+        cfg.merge_with_dotlist(list(words))
+        return cfg
+
+    def plan_of(self, combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> Plan:
+        cfgs = [self.cfg(words) for words in combinations]
+        jobs = [Job("", config.run_dir(c), tuple(w), c) for c, w in zip(cfgs, combinations, strict=True)]
+        return Plan(jobs, list(range(len(jobs))), [])
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        self.launched += map(list, job_overrides)
+        event = self.at.pop(len(self.launched), None)
+        if isinstance(event, KeyboardInterrupt):
+            raise event
+        return [self.train(job, event) for job in self.plan_of(job_overrides, []).jobs]
+
+    def train(self, job: Job, event: Exception | None) -> JobReturn:
+        result = JobReturn(overrides=job.overrides, cfg=job.cfg, status=JobStatus.FAILED)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if job.cfg.attention.group_size[0] == 0:
+            write_failure(job.folder, "no such partition\n\nTraceback")
+            event = JobError("failed")
+        curve = self.curve(job.cfg)
+        for step in range(1, len(curve) + 1):
+            rows = [f"{i},{v},0.5" for i, v in enumerate(curve[:step], 1)]
+            (job.folder / "metrics.csv").write_text("\n".join(["step,val/mIoU,train/loss", *rows]) + "\n")
+            if event is None and self.watch is not None and self.watch(job):
+                event = JobError("stopped", "stopped")
+                break
+        result.return_value = event or curve[-1]
+        result.status = JobStatus.FAILED if event else JobStatus.COMPLETED
+        return result
+
+    def search(self, *arguments: str, **settings: object) -> optuna.Study:
+        held = {"params": None, "study": "s", "storage": None, "n_trials": 4, "seed": 0}
+        held |= {"n_startup_trials": 2, "pruner": "none", "n_warmup_steps": 0, **settings}
+        return search(self, self.plan_of, Settings(**held), arguments or SPACE)  # type: ignore[arg-type]
+
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name="s", storage=f"sqlite:///{self.folder}/lamps_isa/s.db")
+
+    @property
+    def states(self) -> str:
+        """One letter a trial: Complete, Pruned, Failed, Running."""
+        return "".join(trial.state.name[0] for trial in self.study.trials)
+
+
+@pytest.fixture
+def bench(base: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(search_report, "draw", lambda *args: None)  # a second
+    return Bench(base, tmp_path / "out")
+
+
+# ---------------------------------------------------------------- what is searched
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("interval(1,8)", "FloatDistribution(high=8.0, log=False, low=1.0, step=None)"),
+        ("tag(log,interval(1e-4,1e-2))", "FloatDistribution(high=0.01, log=True, low=0.0001, step=None)"),
+        ("int(interval(1,8))", "IntDistribution(high=8, log=False, low=1, step=1)"),
+        ("int(tag(log,interval(1,8)))", "IntDistribution(high=8, log=True, low=1, step=1)"),
+        ("range(1,8,3)", "IntDistribution(high=7, log=False, low=1, step=3)"),
+        ("range(4)", "IntDistribution(high=3, log=False, low=0, step=1)"),
+        ("range(8,0,-4)", "IntDistribution(high=8, log=False, low=4, step=4)"),
+        ("range(0.5,2,0.5)", "FloatDistribution(high=1.5, log=False, low=0.5, step=0.5)"),
+        ("[4,4],[8,8]", "CategoricalDistribution(choices=('[4,4]', '[8,8]'))"),
+        ("choice(isa,dense,isa)", "CategoricalDistribution(choices=('isa', 'dense'))"),
+        ("'a b',null", "CategoricalDistribution(choices=(\"'a b'\", 'null'))"),
+    ],
+)
+def test_hydras_words_for_what_is_swept(text: str, expected: str) -> None:
+    space, fixed = parse({}, [f"a.b={text}", "c=1", "~d"])
+    assert {key: str(one) for key, one in space.items()} == {"a.b": expected}
+    assert fixed == ["c=1", "~d"]
+
+
+def test_the_command_line_replaces_and_adds_to_what_a_file_searches() -> None:
+    params = {"optim.lr": "interval(0,1)", "seed": "0,1"}
+    space, fixed = parse(params, ["seed=3", "head.dropout=interval(0,0.5)"])
+    assert (list(space), fixed) == (["optim.lr", "head.dropout"], ["seed=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("tag(log,interval(0,1))", "low"),
+        ("interval(2,1)", "low"),
+        ("interval(0,inf)", "finite"),
+        ("range(3,3)", "empty"),
+        ("tag(log,range(1,9))", "tag log"),
+        ("tag(x,interval(0,1))", "tag log"),
+        ("shuffle(1,2,3)", "got optim.lr=shuffle"),
+        ("1e-3", "sweep=search"),
+    ],
+)
+def test_what_cannot_be_searched_is_told(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse({}, [f"optim.lr={text}"])
+
+
+def test_samples_hold_every_choice_and_both_ends_and_lose_no_digit() -> None:
+    space, _ = parse({}, ["a=x,y,z", "b=interval(0.1,0.3)", "c=range(3)"])
+    found = samples(space)
+    assert [one["a"] for one in found] == ["x", "y", "z"]
+    assert {one["b"] for one in found} == {0.1, 0.3}
+    assert overrides({"a": "[4,4]", "b": 1 / 3, "c": 2}) == ["a=[4,4]", f"b={1 / 3!r}", "c=2"]
+
+
+def real_plan(combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> Plan:
+    return plan(combinations, lambda words: compose_overrides(*words), fixed)
+
+
+def test_a_key_without_meaning_is_not_searched(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.plan_of = real_plan  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match="only keys without meaning"):
+        bench.search("attention=dense", "attention.group_size=[4,4],[8,8]")
+    assert "attention.group_size has no meaning here" in capsys.readouterr().err
+
+
+def test_a_dense_trial_alone_in_its_batch_has_no_group_size(bench: Bench) -> None:
+    bench.plan_of = real_plan  # type: ignore[method-assign]
+    words: list[list[str]] = []
+
+    def launch(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        words.extend(map(list, job_overrides))
+        return [JobReturn(_return_value=0.5, status=JobStatus.COMPLETED) for _ in job_overrides]
+
+    bench.launch = launch  # type: ignore[method-assign]
+    fixed = [f"output_dir={bench.folder}", "name=lamps_isa"]
+    bench.search("attention=isa,dense", "attention.group_size=[4,4],[8,8]", *fixed, n_trials=5)
+    kinds = [" ".join(one).split()[0] for one in words]
+    assert set(kinds) == {"attention=isa", "attention=dense"}
+    for kind, one in zip(kinds, words, strict=True):
+        assert ("attention.group_size" in " ".join(one)) == (kind == "attention=isa")
+
+
+# ---------------------------------------------------------------- one study
+
+
+def test_the_number_of_trials_is_that_of_the_study(bench: Bench) -> None:
+    for wanted, launched in ((3, 3), (3, 3), (4, 4), (2, 4)):
+        bench.search(n_trials=wanted)
+        assert len(bench.launched) == launched
+    assert bench.states == "CCCC"
+    assert [trial.value for trial in bench.study.trials] == [
+        pytest.approx(1 - trial.params["optim.lr"]) for trial in bench.study.trials
+    ]
+
+
+def test_an_interrupted_search_draws_what_it_would_have_drawn(bench: Bench, tmp_path: Path) -> None:
+    whole = bench.search(n_trials=6)
+    cut = Bench(bench.base, tmp_path / "cut")
+    cut.at = {2: KeyboardInterrupt(), 3: KeyboardInterrupt(), 6: KeyboardInterrupt()}
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            cut.search(n_trials=6)
+        assert cut.states.endswith("R")
+    assert cut.search(n_trials=6).trials[5].params == whole.trials[5].params
+    assert [trial.params for trial in cut.study.trials] == [trial.params for trial in whole.trials]
+    assert cut.states == "C" * 6
+    assert cut.launched[1] == cut.launched[2] == cut.launched[3], "the same run, with its values"
+    assert len(cut.launched) == 6 + 3
+    assert len({trial.params["optim.lr"] for trial in whole.trials}) == 6
+    other = Bench(bench.base, tmp_path / "other")
+    assert other.search(n_trials=2, seed=1).trials[0].params != whole.trials[0].params
+
+
+def test_as_many_trials_together_as_there_are_slots_and_all_go_on(bench: Bench) -> None:
+    bench.slots, bench.at = 3, {3: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        bench.search(n_trials=4)
+    assert bench.states == "RRR"
+    bench.search(n_trials=4)
+    assert bench.states == "CCCC"
+    assert bench.launched[:3] == bench.launched[3:6]
+    assert len({tuple(words) for words in bench.launched}) == 4
+
+
+def test_a_process_killed_while_it_drew_values_loses_no_trial(bench: Bench) -> None:
+    bench.search(n_trials=1)
+    bench.study.ask()  # a trial without values
+    study = bench.search(n_trials=2)
+    assert bench.states == "CC"
+    assert study.trials[1].params.keys() == {"optim.lr", "attention.group_size"}
+
+
+def test_every_gpu_is_used_unless_slots_say_otherwise(bench: Bench) -> None:
+    bench.base = bench.base.copy()
+    bench.base.trainer.accelerator, bench.base.trainer.devices = "gpu", 2
+    bench.slots, bench.gpus = None, ["0", "1", "2", "3", "4"]  # type: ignore[assignment, attr-defined]
+    bench.at = {2: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        bench.search()
+    assert bench.states == "RR"
+
+
+def test_another_search_under_the_same_name_is_refused(bench: Bench) -> None:
+    bench.search(n_trials=1)
+    with pytest.raises(
+        ConfigError, match=r"optim.lr: Float.*0.1.* then, Float.*0.2.* now; .*head.dropout: not"
+    ):
+        bench.search("optim.lr=interval(0,0.2)", SPACE[1], "head.dropout=interval(0,0.5)")
+    with pytest.raises(
+        ConfigError, match=r"nothing then, trainer.max_steps=20 now.*another hydra.sweeper.study"
+    ):
+        bench.search(*SPACE, "trainer.max_steps=20")
+    bench.base = bench.base.copy()
+    bench.base.optim.weight_decay = 0.5
+    with pytest.raises(ConfigError, match="in conf or in the project"):
+        bench.search()
+    bench.base.optim.weight_decay = Bench(compose_overrides(), bench.folder).base.optim.weight_decay
+    bench.search(*SPACE, "data.num_workers=7", n_trials=2)  # where it runs is no other search
+    bench.search("optim.lr=interval(0,0.2)", n_trials=1, study="other")
+    assert bench.states == "CC"
+    assert len(bench.launched) == 3
+
+
+def test_two_searches_of_one_study_at_a_time_are_refused(bench: Bench) -> None:
+    with locked(bench.folder / "lamps_isa" / "s.db"), pytest.raises(ConfigError, match="another process"):
+        bench.search()
+    assert bench.launched == []
+    bench.search(n_trials=1)
+    assert bench.states == "C"
+
+
+def test_a_file_that_is_no_store_is_told(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_text("not a database, " * 100)
+    with pytest.raises(ConfigError, match=r"notes.db cannot be used"):
+        bench.search(storage=str(tmp_path / "notes.db"))
+    bench.search(storage=f"sqlite:///{tmp_path}/my own.db", n_trials=1)
+    assert (tmp_path / "my own.db").is_file()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"n_trials": 0},
+        {"n_trials": "many"},
+        {"seed": -1},
+        {"pruner": "mean"},
+        {"storage": "mysql://host/base"},
+        {"n_warmup_steps": 1.5},
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(setting: dict[str, object], bench: Bench) -> None:
+    ((key, _),) = setting.items()
+    with pytest.raises(ConfigError, match=f"hydra.sweeper.{key}"):
+        bench.search(**setting)
+    assert not bench.folder.exists()
+
+
+# ---------------------------------------------------------------- failures, and what is given up
+
+
+def test_a_failed_trial_stays_failed_and_the_search_goes_on(bench: Bench) -> None:
+    arguments = [SPACE[0], "attention.group_size=[8,8],[0,0]"]
+    with pytest.raises(SweepError, match=r"gone on without(.|\n)*trial \d+: no such partition"):
+        bench.search(*arguments, n_trials=6)
+    bad = [trial for trial in bench.study.trials if trial.params["attention.group_size"] == "[0,0]"]
+    assert 0 < len(bad) < 6
+    assert all(trial.state is TrialState.FAIL for trial in bad)
+    assert all(trial.user_attrs["message"] == "no such partition" for trial in bad)
+    assert bench.states.count("C") == 6 - len(bad)
+    with pytest.raises(SweepError):
+        bench.search(*arguments, n_trials=6)
+    assert len(bench.launched) == 6, "the same command does not try it again"
+
+
+def test_if_everything_fails_it_ends_early_and_begins_anew(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.at = {count: RuntimeError("no disk") for count in (1, 2, 3)}
+    with pytest.raises(SweepError, match="3 of 3 jobs did not finish; the same command begins anew"):
+        bench.search(n_trials=9)
+    assert bench.states == "FFF"
+    bench.search(n_trials=4)
+    assert "it begins anew" in capsys.readouterr().err
+    assert bench.states == "CCCC"
+    assert bench.launched[:2] == bench.launched[3:5]
+
+
+def test_a_score_that_is_no_number_is_a_failure(bench: Bench) -> None:
+    bench.curve = lambda cfg: [float("nan")]
+    with pytest.raises(SweepError, match="finite val/mIoU, got nan"):
+        bench.search(n_trials=1)
+    assert bench.states == "F"
+
+
+def test_a_job_stopped_from_outside_goes_on(bench: Bench) -> None:
+    bench.at = {2: JobError("stopped", "stopped")}
+    with pytest.raises(SweepError, match="trial 1: stopped; the same command goes on"):
+        bench.search(n_trials=3)
+    assert bench.states == "CRC"
+    bench.search(n_trials=3)
+    assert bench.states == "CCC"
+    assert bench.launched[3] == bench.launched[1]
+
+
+def falling(cfg: DictConfig) -> list[float]:
+    """Five validations, better for a smaller rate."""
+    return [step / 5 - cfg.optim.lr for step in range(1, 6)]
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_what_is_worse_than_the_others_is_stopped(
+    pruner: str, bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.curve = falling
+    study = bench.search(n_trials=8, n_startup_trials=3, pruner=pruner, n_warmup_steps=2)
+    pruned, said = study.get_trials(states=(TrialState.PRUNED,)), capsys.readouterr().err
+    assert pruned
+    assert set(bench.states) == {"C", "P"}
+    assert bench.states.startswith("CCC" if pruner == "median" else "C")
+    for trial in pruned:
+        assert trial.last_step is not None
+        assert 2 <= trial.last_step < 5, "not before the warm-up, not after the last step"
+        assert trial.value == pytest.approx(trial.last_step / 5 - trial.params["optim.lr"])
+        assert f"pruned trial {trial.number} after step {trial.last_step}" in said
+    for trial in study.get_trials(states=(TrialState.COMPLETE,)):
+        assert trial.value == pytest.approx(1 - trial.params["optim.lr"])
+        assert len(trial.intermediate_values) == 5
+
+
+def test_nothing_is_stopped_without_a_pruner(bench: Bench) -> None:
+    bench.curve = falling
+    bench.search(n_trials=3)
+    assert bench.states == "CCC"
+    assert all(len(trial.intermediate_values) == 5 for trial in bench.study.trials)
+
+
+def test_whole_lines_of_validation_alone_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,train/loss,val/mIoU\n1,0.5,\n2,,0.25\n4,0.1,0.5\n2,,0.3\n6,,0.7")
+    assert validations(path) == {2: 0.3, 4: 0.5}, "the later row holds, the last line may be cut"
+    path.write_text("step,train/loss\n1,0.5\n")
+    assert validations(path) == {}
+
+
+def test_the_end_tells_every_trial_and_how_to_train_the_best_again(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # draw
+    study = bench.search(*SPACE, "name='my runs'", n_trials=4)
+    said = capsys.readouterr().out
+    best = min(study.trials, key=lambda trial: trial.params["optim.lr"])
+    assert f"best: trial {best.number}, mIoU {best.value:.4f}" in said
+    (line,) = re.findall(r"^python src/train.py (.*)$", said, flags=re.MULTILINE)
+    assert shlex.split(line) == bench.launched[best.number]
+    assert all(f"{trial.params['optim.lr']:.4g}" in said for trial in study.trials)
+    with Image.open(bench.folder / "my-runs" / "s.png") as picture:
+        assert picture.width > 600
+    assert sorted(path.suffix for path in (bench.folder / "my-runs").iterdir() if path.is_file()) == [
+        ".db",
+        ".lock",
+        ".png",
+    ]
+
+
+# ---------------------------------------------------------------- as a user starts it
+
+TRAIN = [sys.executable, str(ROOT / "src" / "train.py")]
+TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
+TINY += ["logger=csv", "callbacks.pictures=0", "score_test=false", "data.num_workers=0"]
+DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
+DDP += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
+PROCESSES = {1: ["trainer.accelerator=cpu"], 2: DDP}
+
+
+def test_without_optuna_one_line_says_what_to_install(tmp_path: Path) -> None:
+    hide = "import sys, runpy; sys.modules['optuna'] = None; sys.argv = sys.argv[1:]; "
+    words = [sys.executable, "-c", f"{hide}sys.path.insert(0, {str(ROOT / 'src')!r}); "]
+    words[-1] += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    result = subprocess.run(
+        [*words, TRAIN[1], "-m", "sweep=search"], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "pip install 'isaseg[sweep]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", PROCESSES if STRESS else [1])
+def test_a_killed_search_with_a_failing_trial_is_finished_by_the_same_command(
+    processes: int, tmp_path: Path
+) -> None:
+    """The first trial fails; SIGKILL comes in the second, after a validation."""
+    command = [*TRAIN, "-m", "sweep=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.seed=0"]
+    command += ["attention.group_size=[4,4],[0,0]", *PROCESSES[processes], *TINY, "trainer.max_steps=4"]
+    folder = tmp_path / "outputs" / "lamps_isa"
+    with (tmp_path / "said.txt").open("w") as said:
+        first = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("*/checkpoints/best.ckpt")):
+            assert first.poll() is None, (tmp_path / "said.txt").read_text()
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.05)
+    finally:
+        first.kill()
+        first.wait()
+    store = f"sqlite:///{folder}/search.db"
+    begun = optuna.load_study(study_name="search", storage=store).trials
+    assert [trial.state.name for trial in begun] == ["FAIL", "RUNNING"]
+    again = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    assert again.returncode == 1, again.stderr
+    assert "trial 1 goes on" in again.stderr
+    assert "1 of 2 jobs did not finish" in again.stderr
+    trials = optuna.load_study(study_name="search", storage=store).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE"], again.stderr
+    assert [trial.params for trial in trials] == [trial.params for trial in begun]
+    assert "group_size=[0, 0]" in trials[0].user_attrs["message"]
+    members = (folder / "search.sweep").read_text().splitlines()[1:]
+    assert members == [Path(trial.user_attrs["folder"]).name for trial in trials]
+    assert sorted(members) == sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for trial, member in list(zip(trials, members, strict=True))[1:]:
+        assert trial.value == json.loads((folder / member / "metrics.json").read_text())["val/mIoU"]
+        assert OmegaConf.load(folder / member / "config.yaml").optim.lr == trial.params["optim.lr"]

@@ -1,0 +1,280 @@
+"""Callbacks, each in a real Trainer on a tiny regression."""
+
+import logging
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from isaseg.checkpoints.loading import DurableCheckpointIO
+from isaseg.errors import DivergenceError
+from isaseg.models.tensor_files import load_checkpoint
+from isaseg.runs.loggers import NeverFatalWandbLogger
+from isaseg.training import callbacks
+from isaseg.training.callbacks import DivergenceGuard, PlainProgress, StepTimer, WandbPictures
+from isaseg.training.interruptions import RngState
+
+
+class Points(Dataset[dict[str, Any]]):
+    """All alike: a plain loader starts over when resumed, which is not what is tested here."""
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"x": torch.ones(4), "id": f"s{index}"}
+
+
+class Net(lightning.LightningModule):
+    """Draws from torch and from `random` in every step, in training and in validation."""
+
+    def __init__(self, spoil_step: int = -1, spoil: str = "") -> None:
+        super().__init__()
+        self.layer = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.spoil_step, self.spoil = spoil_step, spoil
+        self.losses: list[float] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        loss = (self.layer(batch["x"]) - random.random()).pow(2).mean()
+        if self.global_step == self.spoil_step:
+            # sqrt'(0) is infinite: a finite loss with gradients that are not
+            loss = (
+                loss * float("nan") if self.spoil == "loss" else loss + (self.layer[2].bias * 0).sqrt().sum()
+            )
+        self.log("train/loss", loss.detach())
+        self.losses.append(float(loss.detach()))
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        torch.rand(3)
+        random.random()
+        self.log("val/mIoU", 0.25)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+
+
+def fit(
+    net: Net, folder: Path, *extra: Callback, steps: int = 8, resume: Path | None = None, **kwargs: Any
+) -> Any:
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        logger=kwargs.pop("logger", False),
+        callbacks=list(extra),
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(c, PlainProgress) for c in extra),
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in extra),
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+        plugins=[DurableCheckpointIO()],
+        **{"val_check_interval": 4, **kwargs},
+    )
+    loader = DataLoader(Points(), batch_size=2)
+    trainer.fit(net, loader, DataLoader(Points(), batch_size=8), ckpt_path=resume)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_resumed_run_draws_the_same_numbers(name: str, tmp_path: Path) -> None:
+    """`last` is written before the validation of its step, `best` after it."""
+    lightning.seed_everything(0, verbose=False)
+    whole = Net()
+    keep = {
+        "last": ModelCheckpoint(
+            tmp_path, "last", every_n_train_steps=4, save_top_k=-1, enable_version_counter=False
+        ),
+        "best": ModelCheckpoint(tmp_path, "best", monitor="val/mIoU", mode="max"),
+    }
+    at_four = tmp_path / f"{name}4.ckpt"
+
+    class Copy(Callback):
+        def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+            if trainer.global_step == 4:
+                at_four.write_bytes((tmp_path / f"{name}.ckpt").read_bytes())
+
+    fit(whole, tmp_path, RngState(), Copy(), *keep.values())
+    assert load_checkpoint(at_four)["global_step"] == 4
+    lightning.seed_everything(999, verbose=False)
+    resumed = Net()
+    fit(resumed, tmp_path, RngState(), resume=at_four)
+    assert resumed.losses == whole.losses[4:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_validation_does_not_change_what_training_draws(tmp_path: Path) -> None:
+    losses = []
+    for interval in (2, 8):
+        lightning.seed_everything(0, verbose=False)
+        net = Net()
+        fit(net, tmp_path, RngState(), val_check_interval=interval)
+        losses.append(net.losses)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("spoil", ["loss", "gradient"])
+def test_n1_c5_divergence_stops_before_the_weights_are_touched(spoil: str, tmp_path: Path) -> None:
+    net = Net(spoil_step=5, spoil=spoil)
+    last = ModelCheckpoint(
+        tmp_path, "last", every_n_train_steps=2, save_on_exception=False, enable_version_counter=False
+    )
+    with pytest.raises(DivergenceError, match=r"at step 5 \(lr=0\.05, samples s10, s11\)") as caught:
+        fit(net, tmp_path, DivergenceGuard(), last)
+    assert ("gradients" if spoil == "gradient" else "loss=nan") in str(caught.value)
+    assert all(p.isfinite().all() for p in net.parameters())
+    state = load_checkpoint(tmp_path / "last.ckpt")
+    assert state["global_step"] == 4
+    assert all(v.isfinite().all() for v in state["state_dict"].values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_divergence_in_any_accumulated_batch_is_found(tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match="samples s4, s5, s6, s7"):
+        fit(
+            Net(1, "loss"),
+            tmp_path,
+            DivergenceGuard(),
+            accumulate_grad_batches=2,
+            val_check_interval=8,
+            steps=4,
+        )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_timer_counts_optimizer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = StepTimer()
+    assert math.isnan(timer.seconds_per_step)
+    clock = iter(range(10_000))
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
+    fit(Net(), tmp_path, timer, steps=4, accumulate_grad_batches=2, val_check_interval=8)
+    assert timer.seconds_per_step == 2.0
+
+
+class Kept(CSVLogger):
+    """Keeps what Lightning logs, and after which step."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        assert step is not None
+        self.rows.append((step + 1, dict(metrics)))
+
+    def save(self) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("accumulate", "first"), [(1, 2 / 3), (2, 6 / 7)])
+def test_the_speed_is_logged_without_the_time_of_validation(
+    accumulate: int, first: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of two images take a second and three in turns, a validation a thousand; the first is not timed."""
+    now = 0.0
+
+    class Clock(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            nonlocal now
+            now += 1 + 2 * (batch_idx % 2)
+
+        def on_validation_start(self, *args: Any) -> None:
+            nonlocal now
+            now += 1000
+
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
+    logger, timer = Kept(tmp_path), StepTimer()
+    options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4, "log_every_n_steps": 2}
+    fit(Net(), tmp_path, Clock(), timer, steps=8, logger=logger, **options)
+    key = "train/images_per_second"
+    speeds = [(step, row[key]) for step, row in logger.rows if key in row]
+    assert speeds == [(2, pytest.approx(first)), (4, 1.0), (6, 1.0), (8, 1.0)]
+    assert all("train/loss" in row for _, row in logger.rows if key in row), "one row"
+    assert not any("train/gpu_memory_mib" in row for _, row in logger.rows)
+    assert timer.seconds_per_step == 3 * accumulate
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_plain_progress_is_sparse_and_says_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="isaseg.training.callbacks")
+    fit(Net(), tmp_path, PlainProgress(), steps=60)
+    lines = [r.message for r in caplog.records if r.name == "isaseg.training.callbacks"]
+    assert len(lines) == 20
+    assert lines[-1].startswith("step 60/60  loss ")
+    assert "val/mIoU 0.2500" in lines[-1]
+    assert lines[-1].endswith(("steps/s", "s/step"))
+
+
+def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, name in ((True, "RichProgressBar"), (False, "PlainProgress")):
+        monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
+        assert type(callbacks.progress()).__name__ == name
+
+
+class Recorder(NeverFatalWandbLogger):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, project="p", group=None, name=None, tags=[], mode="offline", config={})
+        self.sent: list[tuple[dict[str, Any], int | None]] = []
+        self._off = True
+
+    def log_payload(self, payload: Any, step: int | None = None) -> None:
+        self.sent.append((dict(payload), step))
+
+
+class PictureData(lightning.LightningDataModule):
+    classes = ("a", "b")
+    ignore_index = 255
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Points(), batch_size=2)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(Points(), batch_size=8)
+
+    def dataset(self, split: str) -> Any:
+        item = {"image": torch.zeros(3, 6, 8, dtype=torch.uint8), "mask": torch.ones(6, 8).long()}
+        return [{**item, "id": name} for name in "pqrs"]
+
+
+class PictureNet(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.segmenter = nn.Conv2d(3, 2, 1)
+
+    def forward(self, image: Tensor, size: Any = None) -> Tensor:
+        return self.segmenter(image.float())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_pictures_go_out_at_every_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isaseg.runs.pictures.predict", lambda segmenter, image: torch.zeros(6, 8).long())
+    logger = Recorder(tmp_path)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=4,
+        val_check_interval=2,
+        logger=logger,
+        callbacks=[WandbPictures(2)],
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(PictureNet(), PictureData())
+    sent = [(p["val/pictures"], step) for p, step in logger.sent if "val/pictures" in p]
+    assert [step for _, step in sent] == [2, 4]
+    assert all([image._caption for image in images] == ["p", "r"] for images, _ in sent)

@@ -1,0 +1,95 @@
+"""`trainer=profile` names what takes the time, and `compile=true` trains what was compiled."""
+
+import gzip
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from torch._inductor.exc import InvalidCxxCompiler
+
+from isaseg.config import PROFILED
+from isaseg.errors import ConfigError
+from isaseg.training.run import train
+from isaseg.training.step_profile import ACTIVE, top
+from tests.reliability.small import SMALL, STRESS, loaded
+
+
+def test_a_few_steps_are_watched_and_the_top_costs_are_named(
+    compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever number of steps the experiment has."""
+    caplog.set_level(logging.INFO)
+    train(compose(*SMALL, "trainer=profile", "trainer.max_steps=5000", f"run_dir={tmp_path}"))
+    assert loaded(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == PROFILED
+    named = [line for line in caplog.messages if "ms a batch" in line]
+    assert len(named) == 6 and named[-1].endswith("the rest")
+    assert any("aten::" in line for line in named)
+    table = (tmp_path / "profile.txt").read_text()
+    assert "Self CPU" in table and named[0].split()[-1][:40] in table
+    trace = json.loads(gzip.decompress((tmp_path / "profile.json.gz").read_bytes()))
+    steps = {e["name"] for e in trace["traceEvents"] if str(e.get("name", "")).startswith("ProfilerStep")}
+    assert len(steps) == ACTIVE
+    assert not list(tmp_path.glob("*.tmp*"))
+
+
+def test_shares_are_of_the_whole_and_steps_are_no_operation() -> None:
+    times = {"a": 500.0, "b": 300.0, "c": 100.0, "d": 50.0, "e": 30.0, "f": 20.0, "ProfilerStep#4": 9e9}
+    events = [SimpleNamespace(key=key, self_cpu_time_total=us) for key, us in times.items()]
+    lines = top(events, "self_cpu_time_total")
+    assert [line.split()[-1] for line in lines] == ["a", "b", "c", "d", "e", "rest"]
+    assert [float(line.split()[0]) for line in lines] == [50.0, 30.0, 10.0, 5.0, 3.0, 2.0]
+
+
+def test_training_runs_what_was_compiled(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers, the same checkpoint; torch's own compiler under `make test-stress`."""
+    calls: list[int] = []
+
+    def compiled(network: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            calls.append(len(args))
+            return network(*args)
+
+        return run
+
+    if not STRESS:
+        monkeypatch.setattr(torch, "compile", compiled)
+    words = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=2"]
+    plain = train(compose(*words, f"run_dir={tmp_path}/plain"))
+    done = train(compose(*words, "compile=true", f"run_dir={tmp_path}/compiled"))
+    assert STRESS or len(calls) == 2
+    assert done["val/loss"] == pytest.approx(plain["val/loss"], rel=1e-3 if STRESS else 1e-12)
+    names = [
+        set(loaded(tmp_path / run / "checkpoints" / "last.ckpt")["state_dict"])
+        for run in ("plain", "compiled")
+    ]
+    assert names[0] == names[1]
+
+
+def test_without_a_compiler_it_is_told_before_work_begins(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    with pytest.raises(
+        ConfigError, match=r"C\+\+ compiler for compile=true on a CPU, found none; install g\+\+"
+    ):
+        train(
+            compose(
+                *SMALL,
+                "trainer.max_steps=1",
+                "compile=true",
+                "trainer.accelerator=cpu",
+                f"run_dir={tmp_path}/run",
+            )
+        )
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,372 @@
+"""The entry point as a user calls it: real processes, real folders, exit codes."""
+
+import csv
+import json
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+from PIL import Image
+
+from isaseg.errors import CheckpointError, ConfigError
+from isaseg.training.module import SegmentationModule
+from isaseg.training.run import train
+from tests import fakes, forked
+
+ROOT = Path(__file__).parents[2]
+TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
+
+
+def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return forked.run("train.py", *words, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
+    work = tmp_path_factory.mktemp("run")
+    result = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
+    assert result.returncode == 0, result.stderr
+    (folder,) = (work / "out" / "lamps_isa").iterdir()
+    return work, folder, result
+
+
+def test_a_run_leaves_what_the_readme_says(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
+    work, folder, result = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"val/mIoU", "val/mAcc", "val/aAcc", "step", "val/group_acc", "seconds_per_step"} <= metrics.keys()
+    assert 0 <= metrics["val/mIoU"] <= 1
+    assert metrics["step"] in (2, 4)
+    assert 0 <= metrics["test/mIoU"] <= 1
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "curves.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    ):
+        assert (folder / name).stat().st_size > 0, name
+    pictures = list((folder / "pictures").glob("*.png"))
+    assert len(pictures) >= 4
+    with Image.open(pictures[0]) as picture:
+        assert picture.width > 3 * 100
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["val/mIoU"]) for r in rows if r.get("val/mIoU")]
+    assert list((folder / "wandb").glob("**/*.wandb")), "an offline W&B run"
+    assert "lamp" in result.stderr, "the per-class table"
+    assert [p.name for p in work.iterdir()] == ["out"], "nothing outside the output folder"
+
+
+def test_the_best_checkpoint_scores_what_metrics_json_says(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
+    _, folder, _ = finished
+    checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert checkpoint["global_step"] == metrics["step"]
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r.get("val/mIoU")]
+    best = max(float(r["val/mIoU"]) for r in rows)
+    assert metrics["val/mIoU"] == pytest.approx(best, abs=1e-6)
+
+
+def test_a_finished_run_returns_at_once(
+    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
+) -> None:
+    work, folder, _ = finished
+    before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    again = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
+    assert again.returncode == 0
+    assert "is complete" in re.sub(r"\s+", " ", again.stderr)
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    common = [*TINY, "data.crop_size=[32,32]", "backbone=tiny_d8", "callbacks.pictures=0", "logger=csv"]
+    common += ["score_test=false", f"run_dir={tmp_path}", "trainer.accelerator=cpu"]
+    train(compose(*common))
+    (tmp_path / "wandb_id.txt").write_text("of-the-first")
+    with pytest.raises(CheckpointError, match=r"expected the configuration with which '.*\.ckpt'"):
+        train(compose(*common, "attention=none"))
+    assert train(compose(*common, "score_test=true"))["test/mIoU"] >= 0, "the split that was left out"
+    other = train(compose(*common, "attention=none", "resume=never", "trainer.max_steps=2"))
+    assert other["step"] == 2
+    assert not (tmp_path / "wandb_id.txt").exists()
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
+
+
+@pytest.mark.parametrize("optim", ["adamw_one_cycle", "sgd_poly"])
+def test_mixed_precision_trains_with_clipped_gradients(
+    optim: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    small = ["trainer.max_steps=1", "data.batch_size=2", "data.val_length=2", "data.crop_size=[64,64]"]
+    small += ["logger=csv", "score_test=false", "trainer.accelerator=cpu", f"run_dir={tmp_path / 'run'}"]
+    cfg = compose(*small, f"optim={optim}", "trainer.precision=bf16-mixed")
+    assert cfg.trainer.gradient_clip_val == 1
+    assert train(cfg)["step"] == 1
+
+
+@pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0"])
+def test_what_a_constructor_refuses_is_a_configuration_error(
+    override: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="attention or head cannot be built"):
+        train(compose(override, f"run_dir={tmp_path / 'run'}"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention=isaa"], "did you mean 'isa'"),
+        (["trainer.max_stpes=1"], "did you mean 'trainer.max_steps'"),
+        (["attention.group_size=[8,0]"], "two positive integers"),
+        (["backbone.name=resnet5O"], "name of a timm model"),
+        (["experiment=ade20k_isa", "backbone.pretrained=false"], "data set not found"),
+        (["experiment=cityscapes_isa", "data.root=/nowhere"], "data set not found"),
+        (["resume=must"], "resume"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    result = run(*arguments, f"output_dir={tmp_path / 'out'}")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert not list(tmp_path.glob("out/*/*/checkpoints"))
+
+
+def make_folder(root: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(
+                root / "images" / split / f"a {i}.jpg"
+            )
+            Image.fromarray(rng.integers(0, 2, (40, 56), np.uint8)).save(
+                root / "masks" / split / f"a {i}.png"
+            )
+    return root
+
+
+def spoil_missing(root: Path) -> None:
+    (root / "masks/train/a 1.png").unlink()
+
+
+def spoil_size(root: Path) -> None:
+    Image.fromarray(np.zeros((40, 55), np.uint8)).save(root / "masks/val/a 1.png")
+
+
+def spoil_label(root: Path) -> None:
+    Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")
+
+
+def spoil_png(root: Path) -> None:
+    path = root / "masks/train/a 2.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("spoil", [spoil_missing, spoil_size, spoil_label, spoil_png])
+def test_a_fault_in_the_users_folder_stops_before_the_first_step(spoil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    root = make_folder(tmp_path / "data")
+    spoil(root)
+    result = run(*folder_arguments(root), f"run_dir={tmp_path / 'run'}")
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"a [12]", result.stderr), "names the file"
+    assert result.stderr.count("error:") == 1
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_fault_that_a_loaders_worker_meets_is_one_sentence_too(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    for i in range(3):
+        (root / f"images/train/a {i}.jpg").write_bytes(b"nothing")
+    result = run(
+        *folder_arguments(root), "check_data=false", "data.num_workers=1", f"run_dir={tmp_path / 'run'}"
+    )
+    assert result.returncode == 2, result.stderr
+    assert re.search(r"^error: expected .*a \d\.jpg", result.stderr, re.MULTILINE), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def folder_arguments(root: Path) -> list[str]:
+    return [
+        "data=folder",
+        f"data.root={root}",
+        "data.classes=[left,right]",
+        "data.crop_size=[32,32]",
+        "data.batch_size=2",
+        "loss.class_weights=null",
+        "trainer.max_steps=2",
+        "logger=csv",
+    ]
+
+
+def test_a_users_own_folder_trains(tmp_path: Path) -> None:
+    result = run(*folder_arguments(make_folder(tmp_path / "data")), f"run_dir={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val/IoU"].keys() == {"left", "right"}
+
+
+SMALL = ["backbone=tiny_d8", "backbone.pretrained=false", "head.channels=32", "trainer.max_steps=2"]
+SMALL += ["data.crop_size=[64,64]", "data.batch_size=2", "data.num_workers=0", "data.val_batch_size=3"]
+SMALL += [
+    "data.val_length=3",
+    "trainer.accelerator=cpu",
+    "logger=csv",
+    "score_test=false",
+    "callbacks.pictures=0",
+]
+FAKES: dict[str, Callable[..., Path] | None] = {
+    "lamps_isa": None,
+    "cards_isa": None,
+    "camvid_isa": fakes.make_fake_camvid,
+    "ade20k_isa": fakes.make_fake_ade20k,
+    "cityscapes_isa": fakes.make_fake_cityscapes,
+    "lip_isa": fakes.make_fake_lip,
+    "pascal_voc_isa": fakes.make_fake_pascal_voc,
+    "pascal_context_isa": fakes.make_fake_pascal_context,
+    "coco_stuff_isa": fakes.make_fake_coco_stuff,
+}
+REAL = {
+    "cityscapes_isa": "cityscapes",
+    "ade20k_isa": "ade20k",
+    "lip_isa": "lip",
+    "pascal_voc_isa": "voc2012",
+    "pascal_context_isa": "pascal_context",
+    "coco_stuff_isa": "coco_stuff10k",
+}
+SAMPLES = ROOT.parent / "shared" / "data"
+
+
+def test_every_experiment_is_tried() -> None:
+    assert {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")} == set(FAKES)
+
+
+@pytest.mark.parametrize("experiment", FAKES)
+def test_every_experiment_runs_two_steps_in_its_real_layout(
+    experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """With batches of validation images of different sizes."""
+    fake = FAKES[experiment]
+    root = [f"data.root={fake(tmp_path / 'a root', n=3)}"] if fake else []
+    metrics = train(compose(f"experiment={experiment}", *SMALL, *root, f"run_dir={tmp_path / 'run'}"))
+    assert "test/mIoU" not in metrics
+    assert metrics["step"] == 2
+    assert 0 <= metrics["val/mIoU"] <= 1
+    assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples beside the project")
+@pytest.mark.parametrize("experiment", REAL)
+def test_every_experiment_trains_and_validates_on_real_samples(
+    experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    few = [f"data.root={SAMPLES / REAL[experiment]}", "data.val_length=1", "check_data=false"]
+    metrics = train(compose(f"experiment={experiment}", *SMALL, *few, f"run_dir={tmp_path / 'run'}"))
+    assert metrics["step"] == 2
+    assert 0 <= metrics["val/mIoU"] <= 1
+
+
+def test_help_helps() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("experiment", "lamps_isa", "attention", "criss_cross", "trainer.max_steps", "resume"):
+        assert word in result.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks glibc, which is Linux's")
+def test_freed_memory_is_not_faulted_in_again() -> None:
+    """160 MB of tensors, taken and freed ten times; without the request, the kernel takes most of it back each time."""
+    script = (
+        "import resource, torch\n"
+        "from isaseg.training import memory\n"
+        "memory.keep_freed_memory()\n"
+        "def use(): [torch.ones(2**22) for _ in range(10)]\n"
+        "for _ in range(3): use()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(10): use()\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    pages = 160 * 2**20 // resource.getpagesize()
+    assert int(result.stdout) < pages, "less than a tenth of what was touched"
+
+
+def test_a_run_cut_before_its_first_validation_and_one_without_a_step_left_end_well(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    words = [*SMALL, f"run_dir={tmp_path}"]
+    first = train(compose(*words))
+    assert first["seconds_per_step"] > 0
+    (tmp_path / "checkpoints" / "best.ckpt").unlink()
+    (tmp_path / "metrics.json").unlink()
+    again = train(compose(*words))
+    assert (again["val/mIoU"], again["step"]) == (first["val/mIoU"], 2)
+    assert again["seconds_per_step"] is None, "nothing was measured"
+    (tmp_path / "metrics.json").write_text(json.dumps(first))
+    tested = train(compose(*words, "score_test=true"))
+    assert "test/mIoU" in tested
+    assert tested["seconds_per_step"] == first["seconds_per_step"]
+
+
+def test_sigterm_saves_the_step_at_which_it_comes(
+    compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However rarely checkpoints are written; resumed, the run is bit for bit the one that was never stopped."""
+    words = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
+    words += ["trainer.log_every_n_steps=1"]
+    train(compose(*words, f"run_dir={tmp_path / 'whole'}"))
+    step = SegmentationModule.training_step
+
+    def terminated(self: SegmentationModule, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(SIGTERMException):
+        patch.setattr(SegmentationModule, "training_step", terminated)
+        train(compose(*words, f"run_dir={tmp_path / 'cut'}"))
+    last = tmp_path / "cut" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    train(compose(*words, f"run_dir={tmp_path / 'cut'}"))
+    a, b = (
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "cut")
+    )
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    whole, cut = (
+        {
+            row["step"]: row["train/loss"]
+            for row in read_csv(tmp_path / name / "metrics.csv")
+            if row["train/loss"]
+        }
+        for name in ("whole", "cut")
+    )
+    assert cut == whole, "the row of the step at which it was ended too"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
