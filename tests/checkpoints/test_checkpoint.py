@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import (
-    DurableCheckpointIO,
-    Model,
-    load_model,
-    load_segmenter,
-    load_weights,
-    save_safetensors,
-)
+from isaseg.checkpoints.loading import Model, load_model, load_segmenter, load_weights
+from isaseg.checkpoints.writing import DurableCheckpointIO, save_safetensors
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError
 from isaseg.models.tensor_files import load_checkpoint
@@ -418,6 +414,15 @@ def test_a_damaged_network_is_refused(how: str, model: Model, tmp_path: Path) ->
         load_model(tmp_path / "none.ckpt")
 
 
+def test_loading_a_network_imports_neither_lightning_nor_hydra() -> None:
+    code = (
+        "import sys; from isaseg.checkpoints.loading import load_segmenter; "
+        "print(*sorted({'lightning', 'hydra', 'omegaconf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_c7_only_one_file_loads_or_saves() -> None:
     source = Path(__file__).parents[2] / "src"
     risky = (
@@ -432,5 +437,5 @@ def test_c7_only_one_file_loads_or_saves() -> None:
     found = {r: {p.name for p in source.rglob("*.py") if r in p.read_text()} for r in risky}
     assert {r: names for r, names in found.items() if names} == {
         "torch.load(": {"tensor_files.py"},
-        "torch.save(": {"checkpoint.py"},
+        "torch.save(": {"writing.py"},
     }

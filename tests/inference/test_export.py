@@ -18,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
 from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model, load_model, save_safetensors
+from isaseg.checkpoints.loading import Model, load_model
+from isaseg.checkpoints.writing import save_safetensors
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.inference import export
 from isaseg.models.segmenter import Segmenter

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model, load_segmenter, save_safetensors
+from isaseg.checkpoints.loading import Model, load_segmenter
+from isaseg.checkpoints.writing import save_safetensors
 from isaseg.data.decode import read_image
 from isaseg.data.set_facts import facts
 from isaseg.inference import outputs, predict

@@ -16,7 +16,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg.checkpoints.loading import DurableCheckpointIO
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import CheckpointError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.history import AppendingCsvLogger

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from isaseg.checkpoints.loading import DurableCheckpointIO
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.loggers import NeverFatalWandbLogger

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from isaseg.checkpoints.loading import DurableCheckpointIO
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import CheckpointError
 from isaseg.training.resume import find_resume
 

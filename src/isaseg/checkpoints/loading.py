@@ -1,78 +1,18 @@
-"""Checkpoint files: written so that a crash cannot spoil them, and networks made of them.
-
-The only file of the project that calls `torch.save`; they are read by `tensor_files.py`.
-"""
+"""Load weights or whole networks from checkpoint files. Needs neither Lightning nor Hydra."""
 
 import fnmatch
-import json
-import logging
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
-from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from isaseg.checkpoints import published
 from isaseg.checkpoints.description import build_described
 from isaseg.errors import CheckpointError
-from isaseg.files import replace_file
 from isaseg.models.segmenter import Segmenter
-from isaseg.models.tensor_files import load_checkpoint, load_file, reason
-
-log = logging.getLogger(__name__)
-
-
-class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint reader and writer, durable and safe: the file is the old one or the new one, whole.
-
-    Args:
-        final_step: A checkpoint of an earlier step that cannot be written costs a warning, not the run.
-    """
-
-    def __init__(self, final_step: int = 0) -> None:
-        self.final_step = final_step
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
-        """Write `checkpoint` to `path`.
-
-        Raises:
-            CheckpointError: If that of the final step cannot be written; a file that was there before is untouched.
-        """
-        path = Path(path)
-        try:
-            with replace_file(path) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
-            said = (
-                f"expected to write {_mib(_size(checkpoint))} to {path}, got {reason(error)}; "
-                f"{_free(path.parent)} are free there and the older file is untouched. "
-            )
-            if checkpoint.get("global_step", self.final_step) < self.final_step:
-                log.warning("%sTraining goes on and tries again at the next checkpoint: make room", said)
-                return
-            raise CheckpointError(
-                f"{said}Make room and run the same command again, it continues from the last checkpoint"
-            ) from error
-
-    def load_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        map_location: Callable[..., Any] | None = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Return the checkpoint at `path`, on the CPU; `weights_only` is always on, whatever the caller says.
-
-        Raises:
-            CheckpointError: If the file is missing, damaged, or holds anything but plain data.
-        """
-        return load_checkpoint(Path(path))
+from isaseg.models.tensor_files import load_checkpoint, load_file
 
 
 def load_weights(
@@ -183,23 +123,6 @@ def load_segmenter(
     return load_model(path, group_size=group_size, align_corners=align_corners).segmenter
 
 
-def save_safetensors(model: Model, path: Path) -> None:
-    """Write weights and description to a safetensors file, which `load_model` reads and which can hold no code.
-
-    Raises:
-        CheckpointError: If it cannot be written; a file that was there before is untouched.
-    """
-    weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
-    content = as_safetensors(weights, {"isaseg": json.dumps(model.description)})
-    try:
-        with replace_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise CheckpointError(
-            f"expected to write {path}, got {reason(error)}; {_free(path.parent)} are free there, make room"
-        ) from error
-
-
 def _recognise(content: dict[str, Any]) -> published.Published:
     weights = content.get("state_dict", content)
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
@@ -267,20 +190,3 @@ def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key:
         ],
     }
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
-
-
-def _free(folder: Path) -> str:
-    return _mib(shutil.disk_usage(folder).free if folder.is_dir() else 0)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
-
-
-def _size(content: Any) -> int:
-    """Return the bytes of all tensors in it."""
-    if isinstance(content, Tensor):
-        return content.numel() * content.element_size()
-    if isinstance(content, Mapping):
-        return sum(map(_size, content.values()))
-    return sum(map(_size, content)) if isinstance(content, (list, tuple)) else 0

@@ -22,7 +22,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from isaseg.checkpoints.loading import Model, load_model, save_safetensors
+from isaseg.checkpoints.loading import Model, load_model
+from isaseg.checkpoints.writing import save_safetensors
 from isaseg.config import require
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
 from isaseg.files import replace_file

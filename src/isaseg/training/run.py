@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from isaseg import config
-from isaseg.checkpoints.loading import DurableCheckpointIO, load_weights
+from isaseg.checkpoints.loading import load_weights
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory

@@ -1,0 +1,106 @@
+"""Write checkpoints so that a crash cannot spoil them: the file on disk is the old one or the new one, whole.
+
+The only file of the project that calls `torch.save`. Reading needs no Lightning and is done in `loading.py`.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from isaseg.checkpoints.loading import Model
+from isaseg.errors import CheckpointError
+from isaseg.files import replace_file
+from isaseg.models.tensor_files import load_checkpoint, reason
+
+log = logging.getLogger(__name__)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint reader and writer, with atomic writes and safe reads.
+
+    Args:
+        final_step: A checkpoint of an earlier step that cannot be written costs a warning, not the run.
+    """
+
+    def __init__(self, final_step: int = 0) -> None:
+        self.final_step = final_step
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        """Write `checkpoint` to `path`.
+
+        Raises:
+            CheckpointError: If the checkpoint of the final step cannot be written; an older file is left untouched.
+        """
+        path = Path(path)
+        try:
+            with replace_file(path) as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
+            message = (
+                f"expected to write {_mib(_num_bytes(checkpoint))} to {path}, got {reason(error)}; "
+                f"{_free(path.parent)} are free there and the older file is untouched. "
+            )
+            if checkpoint.get("global_step", self.final_step) < self.final_step:
+                log.warning("%sTraining continues and tries again at the next checkpoint: make room", message)
+                return
+            raise CheckpointError(
+                f"{message}Make room and run the same command again; it continues from the last checkpoint"
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Return the checkpoint at `path`, on the CPU; `weights_only` is always on, whatever the caller passes.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or holds anything but plain data.
+        """
+        return load_checkpoint(Path(path))
+
+
+def save_safetensors(model: Model, path: Path) -> None:
+    """Write weights and description to a safetensors file, which `load_model` reads and which cannot hold code.
+
+    Raises:
+        CheckpointError: If it cannot be written; an older file is left untouched.
+    """
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
+    content = to_safetensors(weights, {"isaseg": json.dumps(model.description)})
+    try:
+        with replace_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise CheckpointError(
+            f"expected to write {path}, got {reason(error)}; {_free(path.parent)} are free there, make room"
+        ) from error
+
+
+def _free(folder: Path) -> str:
+    return _mib(shutil.disk_usage(folder).free if folder.is_dir() else 0)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def _num_bytes(content: Any) -> int:
+    """Return the size of all tensors in nested dicts and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        return sum(map(_num_bytes, content.values()))
+    return sum(map(_num_bytes, content)) if isinstance(content, (list, tuple)) else 0
