@@ -195,7 +195,7 @@ def test_d3_to_d6_a_wrong_file_is_refused_by_name(
     with pytest.raises(DataError, match=rf"({told}).*{path.name}.*{cure}") as error:
         check_files(source)
     assert str(path) in str(error.value)
-    assert source.facts.title in str(error.value)
+    assert source.info.title in str(error.value)
 
 
 @every_case
@@ -290,14 +290,14 @@ def test_d2_another_number_of_files_is_told(
     case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = case.load(case.fake(tmp_path))
-    published = source.facts.splits.get(source.split)
+    published = source.info.splits.get(source.split)
     with caplog.at_level(logging.WARNING):
         check_files(source)
     if case.name.startswith("folder"):
         assert (size_fault(source), caplog.text) == (None, "")
         check_files(source, strict_size=True)
         return
-    title = source.facts.title
+    title = source.info.title
     told = (
         f"expected the published {published} images in split '{source.split}' of {title}, got {len(source)}"
     )

@@ -12,14 +12,14 @@ from PIL import Image
 from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.index import Pair
-from isaseg.data.set_facts import Facts
+from isaseg.data.info import DatasetInfo
 from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import FileSource, Loaded
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
 
 SIZE = (12, 16)
-FACTS = Facts("toy", ("road", "car"), np.zeros((2, 3), np.uint8), {0: 255, 7: 0, 8: 1})
+INFO = DatasetInfo("toy", ("road", "car"), np.zeros((2, 3), np.uint8), {0: 255, 7: 0, 8: 1})
 
 
 def source(
@@ -31,7 +31,7 @@ def source(
         picture.putpalette([255 - c % 256 for c in range(768)])
     picture.save(tmp_path / "mask.png")
     pair = Pair("it", tmp_path / "image.png", tmp_path / "mask.png")
-    return FileSource(FACTS, "train", [pair], modes)
+    return FileSource(INFO, "train", [pair], modes)
 
 
 def labels(dtype: type = np.uint8) -> np.ndarray:
@@ -145,15 +145,15 @@ def test_check_decodes_all_of_a_small_split_and_some_of_a_large_one(tmp_path: Pa
 
     for count, expected in ((5000, 5000), (5001, 455), (20210, 493)):
         decoded.clear()
-        check_files(Counting(FACTS, "train", small.pairs * count))
+        check_files(Counting(INFO, "train", small.pairs * count))
         assert len(decoded) == expected
         assert max(decoded) > count - 50
 
 
 def test_an_id_table_must_lead_to_classes() -> None:
     with pytest.raises(DataError, match=r"train ids 0 to 1, .*got \[2\]"):
-        FileSource(FACTS, "train", [], ids={0: 2})
-    many = Facts("many", tuple(map(str, range(255))), np.zeros((255, 3), np.uint8), {0: 255})
+        FileSource(INFO, "train", [], ids={0: 2})
+    many = DatasetInfo("many", tuple(map(str, range(255))), np.zeros((255, 3), np.uint8), {0: 255})
     with pytest.raises(DataError, match="at most 254"):
         FileSource(many, "train", [])
 
@@ -169,7 +169,7 @@ def test_ids_out_of_range_of_any_integer_type_are_refused(tmp_path: Path) -> Non
 
 def test_without_labels_there_is_an_image_alone(tmp_path: Path) -> None:
     pair = source(tmp_path, labels()).pairs[0]
-    unlabelled = FileSource(FACTS, "test", [Pair("it", pair.image, None)])
+    unlabelled = FileSource(INFO, "test", [Pair("it", pair.image, None)])
     assert not unlabelled.labelled
     sample = SegmentationDataset(unlabelled)[0]
     assert sample.keys() == {"image", "id", "size"}
@@ -187,7 +187,7 @@ def _good_and_bad(tmp_path: Path) -> FileSource:
     good = source(tmp_path, labels()).pairs[0]
     (tmp_path / "bad.png").write_bytes(b"")
     pairs = [good] * 5 + [Pair("broken", tmp_path / "bad.png", good.mask)] + [good] * 2
-    return FileSource(FACTS, "train", pairs)
+    return FileSource(INFO, "train", pairs)
 
 
 def test_d3_a_bad_training_sample_is_replaced_only_where_that_is_allowed(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_d3_a_bad_training_sample_is_replaced_only_where_that_is_allowed(tmp_pat
     assert re.match(r"broken: .*bad\.png", first["bad"][5])
     assert torch.equal(first["image"], again["image"])
     assert "bad" not in SegmentationDataset(loaded, cut, max_bad=2)[(4, 3)]
-    all_bad = FileSource(FACTS, "train", [loaded.pairs[5]])
+    all_bad = FileSource(INFO, "train", [loaded.pairs[5]])
     with pytest.raises(DataError, match=r"bad\.png"):
         SegmentationDataset(all_bad, cut, max_bad=2)[(0, 0)]
 

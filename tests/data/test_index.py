@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.set_facts import Facts, facts
+from isaseg.data.info import DatasetInfo, dataset_info
 from isaseg.errors import DataError
 
-TOY = Facts("Toy", ("a", "b"), np.zeros((2, 3), np.uint8), {0: 0, 1: 1}, layout="  LAYOUT")
+TOY = DatasetInfo("Toy", ("a", "b"), np.zeros((2, 3), np.uint8), {0: 0, 1: 1}, layout="  LAYOUT")
 
 
 def touch(*paths: Path) -> None:
@@ -199,4 +199,4 @@ def test_a_name_that_stands_twice_in_a_list_is_refused(tmp_path: Path) -> None:
     """It would count twice in the score."""
     (tmp_path / "val.txt").write_text("a\nb\na\n")
     with pytest.raises(DataError, match=r"each image once, got 'a' twice in the list '.*val\.txt'"):
-        read_list(tmp_path / "val.txt", tmp_path, facts("lip"), "val")
+        read_list(tmp_path / "val.txt", tmp_path, dataset_info("lip"), "val")

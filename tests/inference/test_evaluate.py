@@ -19,7 +19,7 @@ from PIL import Image
 
 from isaseg import config
 from isaseg.checkpoints.loading import Model, load_model
-from isaseg.data.sets.lip import FACTS as LIP
+from isaseg.data.sets.lip import INFO as LIP
 from isaseg.errors import ConfigError
 from isaseg.inference import evaluate as evaluation
 from isaseg.inference.apply import predict_labels

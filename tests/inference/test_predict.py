@@ -26,7 +26,7 @@ from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model, load_segmenter
 from isaseg.checkpoints.writing import save_safetensors
 from isaseg.data.decode import read_image
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.inference import outputs, predict
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.label_files import known_format
@@ -265,7 +265,11 @@ def test_left_and_right_change_places_in_a_mirror(
     path = make_checkpoint(tmp_path / "m.safetensors", 20, data="lip")
     words = ("output=out", "data=lip", "protocol=openseg")
     assert tool(f"checkpoint={path}", f"input={save(tmp_path / 'a.png')}", *words) == 0
-    assert (seen[0].flip, seen[0].flip_pairs, seen[0].average) == (True, facts("lip").flip_pairs, "logits")
+    assert (seen[0].flip, seen[0].flip_pairs, seen[0].average) == (
+        True,
+        dataset_info("lip").flip_pairs,
+        "logits",
+    )
 
 
 ODD = (

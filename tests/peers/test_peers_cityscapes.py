@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from isaseg import config
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.inference import predict
 from isaseg.inference.label_files import known_format, write_labels, write_submission
 from isaseg.inference.metrics import ConfusionMatrix
@@ -51,7 +51,7 @@ def official(submission: Path, truth: list[Path], output: Path) -> dict[str, Any
 def agree(scores: dict[str, Any], truth: list[Path], predictions: list[np.ndarray]) -> None:
     """Compare with our confusion matrix of the train ids `predictions`."""
     table = np.full(256, 255, np.uint8)
-    known = facts("cityscapes")
+    known = dataset_info("cityscapes")
     table[list(known.ids)] = list(known.ids.values())
     ours, raw = ConfusionMatrix(19), np.zeros((34, 34), np.int64)
     for path, labels in zip(truth, predictions, strict=True):
@@ -92,7 +92,7 @@ def test_what_predict_submits_is_read_and_scored(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no files of the data set")
 def test_scores_on_files_of_the_data_set_are_the_official_ones(tmp_path: Path) -> None:
-    known, form, rng = facts("cityscapes"), known_format("cityscapes"), np.random.default_rng(0)
+    known, form, rng = dataset_info("cityscapes"), known_format("cityscapes"), np.random.default_rng(0)
     truth = sorted(REAL.glob("gtFine/*/*/*_labelIds.png"))
     truth = [path for path in truth if path.with_name(path.name.replace("labelIds", "instanceIds")).exists()]
     assert truth

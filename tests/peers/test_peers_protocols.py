@@ -18,7 +18,7 @@ from PIL import Image
 
 from isaseg.checkpoints.loading import load_model
 from isaseg.config import compose_from
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
 from isaseg.inference.evaluate import evaluate
 from isaseg.inference.label_files import known_format, write_labels, write_submission
@@ -231,7 +231,7 @@ def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> No
     """From files in the official layout, some classes in none of them, to metrics.json: as its own scripts score them."""
     data = make_fake_cityscapes(tmp_path / "data", 3)
     truth = sorted(data.glob("gtFine/val/*/*_labelIds.png"))
-    known, form = facts("cityscapes"), known_format("cityscapes")
+    known, form = dataset_info("cityscapes"), known_format("cityscapes")
     for path in truth:
         raw = np.array(Image.open(path))
         raw[np.isin(raw, (27, 28, 31))] = 0  # truck, bus, train; 0 is ignored

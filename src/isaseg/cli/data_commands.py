@@ -65,7 +65,7 @@ def cache(cfg: DictConfig) -> int:
         report = build_cache(source, cfg.workers, cfg.verify)
         errors += report.errors
         print(
-            f"{source.facts.title} {source.split}: {report.samples} of {len(source)} samples, {report.size / 1e6:.1f} MB "
+            f"{source.info.title} {source.split}: {report.samples} of {len(source)} samples, {report.size / 1e6:.1f} MB "
             f"in '{folder / source.split}', {report.written} files written now, {len(report.mended)} of them mended"
         )
         for path in report.mended:
@@ -162,7 +162,7 @@ def _save(
     reports: Sequence[SplitReport],
     faults: Sequence[Fault],
 ) -> None:
-    shown = tables(sources[0].facts.title, reports)
+    shown = tables(sources[0].info.title, reports)
     Console(width=None if sys.stdout.isatty() else 110).print(shown)
     content = as_json(cfg.data.name, cfg.data.root, reports, faults)
     with replace_file(folder / "report.json") as file:

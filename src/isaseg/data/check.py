@@ -31,7 +31,7 @@ def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0)
     indices = range(len(source))
     if len(source) > _CHECK_ALL:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
-    text = f"checking {source.facts.title} {source.split}"
+    text = f"checking {source.info.title} {source.split}"
     with in_threads(lambda index: _fault(source, index), indices, text) as faults:
         for bad, error in enumerate(filter(None, faults), 1):
             if bad > max_bad:
@@ -41,11 +41,11 @@ def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0)
 
 def size_fault(source: FileSource) -> str | None:
     """Return a sentence if the split has not its published number of images."""
-    published = source.facts.splits.get(source.split)
+    published = source.info.splits.get(source.split)
     if published is None or published == len(source):
         return None
     return (
-        f"expected the published {published} images in split {source.split!r} of {source.facts.title}, "
+        f"expected the published {published} images in split {source.split!r} of {source.info.title}, "
         f"got {len(source)}"
     )
 

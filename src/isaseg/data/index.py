@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isaseg.data.set_facts import Facts
+from isaseg.data.info import DatasetInfo
 from isaseg.errors import DataError
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -21,7 +21,7 @@ class Pair:
     mask: Path | None
 
 
-def find_root(root: str | None, facts: Facts, split: str, inside: Sequence[str] = ()) -> Path:
+def find_root(root: str | None, info: DatasetInfo, split: str, inside: Sequence[str] = ()) -> Path:
     """Return the folder of the data set: `root` itself, or the first of `inside` that it has.
 
     Raises:
@@ -30,8 +30,8 @@ def find_root(root: str | None, facts: Facts, split: str, inside: Sequence[str] 
     root = None if root is None else str(root)  # YAML reads 2012 as a number
     if root is None or not Path(root).expanduser().is_dir():
         raise DataError(
-            f"data set not found: expected {facts.title} in a folder, got data.root={root!r} (split {split!r}); "
-            f"pass data.root=/path/to/it, which should hold\n{facts.layout}"
+            f"data set not found: expected {info.title} in a folder, got data.root={root!r} (split {split!r}); "
+            f"pass data.root=/path/to/it, which should hold\n{info.layout}"
         )
     path = Path(root).expanduser().resolve()
     return _real(next((path / sub for sub in inside if (path / sub).is_dir()), path), path)
@@ -60,7 +60,7 @@ def list_files(
     return files
 
 
-def read_list(path: Path, root: Path, facts: Facts, split: str) -> list[str]:
+def read_list(path: Path, root: Path, info: DatasetInfo, split: str) -> list[str]:
     """Return the names in a list file, one a line.
 
     Raises:
@@ -71,8 +71,8 @@ def read_list(path: Path, root: Path, facts: Facts, split: str) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
         raise DataError(
-            f"expected a list of the images of split {split!r} of {facts.title}, got '{path}': {reason}; "
-            f"data.root should hold\n{facts.layout}"
+            f"expected a list of the images of split {split!r} of {info.title}, got '{path}': {reason}; "
+            f"data.root should hold\n{info.layout}"
         ) from None
     names = [name.strip() for name in names if name.strip()]
     twice = [name for name, count in Counter(names).items() if count > 1]
@@ -89,7 +89,7 @@ def pair_files(
     images: Mapping[str, Path],
     masks: Mapping[str, Path] | None,
     root: str | None,
-    facts: Facts,
+    info: DatasetInfo,
     split: str,
     names: Iterable[str] | None = None,
 ) -> list[Pair]:
@@ -99,7 +99,7 @@ def pair_files(
         images: Files by name.
         masks: Files by name; None: the split has no labels.
         root: For the error.
-        facts: For the error.
+        info: For the error.
         split: For the error.
         names: The names of the split, in this order; None: all there are, sorted.
 
@@ -119,9 +119,9 @@ def pair_files(
             f"; missing: {', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}" if missing else ""
         )
         raise DataError(
-            f"expected {facts.title} with {'images' if masks is None else 'a mask for every image'}, got "
+            f"expected {info.title} with {'images' if masks is None else 'a mask for every image'}, got "
             f"{len(names) - len(missing)} of {len(names)} pairs in data.root={root!r} (split {split!r}){lacking}; "
-            f"pass data.root=/path/to/it, which should hold\n{facts.layout}"
+            f"pass data.root=/path/to/it, which should hold\n{info.layout}"
         )
     return [Pair(n, images[n], None if masks is None else masks[n]) for n in names]
 

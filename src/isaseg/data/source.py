@@ -14,7 +14,7 @@ import numpy as np
 from isaseg.data.cache import CachedPicture, CacheError, LazyArray
 from isaseg.data.decode import DecodeError, read_image, read_labels
 from isaseg.data.index import Pair
-from isaseg.data.set_facts import Facts
+from isaseg.data.info import DatasetInfo
 from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -58,33 +58,33 @@ class FileSource:
     """One split of a data set in files.
 
     Args:
-        facts: Of the data set.
-        split: Name of the split: a key of `facts.splits`, and for errors.
+        info: Of the data set.
+        split: Name of the split: a key of `info.splits`, and for errors.
         pairs: The files.
         modes: PIL modes that a label image may have: L, P, I;16.
         variable: The matrix of labels in a MATLAB file.
-        ids: Raw id in the label files to train id; None: `facts.ids`. Every id that is not here is an error.
+        ids: Raw id in the label files to train id; None: `info.ids`. Every id that is not here is an error.
 
     Raises:
-        DataError: If a train id is neither a class nor `facts.ignore_index`.
+        DataError: If a train id is neither a class nor `info.ignore_index`.
     """
 
     groups: tuple[tuple[int, ...], ...] | None = None
 
     def __init__(
         self,
-        facts: Facts,
+        info: DatasetInfo,
         split: str,
         pairs: Sequence[Pair],
         modes: Sequence[str] = ("L",),
         variable: str | None = None,
         ids: Mapping[int, int] | None = None,
     ) -> None:
-        self.facts, self.split, self.pairs = facts, split, tuple(pairs)
+        self.info, self.split, self.pairs = info, split, tuple(pairs)
         self.modes, self.variable = tuple(modes), variable
-        self.classes, self.palette = facts.classes, facts.palette
-        self.ignore_index, self.flip_pairs = facts.ignore_index, facts.flip_pairs
-        self.ids = dict(facts.ids if ids is None else ids)
+        self.classes, self.palette = info.classes, info.palette
+        self.ignore_index, self.flip_pairs = info.ignore_index, info.flip_pairs
+        self.ids = dict(info.ids if ids is None else ids)
         self.cache: Path | None = None
         self._told: set[str] = set()
         classes, ignore = len(self.classes), self.ignore_index
@@ -92,7 +92,7 @@ class FileSource:
         if strange or not classes <= ignore <= 255 or classes > 254:
             raise DataError(
                 f"expected train ids 0 to {classes - 1}, at most 254 of them, and an ignore_index above them and at "
-                f"most 255, got {sorted(strange)}, ignore_index={ignore} for {facts.title}"
+                f"most 255, got {sorted(strange)}, ignore_index={ignore} for {info.title}"
             )
         self._unknown = next(
             i for i in range(255, -1, -1) if i != ignore
@@ -139,7 +139,7 @@ class FileSource:
         if image.shape[:2] != raw.shape:
             raise DataError(
                 f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(raw)} in "
-                f"mask='{pair.mask}' ({self.facts.title}, {self.split}); EXIF orientation is not "
+                f"mask='{pair.mask}' ({self.info.title}, {self.split}); EXIF orientation is not "
                 "applied: take the files of the official archive, or save image and mask upright"
             )
         if isinstance(raw, np.ndarray) and not self._all_known(raw):
@@ -183,7 +183,7 @@ class FileSource:
         if (mask == self._unknown).any() and (unknown := self.unknown_ids(raw)):
             value, count = next(iter(unknown.items()))
             raise DataError(
-                f"expected labels {_runs(self.ids)} in {self.facts.title}, got the id {value} in {count} pixels of "
+                f"expected labels {_runs(self.ids)} in {self.info.title}, got the id {value} in {count} pixels of "
                 f"mask='{pair.mask}' ({self.split}); mend the file or the id table"
             )
         return mask
@@ -193,7 +193,7 @@ class FileSource:
             return read()
         except DecodeError as error:
             raise DataError(
-                f"{error} in '{path}' ({self.facts.title}, {self.split}); replace it by the file of the archive"
+                f"{error} in '{path}' ({self.info.title}, {self.split}); replace it by the file of the archive"
             ) from error
 
     def _cached(self, index: int, which: int) -> LazyArray | None:
@@ -229,7 +229,7 @@ class FileSource:
             log.warning(
                 "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time. `python src/data.py cache` "
                 "mends it",
-                self.facts.title,
+                self.info.title,
                 self.split,
                 what,
                 path,

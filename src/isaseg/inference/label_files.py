@@ -11,22 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from isaseg.data.set_facts import Facts, facts
+from isaseg.data.info import DatasetInfo, dataset_info, dataset_names
 from isaseg.errors import ConfigError, DataError
 from isaseg.files import replace_file
 
-# Option of `data` in a configuration to the name of its facts; what is generated, or a user's own, has no other ids.
-KNOWN = {
-    "ade20k": "ade20k",
-    "camvid": "camvid",
-    "cityscapes": "cityscapes",
-    "coco_stuff": "coco_stuff_10k",
-    "coco_stuff_164k": "coco_stuff_164k",
-    "lip": "lip",
-    "pascal_context": "pascal_context",
-    "pascal_context_60": "pascal_context_60",
-    "pascal_voc": "pascal_voc",
-}
+KNOWN = dataset_names()  # these have ids of their own; generated sets and a user's folder have none
 _CITYSCAPES = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(_.*)?")  # cityscapesScripts: <city>_123456_123456*.png
 
 
@@ -51,7 +40,7 @@ class LabelFormat:
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
 
-def own_ids(known: Facts) -> np.ndarray:
+def own_ids(known: DatasetInfo) -> np.ndarray:
     """Return the id in the data set's label files of each class, uint8 (K,).
 
     Of several ids of one class (PASCAL-Context's background has 401) the least. Where a data set has two kinds of label
@@ -95,7 +84,7 @@ def label_format(description: Mapping[str, Any], data: str | None = None) -> Lab
 
 def known_format(data: str) -> LabelFormat:
     """Return the format of a data set of `KNOWN`."""
-    known = facts(KNOWN[data])
+    known = dataset_info(data)
     mode = "L" if data == "cityscapes" else "P"
     return LabelFormat(known.title, known.classes, known.palette, own_ids(known), mode, known.flip_pairs)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.errors import DataError
 from isaseg.inference.label_files import LabelFormat, write_labels, write_submission
 from isaseg.inference.photographs import Picture
@@ -62,7 +62,7 @@ class Outputs(NamedTuple):
             if submitted is not None:
                 files = {name: self._labels(picture) for name, picture in submitted.items()}
                 write_submission(self.folder / "submission.zip", files)
-                whole = facts("cityscapes").splits["test"]
+                whole = dataset_info("cityscapes").splits["test"]
                 holds += f", submission.zip has {len(files)} of them (the test split: {whole})"
         return holds
 

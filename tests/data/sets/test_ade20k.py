@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
-from isaseg.data.sets.ade20k import FACTS, ade20k
+from isaseg.data.sets.ade20k import INFO, ade20k
 from isaseg.errors import DataError
 from tests.fakes import labels_of, make_fake_ade20k
 
 
 def test_classes_and_colours() -> None:
-    assert (FACTS.classes[0], FACTS.classes[12], FACTS.classes[149]) == ("wall", "person", "flag")
-    assert FACTS.palette[0].tolist() == [120, 120, 120]
+    assert (INFO.classes[0], INFO.classes[12], INFO.classes[149]) == ("wall", "person", "flag")
+    assert INFO.palette[0].tolist() == [120, 120, 120]
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "ADE_train_00000001"), ("val", "ADE_val_00000001")])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
-from isaseg.data.sets.camvid import FACTS, camvid
+from isaseg.data.sets.camvid import INFO, camvid
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import labels_of, make_fake_camvid
 
@@ -23,8 +23,8 @@ def test_pairs_and_ids(tmp_path: Path, split: str) -> None:
 
 
 def test_classes_and_colours() -> None:
-    assert FACTS.classes[0] == "sky"
-    assert FACTS.palette[3].tolist() == [128, 64, 128]
+    assert INFO.classes[0] == "sky"
+    assert INFO.palette[3].tolist() == [128, 64, 128]
 
 
 @pytest.mark.parametrize("root", [None, "nowhere"])

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
-from isaseg.data.sets.cityscapes import FACTS, cityscapes
+from isaseg.data.sets.cityscapes import INFO, cityscapes
 from isaseg.errors import DataError
 from tests.fakes import labels_of, make_fake_cityscapes
 
 
 def test_classes_and_colours() -> None:
-    assert (FACTS.classes[0], FACTS.classes[13], FACTS.classes[18]) == ("road", "car", "bicycle")
-    assert FACTS.palette[13].tolist() == [0, 0, 142]
+    assert (INFO.classes[0], INFO.classes[13], INFO.classes[18]) == ("road", "car", "bicycle")
+    assert INFO.palette[13].tolist() == [0, 0, 142]
 
 
 @pytest.mark.parametrize(("split", "city"), [("train", "aachen"), ("val", "frankfurt")])
@@ -24,7 +24,7 @@ def test_files_of_the_official_layout(tmp_path: Path, split: str, city: str) -> 
     assert [source.name(i) for i in range(len(source))] == [f"{city}/{city}_{i:06d}_000019" for i in range(2)]
     check_files(source)
     raw = np.asarray(Image.open(source.pairs[0].mask))
-    assert np.array_equal(labels_of(source, 0), np.vectorize(FACTS.ids.get)(raw))
+    assert np.array_equal(labels_of(source, 0), np.vectorize(INFO.ids.get)(raw))
 
 
 def test_the_test_images_have_no_labels(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_10k_calls_val_test(tmp_path: Path) -> None:
     assert coco_stuff("test", root) is None
     source = coco_stuff("val", root)
     assert source is not None
-    assert source.facts.splits[source.split] == 1000
+    assert source.info.splits[source.split] == 1000
 
 
 def test_10k_labels_begin_at_1(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_164k_labels_begin_at_0_and_mmseg_files_are_left_alone(tmp_path: Path) -
         mask = labels_of(source, 0)
         for label, train in ((255, 255), (0, 0), (10, 10), (12, 11), (89, 79), (91, 80), (181, 170)):
             assert (mask[raw == label] == train).all()
-        assert source.facts.title == "COCO-Stuff 164k"
+        assert source.info.title == "COCO-Stuff 164k"
 
 
 def test_164k_test_images_have_no_labels(tmp_path: Path) -> None:

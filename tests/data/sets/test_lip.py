@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
-from isaseg.data.sets.lip import FACTS, lip
+from isaseg.data.sets.lip import INFO, lip
 from isaseg.errors import DataError
 from tests.fakes import labels_of, make_fake_lip
 
@@ -15,9 +15,9 @@ from tests.fakes import labels_of, make_fake_lip
 def test_classes_and_what_a_mirror_swaps(tmp_path: Path) -> None:
     source = lip("train", str(make_fake_lip(tmp_path)))
     assert source is not None
-    pairs = [(FACTS.classes[a], FACTS.classes[b]) for a, b in source.flip_pairs]
+    pairs = [(INFO.classes[a], INFO.classes[b]) for a, b in source.flip_pairs]
     assert pairs == [("Left-arm", "Right-arm"), ("Left-leg", "Right-leg"), ("Left-shoe", "Right-shoe")]
-    assert FACTS.classes[0] == "Background"
+    assert INFO.classes[0] == "Background"
 
 
 @pytest.mark.parametrize("flat", [False, True])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
-from isaseg.data.sets.pascal_voc import FACTS, pascal_voc
+from isaseg.data.sets.pascal_voc import INFO, pascal_voc
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import labels_of, make_fake_pascal_voc
 
@@ -17,7 +17,7 @@ trainaug = partial(pascal_voc, "train", train="trainaug")
 
 
 def test_classes() -> None:
-    assert (FACTS.classes[0], FACTS.classes[15], FACTS.classes[20]) == ("background", "person", "tvmonitor")
+    assert (INFO.classes[0], INFO.classes[15], INFO.classes[20]) == ("background", "person", "tvmonitor")
 
 
 @pytest.mark.parametrize("inside", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
@@ -44,7 +44,7 @@ def test_what_train_is(tmp_path: Path, train: str, years: list[str], size: int) 
     assert source is not None
     assert [p.name for p in source.pairs] == [f"{year}_{i:06d}" for year in years for i in range(2)]
     assert source.split == train
-    assert source.facts.splits[source.split] == size
+    assert source.info.splits[source.split] == size
     check_files(source)
 
 

@@ -13,14 +13,14 @@ import scipy.io
 from PIL import Image
 
 from isaseg.data.decode import read_labels
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.tools.convert import convert_context, mat_to_png, write_labels
 from isaseg.data.tools.detail import DetailImage, Region, decode_rle, paint, read_detail
 from isaseg.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "pascal_context"
 REAL = SHARED / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
-IDS = facts("pascal_context_60").ids
+IDS = dataset_info("pascal_context_60").ids
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared")
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.index import Pair
-from isaseg.data.set_facts import Facts
+from isaseg.data.info import DatasetInfo
 from isaseg.data.sets.cityscapes import cityscapes
 from isaseg.data.source import FileSource
 from isaseg.data.tools.contact_sheet import contact_sheet, evenly
@@ -25,7 +25,7 @@ from isaseg.data.tools.inspection import (
 from tests import fakes
 
 SIZES = [(12, 20), (14, 16), (30, 40), (12, 20)]  # height, width
-FACTS = Facts(
+FACTS = DatasetInfo(
     "Toy",
     ("road", "car", "cow"),
     np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8),

@@ -15,7 +15,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.sets.ade20k import ade20k
 from isaseg.data.sets.cityscapes import cityscapes
 from isaseg.data.sets.coco_stuff import coco_stuff
@@ -233,7 +233,7 @@ def test_archives_become_the_layout_that_is_read(
     for used in ("unpack", "bytes_to_unpack", "describe", "digest", "save_manifest"):
         monkeypatch.setattr(prepare_module, used, lambda *args: pytest.fail("this takes long"))
     assert prepare(name, archives, root)[0].startswith(
-        f"nothing to do: '{root}' holds {facts(RECIPES[name].facts).title}"
+        f"nothing to do: '{root}' holds {dataset_info(RECIPES[name].facts).title}"
     )
     shutil.rmtree(archives)
     assert prepare(name, archives, root)[0].startswith("nothing to do")
@@ -277,7 +277,7 @@ def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
         with Image.open(masks / f"{name}.png") as picture:
             assert picture.mode == "P"
             assert np.array_equal(picture, expected)
-            assert np.array_equal(picture.convert("RGB"), facts("pascal_voc").palette[expected])
+            assert np.array_equal(picture.convert("RGB"), dataset_info("pascal_voc").palette[expected])
     original, copied = voc / "JPEGImages" / "2007_000000.jpg", voc / "JPEGImages" / "2009_000001.jpg"
     assert original.read_bytes() != (sbd / "img" / original.name).read_bytes()
     assert copied.read_bytes() == (sbd / "img" / copied.name).read_bytes()
@@ -288,7 +288,7 @@ def test_context_labels_are_0_to_59(tmp_path: Path) -> None:
     archives_of_context(tmp_path / "made", tmp_path / "archives")
     prepare("pascal_context", tmp_path / "archives", tmp_path / "root")
     voc = tmp_path / "root" / "VOCdevkit" / "VOC2010"
-    ids = facts("pascal_context_60").ids
+    ids = dataset_info("pascal_context_60").ids
     for split in ("train", "val"):
         lists = [voc / "ImageSets" / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main")]
         assert lists[0].read_text() == lists[1].read_text()

@@ -1,10 +1,10 @@
 """ADE20K, the scene-parsing challenge: 150 classes; the test labels are not public."""
 
 from isaseg.data.index import find_root, list_files, pair_files
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 
-FACTS = facts("ade20k")
+INFO = dataset_info("ade20k")
 FOLDERS = {"train": "training", "val": "validation"}
 
 
@@ -17,10 +17,10 @@ def ade20k(split: str, root: str | None) -> FileSource | None:
     Raises:
         DataError: If the data are absent or incomplete.
     """
-    folder = find_root(root, FACTS, split, ("ADEChallengeData2016",))
+    folder = find_root(root, INFO, split, ("ADEChallengeData2016",))
     if split == "test":  # of release_test.zip
         images = list_files(folder / "testing", folder, (".jpg", ".jpeg"))
-        return FileSource(FACTS, split, pair_files(images, None, root, FACTS, split)) if images else None
+        return FileSource(INFO, split, pair_files(images, None, root, INFO, split)) if images else None
     images = list_files(folder / "images" / FOLDERS[split], folder, (".jpg", ".jpeg"))
     masks = list_files(folder / "annotations" / FOLDERS[split], folder, (".png",))
-    return FileSource(FACTS, split, pair_files(images, masks, root, FACTS, split))
+    return FileSource(INFO, split, pair_files(images, masks, root, INFO, split))

@@ -1,10 +1,10 @@
 """Cityscapes, fine annotations: 19 classes of the 34 label ids; the test labels are not public."""
 
 from isaseg.data.index import find_root, list_files, pair_files
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 
-FACTS = facts("cityscapes")
+INFO = dataset_info("cityscapes")
 
 
 def cityscapes(split: str, root: str | None) -> FileSource | None:
@@ -16,9 +16,9 @@ def cityscapes(split: str, root: str | None) -> FileSource | None:
     Raises:
         DataError: If the data are absent or incomplete.
     """
-    folder = find_root(root, FACTS, split, ("cityscapes",))
+    folder = find_root(root, INFO, split, ("cityscapes",))
     images = list_files(folder / "leftImg8bit" / split, folder, (".png",), "_leftImg8bit")
     if split == "test":  # gtFine/test holds dummies
-        return FileSource(FACTS, split, pair_files(images, None, root, FACTS, split)) if images else None
+        return FileSource(INFO, split, pair_files(images, None, root, INFO, split)) if images else None
     masks = list_files(folder / "gtFine" / split, folder, (".png",), "_gtFine_labelIds")
-    return FileSource(FACTS, split, pair_files(images, masks, root, FACTS, split))
+    return FileSource(INFO, split, pair_files(images, masks, root, INFO, split))

@@ -1,7 +1,7 @@
 """COCO-Stuff: 171 classes, the same in the release of 10k images (the paper's) and in that of 164k."""
 
 from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.set_facts import Facts, facts
+from isaseg.data.info import DatasetInfo, dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
@@ -28,11 +28,11 @@ def coco_stuff(split: str, root: str | None, release: str = "10k") -> FileSource
     """
     if release not in INSIDE:
         raise ConfigError(f"expected data.source.release as one of {', '.join(INSIDE)}, got {release!r}")
-    known = facts(f"coco_stuff_{release}")
+    known = dataset_info("coco_stuff" if release == "10k" else "coco_stuff_164k")
     return (_of_10k if release == "10k" else _of_164k)(split, root, known)
 
 
-def _of_10k(split: str, root: str | None, known: Facts) -> FileSource | None:
+def _of_10k(split: str, root: str | None, known: DatasetInfo) -> FileSource | None:
     if split == "test":
         return None
     folder = find_root(root, known, split, INSIDE["10k"])
@@ -46,7 +46,7 @@ def _of_10k(split: str, root: str | None, known: Facts) -> FileSource | None:
     return FileSource(known, split, pair_files(images, masks, root, known, split, names), variable="S")
 
 
-def _of_164k(split: str, root: str | None, known: Facts) -> FileSource | None:
+def _of_164k(split: str, root: str | None, known: DatasetInfo) -> FileSource | None:
     folder = find_root(root, known, split, INSIDE["164k"])
     images = list_files(folder / "images" / f"{split}2017", folder, (".jpg",))
     if split == "test":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from isaseg.data.index import find_root, list_files, pair_files
-from isaseg.data.set_facts import Facts
+from isaseg.data.info import DatasetInfo
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
@@ -49,14 +49,14 @@ def folder(
         raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
     colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
     ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
-    facts = Facts("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
-    path = find_root(root, facts, split)
+    info = DatasetInfo("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
+    path = find_root(root, info, split)
     if split == "test" and not _exists(path, split):
         return None
     images, masks = list_files(path / "images" / split, path), list_files(path / "masks" / split, path)
     if split == "test" and not masks:
-        return FileSource(facts, split, pair_files(images, None, root, facts, split))
-    return FileSource(facts, split, pair_files(images, masks, root, facts, split), MODES)
+        return FileSource(info, split, pair_files(images, None, root, info, split))
+    return FileSource(info, split, pair_files(images, masks, root, info, split), MODES)
 
 
 def _exists(path: Path, split: str) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 
-FACTS = facts("lip")
+INFO = dataset_info("lip")
 JPEG = (".jpg", ".jpeg")
 MODES = ("L", "P")
 # where the archives put the folders, "" where they were moved up
@@ -27,16 +27,16 @@ def lip(split: str, root: str | None) -> FileSource | None:
     Raises:
         DataError: If the data are absent or incomplete.
     """
-    folder = find_root(root, FACTS, split, ("LIP",))
+    folder = find_root(root, INFO, split, ("LIP",))
     if split == "test":
         images = list_files(_first(folder, TESTS), folder, JPEG)
-        return FileSource(FACTS, split, pair_files(images, None, root, FACTS, split)) if images else None
+        return FileSource(INFO, split, pair_files(images, None, root, INFO, split)) if images else None
     place = _first(folder, [f"{sub}/{split}_images" for sub in IMAGES])
     images = list_files(place, folder, JPEG)
     masks = list_files(_first(folder, [f"{sub}/{split}_segmentations" for sub in LABELS]), folder, (".png",))
     ids = place.parent / f"{split}_id.txt"
-    names = read_list(ids, folder, FACTS, split) if ids.is_file() else None
-    return FileSource(FACTS, split, pair_files(images, masks, root, FACTS, split, names), MODES)
+    names = read_list(ids, folder, INFO, split) if ids.is_file() else None
+    return FileSource(INFO, split, pair_files(images, masks, root, INFO, split, names), MODES)
 
 
 def _first(folder: Path, subs: Sequence[str]) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.set_facts import Facts, facts
+from isaseg.data.info import DatasetInfo, dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
@@ -30,7 +30,7 @@ def pascal_context(split: str, root: str | None, background: bool = False) -> Fi
     """
     if split == "test":
         return None
-    known = facts("pascal_context_60" if background else "pascal_context")
+    known = dataset_info("pascal_context_60" if background else "pascal_context")
     folder = find_root(root, known, split, ("VOCdevkit/VOC2010", "VOC2010"))
     assert root is not None
     top = Path(root).expanduser().resolve()
@@ -54,7 +54,7 @@ def pascal_context(split: str, root: str | None, background: bool = False) -> Fi
     return FileSource(known, split, pairs, MODES, "LabelMap", ids)
 
 
-def _no_labels(around: Sequence[Path], known: Facts, split: str) -> DataError:
+def _no_labels(around: Sequence[Path], known: DatasetInfo, split: str) -> DataError:
     json = next((p / "trainval_merged.json" for p in around if (p / "trainval_merged.json").is_file()), None)
     got = f"only '{json}'; {PREPARE} makes the masks from it" if json else "neither; complete the data set"
     return DataError(

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
 
-FACTS = facts("pascal_voc")
+INFO = dataset_info("pascal_voc")
 MODES = ("P", "L")
 LISTS = "ImageSets/Segmentation"
 TRAIN = ("train", "trainval", "trainaug")
@@ -31,30 +31,30 @@ def pascal_voc(split: str, root: str | None, train: str = "train") -> FileSource
     """
     if train not in TRAIN:
         raise ConfigError(f"expected data.source.train as one of {', '.join(TRAIN)}, got {train!r}")
-    folder = find_root(root, FACTS, split, ("VOCdevkit/VOC2012", "VOC2012"))
+    folder = find_root(root, INFO, split, ("VOCdevkit/VOC2012", "VOC2012"))
     name = train if split == "train" else split
     images = list_files(folder / "JPEGImages", folder, (".jpg",))
     if split == "test":
         path = folder / LISTS / "test.txt"
-        names = read_list(path, folder, FACTS, name) if path.is_file() else []
+        names = read_list(path, folder, INFO, name) if path.is_file() else []
         if not images.keys() & set(names):  # the archive of train and val alone
             return None
-        return FileSource(FACTS, name, pair_files(images, None, root, FACTS, name, names))
+        return FileSource(INFO, name, pair_files(images, None, root, INFO, name, names))
     masks = list_files(folder / "SegmentationClass", folder, (".png",))
     if name == "trainaug" and masks:
         # VOC's own masks have a border of 255, those of SBD have none
         masks = {**list_files(_sbd(folder), folder, (".png",)), **masks}
         names = _trainaug(folder)
     else:
-        names = read_list(folder / LISTS / f"{name}.txt", folder, FACTS, name)
-    return FileSource(FACTS, name, pair_files(images, masks, root, FACTS, name, names), MODES)
+        names = read_list(folder / LISTS / f"{name}.txt", folder, INFO, name)
+    return FileSource(INFO, name, pair_files(images, masks, root, INFO, name, names), MODES)
 
 
 def _sbd(folder: Path) -> Path:
     path = folder / "SegmentationClassAug"
     if not path.is_dir():
         raise DataError(
-            f"expected the masks of SBD for split 'trainaug' of {FACTS.title}, got no folder '{path}'; make it from "
+            f"expected the masks of SBD for split 'trainaug' of {INFO.title}, got no folder '{path}'; make it from "
             "SBD's benchmark.tgz with `python src/data.py prepare data=pascal_voc archives=/path/to/downloads "
             "data.root=/path/to/it`, or set data.source.train=train"
         )
@@ -65,6 +65,6 @@ def _trainaug(folder: Path) -> list[str]:
     """Return the names in trainaug.txt, else those in train.txt and aug.txt."""
     train, extra, whole = (folder / LISTS / f"{name}.txt" for name in ("train", "aug", "trainaug"))
     if whole.is_file() or not extra.is_file():
-        return read_list(whole, folder, FACTS, "trainaug")
-    lists = [read_list(path, folder, FACTS, "trainaug") for path in (train, extra)]
+        return read_list(whole, folder, INFO, "trainaug")
+    lists = [read_list(path, folder, INFO, "trainaug") for path in (train, extra)]
     return list(dict.fromkeys(lists[0] + lists[1]))

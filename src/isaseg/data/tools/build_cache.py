@@ -59,7 +59,7 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
         DataError: If there is too little space, or the folder cannot be written.
     """
     report = CacheReport()
-    title = f"{source.facts.title} {source.split}"
+    title = f"{source.info.title} {source.split}"
     text = f"{'verifying' if verify else 'caching'} {title}"
     try:
         tried = _try_space(source)
@@ -161,7 +161,7 @@ def _try_space(source: FileSource) -> dict[int, Made]:
     free = shutil.disk_usage(source.cache).free
     if needed > free:
         raise DataError(
-            f"expected about {needed / 1e9:.1f} GB of space for the cache of {source.facts.title} {source.split}, got "
+            f"expected about {needed / 1e9:.1f} GB of space for the cache of {source.info.title} {source.split}, got "
             f"{free / 1e9:.1f} GB below '{source.cache}'; make space or give another folder as data.cache=/path/to/it"
         )
     return tried

@@ -37,7 +37,7 @@ def contact_sheet(splits: Sequence[tuple[FileSource, SplitReport]]) -> Image.Ima
     Args:
         splits: One or more, each with its report.
     """
-    facts = splits[0][0].facts
+    facts = splits[0][0].info
     count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(splits))
     columns, box = _grid([report for _, report in splits])
     blocks = []

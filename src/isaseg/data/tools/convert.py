@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from isaseg.data.decode import DecodeError, read_labels
+from isaseg.data.info import dataset_info
 from isaseg.data.parallel import Item, Result, in_threads
-from isaseg.data.set_facts import facts
 from isaseg.data.tools.detail import DETAIL, DetailImage, paint, read_detail
 from isaseg.data.tools.unpack import whole_file
 from isaseg.errors import DataError
@@ -81,7 +81,7 @@ def convert_context(folder: Path, inputs: Mapping[str, Path]) -> list[Path]:
     mats = folder / "trainval"
     if not mats.is_dir():
         return []
-    ids = facts("pascal_context_60").ids
+    ids = dataset_info("pascal_context_60").ids
     splits = {s: read_names(folder / "ImageSets" / "Main" / f"{s}.txt") for s in ("train", "val")}
 
     def convert(name: str) -> Path:
@@ -121,7 +121,7 @@ def convert_sbd(folder: Path, inputs: Mapping[str, Path]) -> list[Path]:
         return []
     train, val = set(read_names(lists / "train.txt")), set(read_names(lists / "val.txt"))
     names = sorted((train | set(read_names(sbd / "train.txt")) | set(read_names(sbd / "val.txt"))) - val)
-    known = facts("pascal_voc")
+    known = dataset_info("pascal_voc")
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(known.palette)] = known.palette
 
@@ -159,7 +159,7 @@ def read_names(path: Path) -> list[str]:
 
 
 def _convert_detail(folder: Path, source: Path) -> list[Path]:
-    ids = facts("pascal_context_60").ids
+    ids = dataset_info("pascal_context_60").ids
     images = read_detail(source)
 
     def convert(image: DetailImage) -> Path:

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from isaseg.data.check import size_fault
+from isaseg.data.info import DatasetInfo
 from isaseg.data.parallel import in_threads
-from isaseg.data.set_facts import Facts
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
@@ -71,7 +71,7 @@ class SplitReport:
     """
 
     split: str
-    facts: Facts
+    facts: DatasetInfo
     images: int
     labelled: bool
     warning: str | None
@@ -93,7 +93,7 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
     classes = len(source.classes)
     report = SplitReport(
         source.split,
-        source.facts,
+        source.info,
         len(source),
         source.labelled,
         size_fault(source),
@@ -104,7 +104,7 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
         faults=[],
         usable=[],
     )
-    text = f"checking {source.facts.title} {source.split}"
+    text = f"checking {source.info.title} {source.split}"
     with in_threads(lambda i: inspect_sample(source, i), range(len(source)), text, workers) as findings:
         for index, finding in enumerate(findings):
             if finding.size is not None:
@@ -122,7 +122,7 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
 def inspect_sample(source: FileSource, index: int) -> Finding:
     """Decode a sample and return what is in it, with all its faults."""
     pair, name = source.pairs[index], source.name(index)
-    where = f"({source.facts.title}, {source.split})"
+    where = f"({source.info.title}, {source.split})"
     faults: list[Fault] = []
     image = raw = None
     try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.tools.archive import Place
 from isaseg.data.tools.manifest import MANIFEST, Manifest, describe, load_manifest, save_manifest, verify
 from isaseg.data.tools.recipes import RECIPES, Recipe
@@ -46,7 +46,7 @@ class _Job:
 
     @property
     def title(self) -> str:
-        return facts(self.recipe.facts).title
+        return dataset_info(self.recipe.facts).title
 
 
 def prepare(name: str, archives: Path, root: Path, checksums: Path | None = None) -> list[str]:

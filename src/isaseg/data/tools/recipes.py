@@ -162,7 +162,7 @@ RECIPES: dict[str, Recipe] = {
     "pascal_context": _CONTEXT,
     "pascal_context_60": _CONTEXT,
     "coco_stuff": Recipe(
-        facts="coco_stuff_10k",
+        facts="coco_stuff",
         site="github.com/nightrome/cocostuff10k",
         home="",
         inside=("coco_stuff10k", "cocostuff-10k-v1.1"),

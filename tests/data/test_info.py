@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image
 
 from isaseg.data.index import Pair
-from isaseg.data.set_facts import facts
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 from tests.fakes import labels_of
@@ -146,7 +146,7 @@ TABLES = [
     ),
     Table("pascal_context_60", list(range(60)), lambda i: i, 60, CONTEXT_SIZES, converted=True),
     Table(
-        "coco_stuff_10k",
+        "coco_stuff",
         [0, *COCO],
         lambda i: COCO.index(i) if i else 255,
         171,
@@ -168,7 +168,7 @@ class OneMask:
     """A data set of one pair whose labels are what the test says."""
 
     def __init__(self, folder: Path, table: Table) -> None:
-        self.folder, self.table, self.facts = folder, table, facts(table.name)
+        self.folder, self.table, self.facts = folder, table, dataset_info(table.name)
 
     def source(self, labels: np.ndarray, colours: list[int] | None = None) -> FileSource:
         labels = np.atleast_2d(labels)
@@ -230,7 +230,7 @@ def test_labels_are_never_decoded_from_colours(tmp_path: Path, table: Table) -> 
 
 @every_table
 def test_names_colours_and_sizes(table: Table) -> None:
-    known = facts(table.name)
+    known = dataset_info(table.name)
     assert len(set(known.classes)) == len(known.classes) == table.classes
     assert known.palette.shape == (table.classes, 3)
     assert known.palette.dtype == np.uint8
@@ -241,14 +241,14 @@ def test_names_colours_and_sizes(table: Table) -> None:
 
 
 def test_only_lip_swaps_classes_in_a_mirror() -> None:
-    pairs = {table.name: facts(table.name).flip_pairs for table in TABLES}
+    pairs = {table.name: dataset_info(table.name).flip_pairs for table in TABLES}
     assert pairs.pop("lip") == ((14, 15), (16, 17), (18, 19))
     assert not any(pairs.values())
 
 
 def test_an_ignored_id_is_never_a_class(tmp_path: Path) -> None:
     table = TABLES[3]
-    known = facts(table.name)
+    known = dataset_info(table.name)
     pairs = [Pair("it", tmp_path / "image.png", None)]
     for ids, told in (({0: 20}, r"got \[20\]"), ({0: -1}, r"got \[-1\]")):
         with pytest.raises(DataError, match=told):
@@ -261,7 +261,7 @@ def test_as_collected(table: Table) -> None:
     if table.spec == "" or not path.is_file():
         pytest.skip("not collected here")
     collected: dict[str, Any] = json.loads(path.read_text())
-    known = facts(table.name)
+    known = dataset_info(table.name)
     key = "converted_png_id_map" if table.converted else "id_map"
     if table.converted and key not in collected:
         pytest.skip("this table is not in the collection")

@@ -1,0 +1,60 @@
+"""What is known about a data set, from classes/NAME.json: class names, colours, label ids, split sizes, layout.
+
+NAME is the name of the option in conf/data.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known about one data set.
+
+    Attributes:
+        title: The name that messages use.
+        classes: Names of the K classes, in the order of the train ids.
+        palette: Colours, uint8 (K, 3). They need not differ: labels are never decoded from colours.
+        ids: Raw id in the label files to train id. An id that is missing here is an error.
+        ignore_index: Train id that the loss and the scores leave out.
+        flip_pairs: Classes that change places in a mirror image.
+        splits: Published number of images of each split.
+        layout: Where the files are below the root, for messages.
+        png_ids: Like `ids`, for labels converted to PNG where the original label files are MATLAB files.
+    """
+
+    title: str
+    classes: tuple[str, ...]
+    palette: np.ndarray
+    ids: Mapping[int, int]
+    ignore_index: int = 255
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
+    layout: str = ""
+    png_ids: Mapping[int, int] | None = None
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """Return what classes/`name`.json holds."""
+    raw = json.loads((files("isaseg.data") / "classes" / f"{name}.json").read_text(encoding="utf-8"))
+    for key in {"ids", "png_ids"} & raw.keys():
+        raw[key] = {int(label): train for label, train in raw[key].items()}  # JSON's keys are text
+    return DatasetInfo(
+        **{
+            **raw,
+            "classes": tuple(raw["classes"]),
+            "palette": np.array(raw["palette"], np.uint8),
+            "flip_pairs": tuple((a, b) for a, b in raw.get("flip_pairs", ())),
+            "layout": "\n".join(f"  {line}" for line in raw["layout"]),
+        }
+    )
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Return the names that `dataset_info` knows, sorted."""
+    folder = files("isaseg.data") / "classes"
+    return tuple(sorted(path.name.removesuffix(".json") for path in folder.iterdir()))
