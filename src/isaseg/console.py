@@ -72,3 +72,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message="The `srun` command is available.*")
     # these say that data.num_workers is small, which on a small machine it should be
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: no markup, no highlighting, not wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from hydra_plugins.isaseg_sweep import LocalLauncher
+from hydra_plugins.isaseg_sweeps import LocalLauncher
 from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import last_step
 from isaseg.sweep import local as local_module

@@ -1,1 +1,1 @@
-"""Several runs: which (jobs), one fresh process each (local, slurm, ray), seen through to the end (supervise)."""
+"""Several runs: which ones (jobs), each in a fresh process (local, slurm), watched until the end (supervise)."""

@@ -1,4 +1,4 @@
-"""Every combination of what is swept."""
+"""Every combination of the swept values."""
 
 import itertools
 import sys
@@ -15,26 +15,23 @@ from isaseg.sweep.launch import members_file
 
 
 def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job; the first of what is swept changes slowest.
+    """Return the overrides of each job; the first swept key changes slowest.
 
     Args:
         params: What a file of conf/sweep sweeps: key to values, as on the command line.
         arguments: Overrides of the command line; they replace a param of the same key.
 
     Raises:
-        ConfigError: For a sweep that is no list of values, such as interval(0, 1).
+        ConfigError: For a sweep that is not a list of values, such as interval(0, 1).
     """
     parsed = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
     choices: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
-        if not override.is_sweep_override():
-            text = (
-                override.input_line
-                if override.is_delete()
-                else f"{key}={override.get_value_element_as_str()}"
-            )
-            choices[key] = [text or key]
+        if override.is_delete():
+            choices[key] = [override.input_line or key]
+        elif not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
@@ -47,7 +44,7 @@ def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[li
 def sweep(
     launcher: Launcher, master: DictConfig, params: Mapping[str, str], arguments: Sequence[str]
 ) -> list[JobReturn]:
-    """Run every combination; go on past what fails.
+    """Run every combination; a failed job does not stop the others.
 
     Raises:
         SweepError: At the end, if a job did not finish.
@@ -55,7 +52,7 @@ def sweep(
     results = list(launcher.launch(combinations(params, arguments), initial_job_idx=0))
     jobs = {str(result.working_dir): result for result in results}  # several combinations may be one job
     members = members_file([Path(folder) for folder in jobs], master)
-    if members.is_file():  # a launcher that is not ours writes none
+    if members.is_file():  # only our own launchers write one
         print(f"compare them: python src/compare.py {members}", file=sys.stderr)
     failed = [result for result in jobs.values() if result.status is not JobStatus.COMPLETED]
     if failed:

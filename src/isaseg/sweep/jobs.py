@@ -1,4 +1,4 @@
-"""The jobs of a sweep: composed before anything starts, none twice, none that is complete."""
+"""The jobs of a sweep: all composed before anything starts, each only once."""
 
 import re
 import sys
@@ -21,10 +21,10 @@ class Job:
     """One run.
 
     Attributes:
-        name: For people.
+        name: Shown to people.
         folder: Run folder.
-        overrides: What `train.py` is given.
-        cfg: What it will compose of them.
+        overrides: Arguments of `train.py`.
+        cfg: The configuration that they compose.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, each once, and for every combination that was asked for the number of its job."""
+    """The jobs, each once; for every requested combination the index of its job; remarks for the user."""
 
     jobs: list[Job]
     job_of: list[int]
@@ -45,18 +45,18 @@ class Plan:
 def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequence[str] | None = None) -> Plan:
     """Return the jobs of a sweep.
 
-    An override that the chosen option of its group does not know, but another option of the group does, is left out:
-    a dense model has no group size. That holds where the override or the option is swept; where neither is, it is a
-    mistake. Combinations that then describe the same run are one job.
+    An override is left out where the chosen option of its group does not know the key but another option does: a dense
+    model has no group size. This applies only if the override or the option is swept; otherwise it is a mistake.
+    Combinations that then describe the same run become one job.
 
     Args:
         combinations: Overrides of each job.
-        compose: Gives the configuration of overrides.
-        fixed: Those of the overrides that are not swept; None: what all combinations have in common.
+        compose: Returns the configuration that overrides describe.
+        fixed: The overrides that are not swept; None: those that all combinations share.
 
     Raises:
         ConfigError: If jobs would share one `run_dir`.
-        HydraException: If an override does not fit; `isaseg.config.explain` puts it into words.
+        HydraException: If an override does not fit; `isaseg.config.explain` words it.
     """
     jobs: list[Job] = []
     number_of: dict[Path, int] = {}
@@ -77,24 +77,22 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequenc
     jobs = [replace(job, name=name) for job, name in zip(jobs, _names(jobs), strict=True)]
     twice = len(combinations) - len(jobs)
     if twice:
-        remarks.append(
-            f"{twice} of {len(combinations)} combinations describe a run that another one describes too"
-        )
+        remarks.append(f"{twice} of {len(combinations)} combinations describe the same run as another one")
     return Plan(jobs, job_of, list(dict.fromkeys(remarks)))
 
 
 def command(job: Job, script: Path) -> list[str]:
-    """Return what a process is started with that trains `job` on one device."""
+    """Return the command line that trains `job` on one device."""
     return [sys.executable, str(script), *job.overrides, "hydra.mode=RUN"]
 
 
 def quoted(text: object) -> str:
-    """Return a text as the value of an override, whatever is in it."""
+    """Return `text` quoted as the value of an override, whatever it contains."""
     return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def processes(cfg: DictConfig) -> int | None:
-    """Return how many processes a run takes on one machine; None: as many as it is given GPUs.
+    """Return the number of processes of a run on one machine; None: one for each GPU that it gets.
 
     Raises:
         ConfigError: If trainer.devices is neither a number nor a list.
@@ -139,14 +137,14 @@ def _key(override: str) -> str:
 
 
 def _known_elsewhere(key: str) -> bool:
-    """Tell whether any option of the group that `key` begins with knows the key."""
+    """Return whether any option of the group that `key` begins with knows the key."""
     group, _, rest = key.partition(".")
     options = (OmegaConf.load(path) for path in (config.conf_dir() / group).glob("*.yaml"))
     return bool(rest) and any(rest in option for option in options)
 
 
 def _names(jobs: Sequence[Job]) -> list[str]:
-    """Return `isa-8x8 tiny seed 0` and the like, with what is swept besides where that leaves two alike."""
+    """Return names such as `isa-8x8 tiny seed 0`; where two are alike, the swept overrides are added."""
     names = [f"{config.attention_label(j.cfg)} {j.cfg.backbone.name} seed {j.cfg.seed}" for j in jobs]
     common = set.intersection(*(set(job.overrides) for job in jobs))
     return [

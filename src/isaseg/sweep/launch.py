@@ -1,4 +1,4 @@
-"""From what Hydra says to jobs and back: shared by every launcher of `hydra_plugins.isaseg_sweep`."""
+"""From Hydra's sweep to jobs and back: shared by the launchers in `hydra_plugins.isaseg_sweeps`."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ from isaseg.files import replace_file
 from isaseg.sweep.jobs import Job, Plan, plan, quoted
 from isaseg.sweep.supervise import Outcome, Start, Watch, supervise
 
-# Of these a single job knows nothing.
+# Options of the sweep, not passed on to its jobs
 _OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper", "hydra.mode")
 
 
@@ -36,13 +36,12 @@ def launch(
 
     Args:
         hydra_context: Composes configurations.
-        master: Configuration of the sweep, with the node `hydra`.
+        master: Configuration of the sweep, including the node `hydra`.
         combinations: Overrides of each job.
-        make_start: Gives what starts jobs, of the jobs and the script `train.py`.
+        make_start: Called with the jobs and the script `train.py`; returns what starts them.
         watch: See `supervise`.
     """
     console = Console(stderr=True)
-    # what a single job of this sweep is told besides its combination
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     found = planned(hydra_context, master, combinations)
     for remark in found.remarks:
@@ -64,7 +63,7 @@ def planned(
     combinations: Sequence[Sequence[str]],
     fixed: Sequence[str] | None = None,
 ) -> Plan:
-    """Return the jobs of a sweep, see `plan`; nothing is started."""
+    """Return the jobs of a sweep, see `plan`, without starting any."""
 
     def compose(overrides: list[str]) -> DictConfig:
         return _task_config(hydra_context.config_loader.load_sweep_config(master, overrides))
@@ -80,14 +79,14 @@ def sweep_name(master: DictConfig) -> str:
 
 
 def members_file(folders: Sequence[Path], master: DictConfig) -> Path:
-    """Return where the members of a sweep stand: <sweep>.sweep, beside the run folders or above them all."""
+    """Return the path of the file that lists the runs of a sweep: <sweep>.sweep, in their deepest common folder."""
     return Path(os.path.commonpath([folder.parent for folder in folders])) / f"{sweep_name(master)}.sweep"
 
 
 def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
-    """Write the run folders of a sweep to its `members_file`, one a line.
+    """Write the run folders of a sweep to its `members_file`, one per line.
 
-    The file begins with the overrides of the sweep; the same sweep again adds to it, another one replaces it.
+    The first line holds the overrides of the sweep. Repeating the same sweep adds to the file, another sweep replaces it.
     """
     path = members_file([job.folder for job in jobs], master)
     header = f"# {' '.join(master.hydra.overrides.task)}"
@@ -125,7 +124,7 @@ def _task_config(full: DictConfig) -> DictConfig:
 
 
 def _in_wandb(job: Job, sweep: str) -> list[str]:
-    """Return the overrides that name a job in W&B and put the runs of one sweep into one group, unless chosen."""
+    """Return the overrides that name a job in W&B and group the runs of a sweep, unless the user has set them."""
     wanted = {"group": f"{job.cfg.name}-{sweep}", "name": job.name}
     logger = job.cfg.logger
     return [
@@ -136,7 +135,7 @@ def _in_wandb(job: Job, sweep: str) -> list[str]:
 
 
 def command_flags(master: DictConfig) -> list[str]:
-    """Return --config-dir and --config-name as this process was given them."""
+    """Return the --config-dir and --config-name that this process was started with."""
     flags = [
         f"--config-dir={source.path}"
         for source in master.hydra.runtime.config_sources
@@ -151,14 +150,14 @@ def _script() -> Path:
     main = getattr(sys.modules["__main__"], "__file__", None)
     if main is None:
         raise ConfigError(
-            "a sweep starts its jobs with the script that was started; start it as src/train.py"
+            "a sweep starts its jobs by the running script, and there is none; run src/train.py"
         )
     return Path(main).resolve()
 
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the jobs too, as Ctrl-C does."""
+    """Make SIGTERM end the jobs too, as Ctrl-C does."""
 
     def terminated(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Jobs on this machine: so many at a time, each with GPUs of its own, each a fresh process (several: torchrun)."""
+"""Jobs on this machine: `slots` at a time, each a fresh process with GPUs of its own (several devices: torchrun)."""
 
 import ctypes
 import fcntl
@@ -20,82 +20,91 @@ from isaseg.runs.run_folder import finished_metrics
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.supervise import Process, Start
 
-_GRACE = 60.0  # seconds that a job has to save its checkpoint before it is killed
+_GRACE = 60.0  # seconds for a job to save its checkpoint before it is killed
 _PR_SET_PDEATHSIG = 1
 
 
 def local(
     jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Sequence[str] | None = None
 ) -> Start:
-    """Return what starts jobs on this machine while there is room.
+    """Return a function that starts jobs on this machine while there is room.
 
     Args:
-        jobs: All that will be started.
+        jobs: All jobs that will be started.
         script: `train.py`.
-        slots: Jobs at a time; None: as many as there is room for on the GPUs, without GPUs one.
+        slots: Jobs at a time; None: as many as there are GPUs for, or one if no job uses a GPU.
         gpus: Ids of the GPUs, as for CUDA_VISIBLE_DEVICES; None: all that this process sees.
 
     Raises:
         ConfigError: If a job needs more than there is.
     """
     found = list(visible_gpus() if gpus is None else gpus)
-    if slots is not None and (not isinstance(slots, int) or slots < 1):
-        raise ConfigError(f"expected hydra.launcher.slots of at least 1, got {slots}")
-    needs = {job: gpus_needed(job.cfg, len(found)) for job in jobs}
-    for job, need in needs.items():
-        if need > len(found):
-            raise ConfigError(
-                f"{job.name} needs {need} GPUs, this machine has {len(found)}; lower trainer.devices"
-            )
-        if job.cfg.trainer.get("num_nodes", 1) != 1:
-            raise ConfigError("a job on this machine has one node; several nodes: hydra/launcher=slurm")
+    needs = _needs(jobs, slots, len(found))
     room = slots or (len(found) if any(needs.values()) else 1)
     threads = max((os.cpu_count() or 1) // room, 1)
     free = list(found)
     running: list[_LocalProcess] = []
-    told: set[Job] = set()
+    announced: set[Job] = set()
+
+    def start_one(job: Job) -> Process | None:
+        mine, free[:] = free[: needs[job]], free[needs[job] :]
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine or gpus is not None else {}
+        if room > 1:
+            environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        started: Process | None = None
+        try:
+            with alone(job.folder) as lock:
+                if lock is None:  # another sweep trains it, or a killed sweep whose job is still saving
+                    if job not in announced:
+                        announced.add(job)
+                        print(f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr)
+                elif finished_metrics(job.cfg, job.folder) is not None:
+                    started = _Ended(0)
+                else:
+                    popen = spawn(job, local_command(job, script, len(mine)), environment, lock)
+                    started = process = _LocalProcess(popen, mine, free)
+                    running.append(process)
+                    return started
+        except OSError as error:  # of its folder; the other jobs go on
+            started = _Ended(1, f"it could not be started: {error}")
+        free.extend(mine)
+        return started
 
     def start(waiting: list[Job]) -> dict[Job, Process]:
         running[:] = [process for process in running if process.poll() is None]
         started: dict[Job, Process] = {}
         for job in waiting:
             if len(running) >= room or needs[job] > len(free):
-                break  # in order: a large job is not overtaken for ever
-            mine = [free.pop(0) for _ in range(needs[job])]
-            environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine or gpus is not None else {}
-            if room > 1:
-                environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-            try:
-                with alone(job.folder) as lock:
-                    if lock is None:  # another sweep trains it, or one that was killed: its job still saves
-                        free.extend(mine)
-                        if job not in told:
-                            told.add(job)
-                            print(
-                                f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr
-                            )
-                        continue
-                    if finished_metrics(job.cfg, job.folder) is not None:
-                        free.extend(mine)
-                        started[job] = _Ended(0)
-                        continue
-                    popen = spawn(job, local_command(job, script, len(mine)), environment, lock)
-            except OSError as error:  # of its folder; the others go on
-                free.extend(mine)
-                started[job] = _Ended(1, f"it could not be started: {error}")
-                continue
-            started[job] = process = _LocalProcess(popen, mine, free)
-            running.append(process)
+                break  # in order, so that a large job is not overtaken for ever
+            process = start_one(job)
+            if process is not None:
+                started[job] = process
         return started
 
     return start
 
 
+def _needs(jobs: Sequence[Job], slots: int | None, available: int) -> dict[Job, int]:
+    if slots is not None and (not isinstance(slots, int) or slots < 1):
+        raise ConfigError(f"expected hydra.launcher.slots of at least 1, got {slots}")
+    needs = {job: gpus_needed(job.cfg, available) for job in jobs}
+    for job, need in needs.items():
+        if need > available:
+            raise ConfigError(
+                f"{job.name} needs {need} GPUs, this machine has {available}; lower trainer.devices"
+            )
+        if job.cfg.trainer.get("num_nodes", 1) != 1:
+            raise ConfigError(
+                "a job on this machine has one node; for several nodes use hydra/launcher=slurm"
+            )
+    return needs
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[IO[bytes] | None]:
-    """Give the lock of a run folder, None if another process holds it.
+    """Yield the lock of a run folder, None if another process holds it.
 
-    It is held until the block ends, and by a process that inherits it until that ends: also where the sweep is killed.
+    The lock lasts until the block and every process that inherited it have ended, even if the sweep is killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("wb") as lock:
@@ -112,13 +121,13 @@ def alone(folder: Path) -> Iterator[IO[bytes] | None]:
 def spawn(
     job: Job, words: Sequence[str], environment: dict[str, str], lock: IO[bytes] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a job that writes to log.txt and ends with this process; what it left of a failure is removed.
+    """Start a job that writes to log.txt and ends with this process; an old failed.txt is removed.
 
     Args:
         job: The job.
-        words: Its command.
-        environment: What its environment has besides this one's.
-        lock: What it holds as long as it runs, see `alone`.
+        words: Its command line.
+        environment: Added to the environment of this process.
+        lock: Held by the job as long as it runs, see `alone`.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "failed.txt").unlink(missing_ok=True)
@@ -130,36 +139,28 @@ def spawn(
             stdout=log,
             stderr=log,
             pass_fds=() if lock is None else (lock.fileno(),),
-            start_new_session=True,  # Ctrl-C is for the sweep, which asks its jobs to save and end
+            start_new_session=True,  # Ctrl-C goes to the sweep, which asks its jobs to save and end
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
 
 
 def local_command(job: Job, script: Path, gpus: int) -> list[str]:
-    """Return the command of a job on this machine; of several processes by torchrun, which ends all if one fails.
+    """Return the command line of a job on this machine; several processes by torchrun, which ends all if one fails.
 
-    Lightning would start the others itself, again with the words of this command, and end them less surely.
+    Lightning could start the others itself, but ends them less reliably.
     """
     words = command(job, script)
     count = processes(job.cfg) or max(gpus, 1)
     if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
-        words.append(
-            f"trainer.devices={count}"
-        )  # the ids that it names have other numbers among those it is given
+        words.append(f"trainer.devices={count}")  # the listed ids are renumbered among the GPUs of the job
     if count == 1 or not _in_processes(job.cfg):
         return words
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={count}",
-        *words[1:],
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    return [*torchrun, *words[1:]]
 
 
 def gpus_needed(cfg: DictConfig, available: int) -> int:
-    """Return how many GPUs a run takes of those that there are."""
+    """Return how many of the available GPUs a run uses."""
     accelerator = cfg.trainer.accelerator
     if accelerator not in ("gpu", "cuda") and (accelerator != "auto" or available == 0):
         return 0
@@ -184,7 +185,7 @@ def visible_gpus() -> list[str]:
 
 @dataclass
 class _Ended:
-    """A job that needed no process, or got none."""
+    """A job that needed no process, or could not get one."""
 
     code: int
     message: str = ""
@@ -226,11 +227,11 @@ class _LocalProcess:
 
 
 def _in_processes(cfg: DictConfig) -> bool:
-    """Tell whether the strategy wants a process for each device that somebody else starts."""
+    """Return whether the strategy expects one process per device, started from outside."""
     strategy = str(cfg.trainer.get("strategy", "auto"))
     return not any(word in strategy for word in ("spawn", "fork", "notebook"))
 
 
 def _end_with_parent() -> None:
-    """Have Linux end the job when this process dies, even by SIGKILL: or the same sweep again would train it twice."""
+    """Make Linux end the job when this process dies, even by SIGKILL; else repeating the sweep would train it twice."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Optuna's search: a study that outlives its process, each trial a job of its own."""
+"""Optuna's search: the study outlives the process, and each trial is a job."""
 
 import csv
 import math
@@ -15,6 +15,7 @@ from optuna import Study, Trial
 from optuna.trial import TrialState
 from rich.console import Console
 
+from isaseg.console import say
 from isaseg.errors import ConfigError, SweepError
 from isaseg.runs.run_folder import failure
 from isaseg.sweep import search_report
@@ -25,7 +26,7 @@ from isaseg.sweep.study import Settings, locked, open_study, sampler, store_path
 from isaseg.sweep.supervise import Watch
 
 _METRIC = "val/mIoU"
-_HOPELESS = 3  # so many trials and all failed: the cause is not what is searched
+_HOPELESS = 3  # give up if so many trials have run and all failed: the cause is not the searched values
 
 PlanOf = Callable[[Sequence[Sequence[str]], Sequence[str]], Plan]
 
@@ -43,20 +44,21 @@ def search(
     arguments: Sequence[str],
     flags: Sequence[str] = (),
 ) -> Study:
-    """Do what is missing of a study's trials, and tell what all of them gave.
+    """Run the trials that a study lacks, and report all of them.
 
-    A trial that a killed process has left unfinished goes on, with its values and in its run folder; a failed one
-    stays failed and the search goes on without it. If every trial has failed the study is begun anew.
+    A trial that a killed process left unfinished continues with its values and in its run folder. A failed trial stays
+    failed, and the search goes on without it. If every trial has failed, the study starts from scratch.
 
     Args:
-        launcher: Runs the jobs, as many at a time as its `slots`; asks its `watch` about each.
-        plan_of: Gives the jobs of combinations of overrides, and those of them that are not searched.
-        settings: Of the search.
+        launcher: Runs the jobs, `slots` of them at a time, and calls its `watch` for each.
+        plan_of: Returns the jobs of combinations of overrides; its second argument: the overrides not searched.
+        settings: The settings of the search.
         arguments: Overrides of the command line.
-        flags: What `train.py` needs to be told besides overrides.
+        flags: What `train.py` gets besides overrides.
 
     Raises:
-        ConfigError: If nothing can be searched, or the study was begun with something else, or is being searched.
+        ConfigError: If nothing can be searched, or the study was started with other settings, or another process
+            searches it.
         SweepError: At the end, if a trial has not finished.
     """
     console = Console(stderr=True)
@@ -64,21 +66,21 @@ def search(
     found = plan_of([[*overrides(values), *fixed] for values in samples(space)], fixed)
     used = {text.partition("=")[0] for job in found.jobs for text in job.overrides}
     for key in space.keys() - used:
-        _say(console, f"{key} has no meaning here and is not searched")
+        say(console, f"{key} has no meaning here and is not searched")
     space = {key: one for key, one in space.items() if key in used}
     if not space:
-        raise ConfigError("expected something to search, got only keys without meaning here")
+        raise ConfigError("expected something to search, got only keys that no run here has")
     path = store_path(settings, found.jobs[0].cfg)
     with locked(path):
-        study = open_study(path, settings, space, fixed, found.jobs, partial(_say, console))
+        study = open_study(path, settings, space, fixed, found.jobs, partial(say, console))
         _finish(study, launcher, partial(_planned, plan_of, space, fixed), settings, console)
-        search_report.tell(study, path, _METRIC, flags)
+        search_report.report(study, path, _METRIC, flags)
         _raise_unfinished(study)
     return study
 
 
 def _planned(plan_of: PlanOf, space: Space, fixed: Sequence[str], trial: Trial) -> _Run:
-    """Give a trial its values and its job; both are kept with it."""
+    """Give a trial its values and its job; both are stored with it."""
     (job,) = plan_of([[*overrides(suggest(trial, space)), *fixed]], fixed).jobs
     trial.set_user_attr("folder", os.path.relpath(job.folder))
     trial.set_user_attr("overrides", list(job.overrides))
@@ -88,7 +90,7 @@ def _planned(plan_of: PlanOf, space: Space, fixed: Sequence[str], trial: Trial) 
 def _finish(
     study: Study, launcher: Launcher, run_of: Callable[[Trial], _Run], settings: Settings, console: Console
 ) -> None:
-    """Run trials until there are n_trials in all, first those that were interrupted."""
+    """Run trials until there are n_trials in all, starting with those that were interrupted."""
     begun = study.get_trials(states=(TrialState.RUNNING,))
     missing = settings.n_trials - sum(trial.state is not TrialState.WAITING for trial in study.trials)
     while begun or missing > 0:
@@ -99,8 +101,8 @@ def _finish(
             run = run_of(Trial(study, held._trial_id) if held else study.ask())
             missing -= held is None
             values = " ".join(overrides(run.trial.params))
-            number = f"trial {run.trial.number}{' goes on' if held else ''}"
-            _say(console, f"{number}, {len(study.trials)} of {settings.n_trials}: {values}")
+            number = f"trial {run.trial.number}{' continues' if held else ''}"
+            say(console, f"{number}, {len(study.trials)} of {settings.n_trials}: {values}")
             runs.append(run)
         _run(study, launcher, runs, console)
         states = [trial.state for trial in study.trials]
@@ -117,9 +119,9 @@ def _run(study: Study, launcher: Launcher, runs: Sequence[_Run], console: Consol
 
 
 def _slots(launcher: Launcher, cfg: DictConfig) -> int:
-    """Return how many jobs the launcher runs at a time: so many trials are drawn together."""
+    """Return how many jobs the launcher runs at a time; that many trials are drawn together."""
     slots = getattr(launcher, "slots", None)
-    if slots is not None or not hasattr(launcher, "gpus"):
+    if slots is not None or not hasattr(launcher, "gpus"):  # another launcher of Hydra's has neither
         return max(slots or 1, 1)
     there = len(visible_gpus() if launcher.gpus is None else launcher.gpus)
     needed = gpus_needed(cfg, there)
@@ -127,7 +129,7 @@ def _slots(launcher: Launcher, cfg: DictConfig) -> int:
 
 
 def _watch(runs: Sequence[_Run], pruned: set[Path]) -> Watch:
-    """Return what reports each validation of a running job to its trial, and stops the job if that says so."""
+    """Return a function that reports the validations of a running job to its trial, and stops a pruned job."""
     sizes: dict[Path, int] = {}
     known = {
         run.trial.number: set(run.trial.study.trials[run.trial.number].intermediate_values) for run in runs
@@ -141,18 +143,17 @@ def _watch(runs: Sequence[_Run], pruned: set[Path]) -> Watch:
         sizes[path] = size
         values, steps = validations(path), int(job.cfg.trainer.max_steps)
         trials = [run.trial for run in runs if run.job.folder == job.folder]
-        given_up = [
-            _is_given_up(trial, values, known[trial.number], steps) for trial in trials
-        ]  # each is told
-        if any(given_up):
+        # a list: every trial gets its report, also after the first that is pruned
+        verdicts = [_is_pruned(trial, values, known[trial.number], steps) for trial in trials]
+        if any(verdicts):
             pruned.add(job.folder)
-        return any(given_up)
+        return any(verdicts)
 
     return watch
 
 
-def _is_given_up(trial: Trial, values: Mapping[int, float], known: set[int], steps: int) -> bool:
-    """Report what is new; tell whether the pruner gives the trial up, which it may not after the last step."""
+def _is_pruned(trial: Trial, values: Mapping[int, float], known: set[int], steps: int) -> bool:
+    """Report new validations; return whether the pruner stops the trial, which it may not after the last step."""
     for step, value in values.items():
         if step not in known:
             known.add(step)
@@ -180,12 +181,12 @@ def _record(study: Study, run: _Run, result: JobReturn, pruned: bool, console: C
         best = max((t.value or 0.0 for t in study.get_trials(states=(TrialState.COMPLETE,))), default=-1.0)
         study.tell(trial, value)
         if value > best:
-            _say(console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
+            say(console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
     elif getattr(value, "state", "failed") == "stopped":
-        if pruned:  # else stopped from outside: it stays as it is, to go on
+        if pruned:  # otherwise it was stopped from outside, and stays unfinished so that it can continue
             study.tell(trial, state=TrialState.PRUNED)
             after = study.trials[trial.number].last_step
-            _say(console, f"pruned trial {trial.number} after step {after}")
+            say(console, f"pruned trial {trial.number} after step {after}")
     else:
         message = failure(run.job.folder) or f"expected a finite {_METRIC}, got {value}"
         trial.set_user_attr("message", message)
@@ -196,13 +197,9 @@ def _raise_unfinished(study: Study) -> None:
     failed = study.get_trials(states=(TrialState.FAIL,))
     messages = [f"trial {trial.number}: {trial.user_attrs.get('message')}" for trial in failed]
     stopped = study.get_trials(states=(TrialState.RUNNING,))
-    messages += [f"trial {trial.number}: stopped; the same command goes on with it" for trial in stopped]
+    messages += [f"trial {trial.number}: stopped; the same command continues it" for trial in stopped]
     if messages:
-        advice = "the search has gone on without those that failed"
+        advice = "the search went on without the failed trials"
         if len(failed) == len(study.trials):
-            advice = "the same command begins anew"
+            advice = "the same command starts from scratch"
         raise SweepError(messages, len(study.trials), advice)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

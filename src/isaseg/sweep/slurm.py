@@ -1,6 +1,6 @@
-"""Jobs on a Slurm cluster: one array of all of them, which outlives this process.
+"""Jobs on a Slurm cluster: one job array that outlives this process.
 
-Slurm places a task for each device; what a task does is in isaseg.sweep.slurm_task.
+Slurm starts one task per device; isaseg.sweep.slurm_task is what a task does.
 """
 
 import math
@@ -24,23 +24,21 @@ from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.slurm_task import JOB_FILE, Train
 from isaseg.sweep.supervise import Process, Start
 
-_ASK_EVERY = 10.0  # seconds between two questions to squeue, whatever the number of jobs
+_ASK_EVERY = 10.0  # seconds between two calls of squeue, however many jobs there are
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-_NOT_REQUEUED = (
-    "Job not requeued because:"  # submitit's words in the log of a job whose time was over too often
-)
-# of these Slurm says that a job is over; all others may still run
+_NOT_REQUEUED = "Job not requeued because:"  # logged by submitit when a job has timed out too often
+# the states of jobs that have ended; in any other state a job may still run
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
 }  # fmt: skip
-_MEND = {
+_REMEDY = {
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
-    "TIMEOUT": "it did not end in the time it was given to save; raise hydra.launcher.signal_delay_s",
+    "TIMEOUT": "it could not save in time; raise hydra.launcher.signal_delay_s",
 }
 
 
 class Need(NamedTuple):
-    """What a job asks of the cluster."""
+    """The resources of a job."""
 
     nodes: int
     tasks_per_node: int
@@ -64,12 +62,12 @@ def slurm(
     setup: Sequence[str],
     additional_parameters: Mapping[str, Any],
 ) -> Start:
-    """Return what submits all jobs at once, but those that an earlier sweep has submitted and that are not over.
+    """Return a function that submits all jobs at once, except those that an earlier sweep submitted and still run.
 
-    The arguments are those of conf/hydra/launcher/slurm.yaml.
+    The arguments are described in conf/hydra/launcher/slurm.yaml.
 
     Raises:
-        ConfigError: If submitit or Slurm is not there, or an argument cannot work.
+        ConfigError: If submitit or Slurm is missing, or an argument is invalid.
     """
     _check_installed()
     whole = {"timeout_min": timeout_min, "signal_delay_s": signal_delay_s, "cpus_per_task": cpus_per_task}
@@ -89,7 +87,7 @@ def slurm(
         "cpus_per_task": cpus_per_task,
         "array_parallelism": array_parallelism,
         "setup": list(setup) or None,
-        # srun of Slurm 22.05 and later takes no cpus-per-task from sbatch; one task that fails ends the others
+        # since Slurm 22.05 srun does not inherit cpus-per-task from sbatch; a failed task ends the others
         "srun_args": [f"--cpus-per-task={cpus_per_task}", "--kill-on-bad-exit=1"],
         "additional_parameters": {"requeue": True, **additional_parameters},
     }
@@ -100,7 +98,7 @@ def slurm(
         if found:
             _say(f"found in Slurm, submitted before: {', '.join(found.values())}")
         new = [job for job in waiting if job not in found]
-        for group in dict.fromkeys(needs[job] for job in new):  # an array asks the same for all
+        for group in dict.fromkeys(needs[job] for job in new):  # all jobs of an array have equal resources
             those = [job for job in new if needs[job] == group]
             found.update(_submit(those, script, group, options, max_num_timeout))
             queue.ask_again()
@@ -110,20 +108,20 @@ def slurm(
 
 
 def need(job: Job, gpus_per_node: int | None) -> Need:
-    """Return what a job asks for; Lightning wants a task for each device.
+    """Return the resources of a job; Lightning expects one task per device.
 
     Args:
         job: The job.
-        gpus_per_node: None: one for each device where trainer.accelerator is a GPU, else none.
+        gpus_per_node: None: one per device if trainer.accelerator is a GPU, else none.
 
     Raises:
-        ConfigError: If it does not say how many devices.
+        ConfigError: If the number of devices is not given.
     """
     trainer: DictConfig = job.cfg.trainer
     tasks = processes(job.cfg) or gpus_per_node
     if tasks is None:
         raise ConfigError(
-            f"{job.name}: expected trainer.devices as a number, got {trainer.devices}; Slurm has to be told how many"
+            f"{job.name}: expected trainer.devices as a number, got {trainer.devices}; Slurm needs to know how many"
         )
     if gpus_per_node is None:
         gpus_per_node = tasks if trainer.accelerator in ("gpu", "cuda") else 0
@@ -133,7 +131,7 @@ def need(job: Job, gpus_per_node: int | None) -> Need:
 def _submit(
     jobs: Sequence[Job], script: Path, asked: Need, options: Mapping[str, Any], max_num_timeout: int
 ) -> dict[Job, str]:
-    """Submit jobs as one array, note the number of each in its folder, and return them."""
+    """Submit jobs as one array, write the id of each into its folder, and return the ids."""
     import submitit
 
     for job in jobs:
@@ -150,21 +148,19 @@ def _submit(
         **options,
     )
     delay = float(options["signal_delay_s"])
-    devices = (
-        f"trainer.devices={asked.tasks_per_node}"  # also where it was auto or named some of another machine
-    )
+    devices = f"trainer.devices={asked.tasks_per_node}"  # replaces "auto" and the ids of another machine
     tasks = [Train([*command(job, script), devices], job.folder.resolve(), 0.8 * delay) for job in jobs]
     try:
         submitted = executor.submit_array(tasks)
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"Slurm refused the jobs: {reason}; mend hydra.launcher in conf or here") from error
+        raise ConfigError(f"Slurm refused the jobs: {reason}; correct hydra.launcher.*") from error
     numbers = {job: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
     for job, handle in zip(jobs, submitted, strict=True):
         with replace_file(job.folder / JOB_FILE) as file:
             file.write(handle.job_id.encode())
         with (job.folder / "log.txt").open("a") as log:
-            log.write(f"Slurm job {handle.job_id}, what is not here is in {handle.paths.stderr}\n")
+            log.write(f"Slurm job {handle.job_id}, further output is in {handle.paths.stderr}\n")
     array = submitted[0].job_id.split("_")[0]
     _say(
         f"submitted as Slurm job {array}: {len(jobs)} run{'s' * (len(jobs) > 1)}; Ctrl-C leaves it in the queue"
@@ -173,7 +169,7 @@ def _submit(
 
 
 class _Queue:
-    """What squeue says of all our jobs, asked now and then. It needs no accounting, which sacct does."""
+    """The state of all our jobs by squeue, which unlike sacct needs no accounting."""
 
     def __init__(self) -> None:
         self._asked = -math.inf
@@ -181,22 +177,22 @@ class _Queue:
         self._jobs: dict[str, tuple[str, int]] = {}
 
     def holds(self, number: str) -> bool:
-        """Tell whether a job waits or runs; it does while squeue has not answered."""
+        """Return whether a job waits or runs; True while squeue has not answered."""
         return self.state(number)[0] not in {*_OVER, ""}
 
     def state(self, number: str) -> tuple[str, int]:
-        """Return Slurm's word for the state of a job, "" if there is no such job, and its wait status."""
+        """Return Slurm's name of the state of a job ("" if there is no such job) and its wait status."""
         if time.monotonic() - self._asked >= _ASK_EVERY:
             self._ask()
             self._asked = time.monotonic()
         return self._jobs.get(number, ("", 0)) if self._known else ("UNKNOWN", 0)
 
     def ask_again(self) -> None:
-        """Forget the answer: there are newer jobs."""
+        """Ask again at the next call, because there are new jobs."""
         self._asked, self._known = -math.inf, False
 
     def left(self, number: str) -> None:
-        """Say, once, that the jobs go on without this process."""
+        """Print, once, that the jobs go on without this process."""
         if not self._left:
             self._left = True
             _say(
@@ -211,9 +207,9 @@ class _Queue:
             answer = subprocess.run(
                 [*words, fields], capture_output=True, text=True, timeout=60, check=True
             ).stdout
-        except (OSError, subprocess.SubprocessError) as error:  # its server is restarted; the jobs run on
+        except (OSError, subprocess.SubprocessError) as error:  # e.g. slurmctld restarts; the jobs run on
             if not self._silent:
-                _say(f"squeue does not answer, it is asked again: {error}")
+                _say(f"squeue does not answer, trying again: {error}")
             self._silent = True
             return
         self._known, self._silent = True, False
@@ -237,34 +233,34 @@ class _SlurmProcess:
         return self._ended(*self.queue.state(self.number))
 
     def stop(self) -> None:
-        """Have the next `poll` cancel the job; if `wait` comes instead this process is interrupted."""
+        """Make the next `poll` cancel the job; if `wait` follows instead, this process was interrupted."""
         self.unwanted = True
 
     def wait(self) -> None:
-        """Leave the job where it is."""
+        """Leave the job in the queue."""
         self.queue.left(self.number)
 
     def _ended(self, state: str, status: int) -> int:
-        """Return the exit code; where the job itself could not say why it failed, do so."""
+        """Return the exit code; write failed.txt where the job itself could not."""
         if state == "" or state == "COMPLETED":  # "": Slurm forgets after MinJobAge
             return 0 if state or read_metrics(self.job.folder) else 1
         if state in ("CANCELLED", "PREEMPTED"):
             return 143
         code = os.waitstatus_to_exitcode(status)
         if state != "FAILED":
-            mend = f"; {_MEND[state]}" if state in _MEND else ""
-            write_failure(self.job.folder, f"Slurm job {self.number} ended as {state}{mend}\n")
+            remedy = f"; {_REMEDY[state]}" if state in _REMEDY else ""
+            write_failure(self.job.folder, f"Slurm job {self.number} ended as {state}{remedy}\n")
         elif (reason := _not_requeued(self.job, self.number)) is not None:
             write_failure(self.job.folder, reason)
         return 128 - code if code > 128 and code != 143 else code or 1  # 137: a task was killed by signal 9
 
 
 def _not_requeued(job: Job, number: str) -> str | None:
-    """Return why submitit did not put a job back into the queue whose time was over, None if that was not so."""
+    """Return why submitit did not requeue a job that ran out of time, None if it did not say so."""
     import submitit
 
     paths = submitit.core.utils.JobPaths(_folder(job), job_id=number, task_id=0)
-    # the log says what the result file says, which is one that must not be loaded
+    # the log repeats what is in the result file, which is a pickle and must not be loaded
     for path in (paths.stdout, paths.stderr):
         text = path.read_text(errors="replace") if path.is_file() else ""
         found = [line for line in text.splitlines() if _NOT_REQUEUED in line]
@@ -295,7 +291,7 @@ def _check_installed() -> None:
     missing = [name for name in _COMMANDS if shutil.which(name) is None]
     if missing:
         raise ConfigError(
-            f"hydra/launcher=slurm needs Slurm's {', '.join(missing)}, not found here; use a machine of the cluster"
+            f"hydra/launcher=slurm needs Slurm's {', '.join(missing)}, not found here; run it on a machine of the cluster"
         )
 
 

@@ -1,4 +1,4 @@
-"""What each task of a Slurm job does: start `train.py` in a fresh process, and have it save when the time is over."""
+"""What each task of a Slurm job does: start `train.py` in a fresh process, and make it save when its time is up."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-JOB_FILE = "slurm_job.txt"  # in a run folder: the number of the Slurm job that trains it
-_TIME_IS_OVER = signal.SIGUSR2  # for which submitit asks Slurm
+JOB_FILE = "slurm_job.txt"  # in a run folder: the id of the Slurm job that trains it
+_TIME_IS_UP = signal.SIGUSR2  # the signal that submitit makes Slurm send
 
 
 class Train:
-    """One task, called by submitit on the node; submitit queues it again when its time is over or it is preempted.
+    """One task, called by submitit on the node; submitit queues it again when its time is up or it is preempted.
 
     Args:
         words: The command that trains.
@@ -28,7 +28,7 @@ class Train:
     def __init__(self, words: Sequence[str], folder: Path, grace: float) -> None:
         self.words, self.folder, self.grace = list(words), folder, grace
         self._pid: int | None = None
-        self._told = False
+        self._signalled = False
 
     def __call__(self) -> None:
         """Train, and exit as training does.
@@ -39,22 +39,22 @@ class Train:
         first = os.environ.get("SLURM_PROCID", "0") == "0"
         if first:
             _claim(self.folder)
-        # Slurm signals every process of a task. Training is born with this signal blocked: SIGTERM tells it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {_TIME_IS_OVER})
+        # Slurm signals every process of a task. Training starts with this signal blocked; we send it SIGTERM.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {_TIME_IS_UP})
         process = self._start(first)
         self._pid = process.pid
         if not first:  # submitit's own handler calls `checkpoint` in task 0 alone
-            signal.signal(_TIME_IS_OVER, self._pass_on)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_TIME_IS_OVER})
-        # Popen.wait holds a lock, which a signal handler that waits too would never get
+            signal.signal(_TIME_IS_UP, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_TIME_IS_UP})
+        # not Popen.wait: it holds a lock that the signal handler, which waits too, would never get
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         self._pid = None
         code = process.wait()
-        if code and not self._told:  # srun would end task 0 before it has put the job back into the queue
+        if code and not self._signalled:  # else srun would end task 0 before it has requeued the job
             raise SystemExit(code if code > 0 else 128 - code)
 
     def checkpoint(self) -> "DelayedSubmission":
-        """Have training save, and return what continues it in the same folder."""
+        """Make training save, and return the task that continues it in the same folder."""
         from submitit.helpers import DelayedSubmission
 
         if self._pid is not None:
@@ -67,18 +67,18 @@ class Train:
 
     def _start(self, first: bool) -> "subprocess.Popen[bytes]":
         environment = dict(os.environ)
-        # PyTorch would take a thread for each core of the node
+        # otherwise PyTorch starts a thread for each core of the node
         environment.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         options: dict[str, Any] = {"env": environment, "stdin": subprocess.DEVNULL}
         words = [*self.words, *self._continued()]
-        if not first:  # several nodes that write to one file lose lines
+        if not first:  # several nodes writing to one file lose lines
             return subprocess.Popen(words, **options)
         (self.folder / "failed.txt").unlink(missing_ok=True)
         with (self.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, **options)
 
     def _continued(self) -> list[str]:
-        """Return what makes a job that Slurm starts again go on, even one that was told resume=never."""
+        """Return the override that makes a job continue after Slurm restarts it, even with resume=never."""
         if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
             return []
         submitted = (self.folder / JOB_FILE).stat().st_mtime
@@ -86,13 +86,13 @@ class Train:
         return ["resume=auto"] if any(when > submitted for when in written) else []
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+        self._signalled = True
         if self._pid is not None:
             os.kill(self._pid, signal.SIGTERM)
 
 
 def _claim(folder: Path) -> None:
-    """Note that this Slurm job trains the run, unless the sweep was cut short before it could and another does now."""
+    """Note that this Slurm job trains the run; exit if another Slurm job has claimed it."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     mine = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     path = folder / JOB_FILE

@@ -1,4 +1,4 @@
-"""What a search may try: the values that are swept, in Hydra's words, as distributions of Optuna."""
+"""What a search may try: the swept values, in Hydra's syntax, as Optuna distributions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ Space = dict[str, BaseDistribution]
 
 
 def parse(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[Space, list[str]]:
-    """Return what is searched and the overrides that are the same for every trial.
+    """Return the search space and the overrides that are the same for every trial.
 
-    `a,b`, `choice(a,b)`: one of these. `range(start,stop,step)`: without stop, as everywhere in Hydra.
-    `interval(low,high)`: a real number, `int(interval(low,high))`: a whole one, both ends included;
+    `a,b` or `choice(a,b)`: one of these. `range(start,stop,step)`: stop excluded, as everywhere in Hydra.
+    `interval(low,high)`: a real number, or an integer if both ends are; both ends included.
     `tag(log, ...)`: on a logarithmic scale.
 
     Args:
@@ -40,14 +40,14 @@ def parse(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[Space, l
     space = {key: _distribution(override) for key, override in parsed.items() if override.is_sweep_override()}
     if not space:
         raise ConfigError(
-            "expected something to search, got single values alone; "
+            "expected something to search, got only single values; "
             "try sweep=search, or 'optim.lr=tag(log,interval(1e-4,1e-2))'"
         )
     return space, [str(override.input_line) for key, override in parsed.items() if key not in space]
 
 
 def samples(space: Space) -> list[dict[str, Any]]:
-    """Return a few sets of values that hold every choice and both ends of every interval."""
+    """Return a few sets of values that contain every choice and both ends of every interval."""
     values = {
         key: list(one.choices) if isinstance(one, CategoricalDistribution) else [one.low, one.high]  # type: ignore[attr-defined]
         for key, one in space.items()
@@ -57,7 +57,7 @@ def samples(space: Space) -> list[dict[str, Any]]:
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Any]:
-    """Return the values of a trial: those it has already, and new ones for the rest."""
+    """Return the values of a trial: those that it has already, and new ones for the rest."""
     values: dict[str, Any] = {}
     for key, one in space.items():
         if isinstance(one, CategoricalDistribution):
@@ -70,7 +70,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return values as overrides, numbers with all their digits."""
+    """Return `values` as overrides, numbers in full precision."""
     return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in values.items()]
 
 
@@ -79,9 +79,7 @@ def _distribution(override: Override) -> BaseDistribution:
     tags = sweep.tags if isinstance(sweep, Sweep) else set()
     interval = isinstance(sweep, IntervalSweep)
     if getattr(sweep, "shuffle", False) or tags - {"log"} or (tags and not interval):
-        raise ConfigError(
-            f"expected values, a range or an interval, the last perhaps with the tag log; got {text}"
-        )
+        raise ConfigError(f"expected values, a range or an interval (which may have the tag log), got {text}")
     try:
         if isinstance(sweep, IntervalSweep):
             return _interval(sweep)

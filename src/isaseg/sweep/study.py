@@ -1,4 +1,4 @@
-"""A search's study: settings, the store that holds it, and what may not be mixed in it."""
+"""The study of a search: its settings, its file, and what must not be mixed in it."""
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +21,10 @@ from isaseg.sweep.space import Space
 
 @dataclass(frozen=True)
 class Settings:
-    """What conf/hydra/sweeper/optuna.yaml says; the defaults stand there.
+    """The keys of conf/hydra/sweeper/optuna.yaml, where the defaults are.
 
     Raises:
-        ConfigError: For a value that cannot work.
+        ConfigError: For an invalid value.
     """
 
     params: Mapping[str, str] | None
@@ -52,13 +52,13 @@ class Settings:
 
 
 def sampler(settings: Settings, number: int) -> optuna.samplers.TPESampler:
-    """Return a sampler whose random numbers are the trial's own: a search that is resumed does not draw them again."""
+    """Return a sampler seeded for one trial, so that a resumed search does not draw the same values again."""
     seed = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
     return optuna.samplers.TPESampler(n_startup_trials=settings.n_startup_trials, seed=seed)
 
 
 def store_path(settings: Settings, cfg: DictConfig) -> Path:
-    """Return the file that holds the study: beside the run folders unless somebody wants it elsewhere."""
+    """Return the file of the study: beside the run folders, unless hydra.sweeper.storage says otherwise."""
     if settings.storage is not None:
         return Path(settings.storage.removeprefix("sqlite:///"))
     return Path(cfg.output_dir) / config.safe_name(cfg.name) / f"{settings.study}.db"
@@ -66,13 +66,13 @@ def store_path(settings: Settings, cfg: DictConfig) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other searches away from a store; when this process dies, however, the store is free.
+    """Lock a store against other searches; the lock ends with this process, however it ends.
 
     Raises:
-        ConfigError: If another process has it.
+        ConfigError: If another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:  # stays: to remove it would be a race
+    with path.with_name(f".{path.name}.lock").open("w") as file:  # never removed: that would be a race
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -90,7 +90,7 @@ def open_study(
     jobs: Sequence[Job],
     say: Callable[[str], None],
 ) -> Study:
-    """Return the study in a store, a new one if there is none or if all of its trials have failed.
+    """Return the study in a store; a new one if there is none or if all its trials have failed.
 
     Args:
         path: The store.
@@ -98,17 +98,19 @@ def open_study(
         space: What is searched.
         fixed: Overrides that are the same for every trial.
         jobs: Some of the runs that the search may make.
-        say: Told what a user has to know.
+        say: Called with messages for the user.
 
     Raises:
-        ConfigError: If the file is no store, or the study was begun with something else.
+        ConfigError: If the file is not a store, or the study was started with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = _create(path, settings, jobs[0].cfg)
         trials = study.trials
         if trials and all(trial.state is TrialState.FAIL for trial in trials):
-            say(f"all {len(trials)} trials of the study {settings.study} had failed: it begins anew")
+            say(
+                f"all {len(trials)} trials of the study {settings.study} had failed; the search starts from scratch"
+            )
             optuna.delete_study(study_name=settings.study, storage=f"sqlite:///{path}")
             study = _create(path, settings, jobs[0].cfg)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
@@ -136,9 +138,9 @@ def _create(path: Path, settings: Settings, cfg: DictConfig) -> Study:
 
 
 def _check_same(study: Study, path: Path, space: Space, fixed: Sequence[str], jobs: Sequence[Job]) -> None:
-    """Keep what a study is about; refuse to mix two in one.
+    """Record what a study searches; refuse to mix two searches in one.
 
-    What is not searched is compared by what the jobs compute: another folder or number of GPUs is no other study.
+    Everything that is not searched is compared by the names of the runs: the folder and the GPUs do not count.
     """
     searched = {key: str(one) for key, one in space.items()}
     runs = config.digest([config.run_name(job.cfg) for job in jobs])

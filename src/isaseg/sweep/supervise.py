@@ -1,4 +1,4 @@
-"""See jobs through to the end, wherever their processes run: progress, each failure at once, interruption."""
+"""Watch jobs until they end, wherever their processes run: progress, failures, interruption."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -8,11 +8,12 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from isaseg.console import say
 from isaseg.runs.run_folder import failure, finished_metrics, last_step, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
-_TAIL = 20  # lines of the log that failed.txt quotes where the run itself could not write why
+_TAIL = 20  # log lines quoted in failed.txt where the run itself could not write the reason
 
 
 class Process(Protocol):
@@ -25,7 +26,7 @@ class Process(Protocol):
         """Ask it to save and end."""
 
     def wait(self) -> None:
-        """Return when it has ended; kill what does not."""
+        """Wait until it has ended; kill it if it does not end."""
 
 
 Start = Callable[[list[Job]], dict[Job, Process]]
@@ -37,9 +38,9 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: "finished" (also before), "failed", or "stopped": by the watch, or from outside, to be continued.
-        metrics: What metrics.json holds, if finished.
-        message: One sentence, if failed.
+        state: "finished" (now or before), "failed", or "stopped" (by `watch` or from outside; it can be continued).
+        metrics: Contents of metrics.json, if finished.
+        message: The reason in one sentence, if failed.
     """
 
     state: Literal["finished", "failed", "stopped"]
@@ -50,16 +51,16 @@ class Outcome:
 def supervise(
     jobs: Sequence[Job], start: Start, console: Console, watch: Watch | None = None
 ) -> dict[Job, Outcome]:
-    """Run what is not complete yet, and return how each job ended.
+    """Run the jobs that are not complete yet, and return how each job ended.
 
-    A job that fails is told at once and stops no other. If this process is interrupted the jobs are asked to save and
-    end, and are waited for.
+    A failed job is reported at once and does not stop the others. If this process is interrupted, the jobs are asked to
+    save and end, and it waits for them.
 
     Args:
-        jobs: All of them, in the order in which they are to start.
+        jobs: All jobs, in the order in which they should start.
         start: Starts as many of the waiting jobs as there is room for.
-        console: Where progress and failures are told.
-        watch: Asked now and then about each running job; True stops it.
+        console: Where progress and failures are printed.
+        watch: Called now and then for each running job; True stops the job.
     """
     outcomes: dict[Job, Outcome] = {}
     for job in jobs:
@@ -67,7 +68,7 @@ def supervise(
         if metrics is not None:
             outcomes[job] = Outcome("finished", metrics)
     if outcomes:
-        _say(console, f"{len(outcomes)} of {len(jobs)} runs are complete already")
+        say(console, f"{len(outcomes)} of {len(jobs)} runs are complete already")
     waiting = [job for job in jobs if job not in outcomes]
     running: dict[Job, Process] = {}
     unwanted: set[Job] = set()
@@ -81,14 +82,14 @@ def supervise(
                         del running[job]
                         message = getattr(process, "message", "")
                         outcomes[job] = _outcome(job, code, job in unwanted, message)
-                        _tell(bar.console, job, outcomes[job])
+                        _report(bar.console, job, outcomes[job])
                     elif watch is not None and job not in unwanted and watch(job):
                         unwanted.add(job)
                         process.stop()
                 for job, process in start(waiting).items():
                     waiting.remove(job)
                     running[job] = process
-                    _say(bar.console, f"start   {job.name}")
+                    say(bar.console, f"start   {job.name}")
                 share = 0.0 if bar.disable else sum(_share(job) for job in running)
                 ended = len(jobs) - len(waiting) - len(running)
                 runs = f"{ended}/{len(jobs)} runs, {len(running)} running"
@@ -104,7 +105,7 @@ def supervise(
 
 
 def _outcome(job: Job, code: int, unwanted: bool, message: str) -> Outcome:
-    if message:  # it was never started, perhaps for want of a folder to write in
+    if message:  # it never started, for example because its folder is not writable
         return Outcome("failed", message=message)
     metrics = read_metrics(job.folder) if code == 0 else None
     if metrics is not None:
@@ -113,30 +114,26 @@ def _outcome(job: Job, code: int, unwanted: bool, message: str) -> Outcome:
         return Outcome("stopped")
     log = job.folder / "log.txt"
     lines = log.read_text(errors="replace").rstrip().splitlines()[-_TAIL:] if log.is_file() else []
-    killed = f"killed by signal {-code}" + (", perhaps for want of memory" if code == -9 else "")
-    said = killed if code < 0 else f"exit code {code}: {lines[-1] if lines else '(nothing was said)'}"
+    killed = f"killed by signal {-code}" + (", perhaps out of memory" if code == -9 else "")
+    said = killed if code < 0 else f"exit code {code}: {lines[-1] if lines else '(no output)'}"
     write_failure(job.folder, "\n".join([said, "", *lines, ""]))
     return Outcome("failed", message=failure(job.folder) or said)
 
 
-def _tell(console: Console, job: Job, outcome: Outcome) -> None:
+def _report(console: Console, job: Job, outcome: Outcome) -> None:
     if outcome.state == "finished":
         score = (outcome.metrics or {}).get("val/mIoU")
-        _say(console, f"done    {job.name}" + (f"  mIoU {score:.4f}" if isinstance(score, float) else ""))
+        say(console, f"done    {job.name}" + (f"  mIoU {score:.4f}" if isinstance(score, float) else ""))
     elif outcome.state == "stopped":
-        _say(console, f"stopped {job.name} after step {last_step(job.folder)}")
+        say(console, f"stopped {job.name} after step {last_step(job.folder)}")
     else:
-        _say(console, f"FAILED  {job.name}: {outcome.message}", "bold red")
-        _say(console, f"        {job.folder / 'failed.txt'}, {job.folder / 'log.txt'}")
+        say(console, f"FAILED  {job.name}: {outcome.message}", "bold red")
+        say(console, f"        {job.folder / 'failed.txt'}, {job.folder / 'log.txt'}")
 
 
 def _share(job: Job) -> float:
     steps = job.cfg.trainer.max_steps
     return min(last_step(job.folder) / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _progress(console: Console) -> Progress:
