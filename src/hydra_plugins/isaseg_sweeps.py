@@ -63,8 +63,8 @@ class SlurmLauncher(LocalLauncher):
 class GridSweeper(Sweeper):
     """Every combination of the swept values, each run once, see `isaseg.sweep.grid`."""
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
-        self.params = dict(params or {})
+    def __init__(self, params: dict[str, str] | None = None, rows: Sequence[str] | None = None) -> None:
+        self.params, self.rows = dict(params or {}), list(rows or [])
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher, and keep what composes the jobs."""
@@ -77,7 +77,7 @@ class GridSweeper(Sweeper):
         """Run the sweep."""
         from isaseg.sweep.grid import sweep
 
-        return sweep(self._launcher, self._master, self.params, arguments)
+        return sweep(self._launcher, self._master, self.params, arguments, self.rows)
 
 
 class OptunaSweeper(GridSweeper):

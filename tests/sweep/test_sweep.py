@@ -117,6 +117,17 @@ def test_every_combination_and_the_command_line_replaces_what_a_file_sweeps() ->
         combinations({}, ["optim.lr=interval(0,1)"])
 
 
+def test_a_row_keeps_its_overrides_together_and_the_command_line_replaces_them() -> None:
+    rows = ["attention=none trainer.max_steps=600", "attention=isa attention.group_size=[4,8]"]
+    found = combinations({"seed": "0,1"}, [], rows)
+    assert [" ".join(words) for words in found] == [f"{row} seed={seed}" for row in rows for seed in (0, 1)]
+    found = combinations({"seed": "0,1"}, ["seed=3", "trainer.max_steps=5"], rows)
+    assert [" ".join(words) for words in found] == [
+        "attention=none seed=3 trainer.max_steps=5",
+        "attention=isa attention.group_size=[4,8] seed=3 trainer.max_steps=5",
+    ]
+
+
 def test_a_dense_model_has_no_group_size_and_is_trained_once() -> None:
     sizes, kinds = ("[4,4]", "[8,8]"), ("isa", "dense")
     found = planned(

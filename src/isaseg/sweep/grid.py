@@ -14,17 +14,21 @@ from isaseg.errors import ConfigError, SweepError
 from isaseg.sweep.launch import members_file
 
 
-def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job; the first swept key changes slowest.
+def combinations(
+    params: Mapping[str, str], arguments: Sequence[str], rows: Sequence[str] = ()
+) -> list[list[str]]:
+    """Return the overrides of each job; rows change slowest, then the first swept key.
 
     Args:
         params: What a file of conf/sweep sweeps: key to values, as on the command line.
-        arguments: Overrides of the command line; they replace a param of the same key.
+        arguments: Overrides of the command line; they replace a param of the same key, in rows too.
+        rows: Overrides that belong together, separated by blanks; each row is combined with everything else.
 
     Raises:
         ConfigError: For a sweep that is not a list of values, such as interval(0, 1).
     """
-    parsed = OverridesParser.create().parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
     choices: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
@@ -38,18 +42,26 @@ def combinations(params: Mapping[str, str], arguments: Sequence[str]) -> list[li
             raise ConfigError(
                 f"expected values to sweep, got {override.input_line}; hydra/sweeper=optuna searches an interval"
             )
-    return [list(combination) for combination in itertools.product(*choices.values())]
+    together = [
+        [word for word in row.split() if parser.parse_override(word).get_key_element() not in choices]
+        for row in rows
+    ]
+    return [[*row, *words] for row in together or [[]] for words in itertools.product(*choices.values())]
 
 
 def sweep(
-    launcher: Launcher, master: DictConfig, params: Mapping[str, str], arguments: Sequence[str]
+    launcher: Launcher,
+    master: DictConfig,
+    params: Mapping[str, str],
+    arguments: Sequence[str],
+    rows: Sequence[str] = (),
 ) -> list[JobReturn]:
     """Run every combination; a failed job does not stop the others.
 
     Raises:
         SweepError: At the end, if a job did not finish.
     """
-    results = list(launcher.launch(combinations(params, arguments), initial_job_idx=0))
+    results = list(launcher.launch(combinations(params, arguments, rows), initial_job_idx=0))
     jobs = {str(result.working_dir): result for result in results}  # several combinations may be one job
     members = members_file([Path(folder) for folder in jobs], master)
     if members.is_file():  # only our own launchers write one
