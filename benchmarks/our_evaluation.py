@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.serve import serve, timed_work
 from benchmarks.work import SETS, logits_and_target, picture
 from isaseg.inference.apply import Inference, predict_labels
-from isaseg.inference.labels import predict_from
+from isaseg.inference.labels import labels_from_coarse
 from isaseg.inference.metrics import count
 from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
@@ -29,7 +29,7 @@ def labels_work(name: str, kind: str) -> Callable[[], list[list[int]]]:
     """Return the way from coarse logits to areas."""
     logits, target = logits_and_target(name, kind)
     classes, _, size = SETS[name]
-    return lambda: areas(count(predict_from(logits, [size], False)[0], target, classes, 255))
+    return lambda: areas(count(labels_from_coarse(logits, [size], False)[0], target, classes, 255))
 
 
 def network_work(size: list[int]) -> Callable[[], list[list[int]]]:

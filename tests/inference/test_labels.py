@@ -1,14 +1,17 @@
 """Labels from coarse logits, against resizing all the logits and taking the largest."""
 
+from itertools import accumulate
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from isaseg.inference import labels as module
-from isaseg.inference.labels import largest, predict_from, resize
+from isaseg.inference.labels import labels_from_coarse, largest, resize
 
 
 def smooth(classes: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -21,7 +24,7 @@ def smooth(classes: int, height: int, width: int, seed: int = 0) -> Tensor:
 
 def check(coarse: Tensor, sizes: list[tuple[int, int]], align_corners: bool) -> None:
     full = resize(coarse, sizes, align_corners)
-    labels = predict_from(coarse, sizes, align_corners)
+    labels = labels_from_coarse(coarse, sizes, align_corners)
     assert labels.dtype == torch.uint8
     assert labels.shape == (len(coarse), *sizes[-1])
     chosen = full.gather(1, labels[:, None].long())[:, 0]
@@ -71,26 +74,39 @@ def test_published_sizes(
     check(made.get(kind, torch.randn(classes, 1, 1).expand(1, classes, *coarse)), sizes, align_corners)
 
 
-@pytest.mark.parametrize("sparse", [0.0, 1e9], ids=["cells", "rows"])
-def test_both_ways_give_the_same(sparse: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SPARSE", sparse)
-    monkeypatch.setattr(module, "_BUDGET", 5000)  # many bands and parts
+@pytest.mark.parametrize("strip", [1, 5000])
+def test_labels_do_not_depend_on_the_strips(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STRIP", strip)
     for classes in (19, 60):
         check(smooth(classes, 30, 40), [(240, 320)], False)
         check(torch.randn(2, classes, 9, 11), [(70, 99), (51, 120)], True)
 
 
+@pytest.mark.parametrize(
+    ("classes", "coarse", "size"), [(19, (128, 256), (1024, 2048)), (150, (64, 86), (512, 683))]
+)
+def test_a_tenth_of_the_full_logits_is_never_held(
+    classes: int, coarse: tuple[int, int], size: tuple[int, int]
+) -> None:
+    x = torch.randn(1, classes, *coarse)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as memory:
+        labels_from_coarse(x, [size], False)
+    events = sorted(memory.events() or [], key=lambda event: event.time_range.end)
+    peak = max(accumulate(event.self_cpu_memory_usage for event in events))
+    assert 0 < peak < 4 * classes * size[0] * size[1] / 10
+
+
 def test_of_equal_classes_the_first_wins() -> None:
     x = torch.zeros(1, 5, 4, 6)
     x[:, 2:] = 1.0
-    assert predict_from(x, [(32, 48)], False).unique().tolist() == [2]
+    assert labels_from_coarse(x, [(32, 48)], False).unique().tolist() == [2]
 
 
 def test_half_precision_is_interpolated_in_full() -> None:
     x = smooth(19, 16, 16).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        got = predict_from(x, [(128, 128)], False)
-    assert torch.equal(got, predict_from(x.float(), [(128, 128)], False))
+        got = labels_from_coarse(x, [(128, 128)], False)
+    assert torch.equal(got, labels_from_coarse(x.float(), [(128, 128)], False))
 
 
 @pytest.mark.parametrize("classes", [1, 7, 80])

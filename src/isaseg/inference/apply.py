@@ -1,8 +1,8 @@
 """Apply a network to pictures as the published protocols do: whole, in windows, at several scales, mirrored.
 
-Whatever is summed over windows, scales and mirror images is linear in the coarse logits of each forward pass, up to
-the softmax of each view. So the full-size logits are made a few rows at a time, and memory stays bounded: a picture
-of ten thousand pixels a side holds one row of windows. Pure PyTorch, but for OpenCV's resizing of pictures.
+Resizing logits and averaging them over windows are linear in the coarse logits, so each is a matrix per axis. The
+full-size logits can therefore be made a few rows at a time, and memory stays bounded: a picture of ten thousand pixels
+a side holds one row of windows. Pure PyTorch, except for OpenCV's resizing of pictures.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
-from isaseg.inference.labels import largest, predict_from, resize
+from isaseg.inference.labels import labels_from_coarse, largest, resize
 from isaseg.models.segmenter import Segmenter
 
 Size = tuple[int, int]
 
-_STRIP = 2**21  # numbers of a strip of full-size logits: 8 MiB
+_STRIP = 2**21  # numbers in a strip of full-size logits: 8 MiB
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Inference:
     """How a network is applied to a picture.
 
     Args:
-        resize: To what the picture is resized first, see `data.resize.base_size`; None: not at all.
-        interpolation: Of that: linear or cubic.
+        resize: The size to which the picture is resized first, see `data.resize.base_size`; None: its own size.
+        interpolation: Of that resizing.
         crop_size: (H, W) of sliding windows; None: the whole picture at once. A smaller picture is one window.
-        stride: (H, W) from window to window; None: two thirds of `crop_size`. The last one is shifted inwards.
+        stride: (H, W) from window to window; None: two thirds of `crop_size`. The last window is shifted inwards.
         scales: Factors on the resized picture.
-        flip: Add the mirror image of each.
-        flip_pairs: Classes that change places in a mirror.
-        average: Of several views: probabilities (mmsegmentation) or logits (openseg).
-        scaling: What the scales are applied to. file: the picture, in 8 bits, and the logits of each view are resized to
-            the picture's own size (mmsegmentation). network: the normalised and padded input, bilinear with
-            align_corners, and the logits are added there and resized at the end (openseg).
-        pad_multiple: With network: the normalised input is padded with zeros, right and below, to a multiple of it.
-        final: With network: how the sum is resized to the picture's own size, linear or cubic.
-        batch: Windows in a forward pass.
+        flip: Whether the mirror image is added at each scale.
+        flip_pairs: Classes that swap places in a mirror image.
+        average: What is averaged over several views: probabilities (mmsegmentation) or logits (openseg).
+        scaling: What the scales apply to. file: the 8-bit picture; the logits of each view are resized to the picture's
+            own size (mmsegmentation). network: the normalised and padded input, bilinear with align_corners; the logits
+            are added at that size and resized to the picture's own size at the end (openseg).
+        pad_multiple: For network: the normalised input is padded with zeros, right and bottom, to a multiple of it.
+        final: For network: interpolation with which the sum is resized to the picture's own size.
+        batch: Windows per forward pass.
     """
 
     resize: Resize | None = None
@@ -63,30 +63,27 @@ def predict_labels(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
 
     Args:
         segmenter: The network, in evaluation mode; the work is done on its device.
-        image: uint8 RGB (B, 3, H, W), as large as the file has it, on any device.
+        image: uint8 RGB (B, 3, H, W), at the file's own size, on any device.
         how: The protocol.
 
     Returns:
         uint8 (B, H, W), on the network's device.
     """
-    size = (image.shape[2], image.shape[3])
+    height, width = image.shape[-2:]
     if how.crop_size is None and len(how.scales) == 1 and not how.flip:
-        inputs, merged, inside = _inputs(segmenter, image, how)
-        x = inputs[0]
-        if how.scaling == "file":
-            sizes = [x.shape[-2:], size]
-            return predict_from(segmenter.coarse(x.to(_device(segmenter))), sizes, segmenter.align_corners)
-        if inside == size:
-            sizes = [x.shape[-2:], merged]
-            return predict_from(segmenter.coarse(x), sizes, segmenter.align_corners)[:, : size[0], : size[1]]
+        (x,), merged, inside = _inputs(segmenter, image, how)
+        if inside == (height, width):
+            coarse = segmenter.coarse(x.to(_device(segmenter)))
+            labels = labels_from_coarse(coarse, [x.shape[-2:], merged], segmenter.align_corners)
+            return labels[:, :height, :width]
     return torch.stack([torch.cat([largest(rows) for rows in _strips(segmenter, one, how)]) for one in image])
 
 
 @torch.no_grad()
 def predict_logits(segmenter: Segmenter, image: Tensor, how: Inference) -> Tensor:
-    """Return what `predict_labels` takes the largest of, (B, K, H, W) float32, all of it at once.
+    """Return what `predict_labels` takes the argmax of, (B, K, H, W) float32, held whole.
 
-    That is: the mean of the views' probabilities, or the sum of their logits; of a single view its logits.
+    Of one view these are its logits; of several the mean of their probabilities or the sum of their logits.
     """
     return torch.stack([torch.cat(list(_strips(segmenter, one, how)), dim=1) for one in image])
 
@@ -102,8 +99,8 @@ def _strips(segmenter: Segmenter, image: Tensor, how: Inference) -> Iterator[Ten
     views = [_View(segmenter, x, merged, how, flip) for x in inputs for flip in (False, True)[: 1 + how.flip]]
     softmax = how.average == "probabilities" and len(views) > 1
     mode = "bicubic" if how.final == "cubic" else "bilinear"
-    same = inside == (height, width)
-    down = None if same else _matrix(inside[0], height, mode, False, _device(segmenter))
+    # openseg's last step, from the picture's part of the merged size to the picture's own size
+    down = None if inside == (height, width) else _matrix(inside[0], height, mode, False, _device(segmenter))
     step = max(1, _STRIP // (segmenter.head.classifier.out_channels * max(width, merged[1])))
     for top in range(0, height, step):
         bottom = min(top + step, height)
@@ -119,13 +116,13 @@ def _strips(segmenter: Segmenter, image: Tensor, how: Inference) -> Iterator[Ten
         if down is not None:
             with torch.autocast(total.device.type, enabled=False):
                 total = down[top:bottom, first:last] @ total
-            # a size that stays is not touched by torch's arithmetic
+            # the height stays, and torch leaves an axis whose size stays untouched
             total = F.interpolate(total[None], size=(bottom - top, width), mode=mode, align_corners=False)[0]
         yield total
 
 
 def _inputs(segmenter: Segmenter, image: Tensor, how: Inference) -> tuple[list[Tensor], Size, Size]:
-    """Return what goes through the network at each scale, the size at which logits are added, and how much is picture."""
+    """Return the network's input at each scale, the size at which views are added, and the picture's part of that."""
     size = (image.shape[2], image.shape[3])
     if how.scaling == "file":
         return [_scaled(image, how, scale) for scale in how.scales], size, size
@@ -138,7 +135,7 @@ def _inputs(segmenter: Segmenter, image: Tensor, how: Inference) -> tuple[list[T
 
 
 def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
-    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits; with the rounding of mmcv's Resize."""
+    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits with the rounding of mmcv's Resize."""
     height, width = base_size(image.shape[2], image.shape[3], how.resize)
     if scale != 1:
         short, long = sorted((max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
@@ -151,7 +148,7 @@ def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
 
 
 class _Band(NamedTuple):
-    """Weights (rows, n) of consecutive outputs of an axis, from `begin` on; there are none elsewhere."""
+    """Weights (rows, n) of the consecutive outputs `begin` to `end` of an axis; those of all others are 0."""
 
     begin: int
     matrix: Tensor
@@ -162,9 +159,9 @@ class _Band(NamedTuple):
 
 
 class _View:
-    """One scaled, perhaps mirrored, input, and its logits at the size at which views are added, by rows.
+    """One scaled and perhaps mirrored input; gives its logits, at the size at which views are added, by rows.
 
-    Windows are put through the network when their rows are asked for, and forgotten when the rows have passed.
+    Windows go through the network when their rows are asked for, and are dropped once the rows have passed.
     """
 
     def __init__(self, segmenter: Segmenter, x: Tensor, merged: Size, how: Inference, mirror: bool) -> None:
@@ -176,7 +173,7 @@ class _View:
         self.crop = (min(crop[0], size[0]), min(crop[1], size[1]))
         stride = how.stride or (-(-2 * crop[0] // 3), -(-2 * crop[1] // 3))
         self.tops, self.lefts = (_starts(size[i], self.crop[i], stride[i]) for i in (0, 1))
-        self.coarse: dict[int, list[Tensor]] = {}  # by row of windows
+        self.coarse: dict[int, list[Tensor]] = {}  # coarse logits by row of windows
         self.down: list[_Band] = []
         self.across: list[_Band] = []
 
@@ -202,7 +199,7 @@ class _View:
         return total
 
     def _prepare(self) -> None:
-        """Find out how large the coarse logits of a window are, and from that all weights."""
+        """Compute the weights of all windows; the first forward pass tells how large coarse logits are."""
         coarse = self._windows(0)[0]
         align = self.segmenter.align_corners
         self.down, self.across = (
@@ -241,7 +238,7 @@ def _swapped(coarse: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
 
 
 def _starts(length: int, crop: int, stride: int) -> list[int]:
-    """Return where windows of `crop` start along an axis; the last one ends with the axis."""
+    """Return where windows of `crop` start along an axis; the last one ends where the axis ends."""
     count = max(length - crop + stride - 1, 0) // stride + 1
     return [min(i * stride, length - crop) for i in range(count)]
 
@@ -251,8 +248,8 @@ def _bands(
 ) -> list[_Band]:
     """Return for each window the weights with which its coarse values enter the merged axis.
 
-    That is, resized to the window by `window` (crop, coarse), averaged where windows overlap (the counts of a grid are
-    products of those of the axes), and resized from the input's `length` to `merged`.
+    They resize coarse values to the window, by `window` (crop, coarse); average where windows overlap (the counts of a
+    grid are products of those of its axes); and resize from the input's `length` to `merged`.
     """
     crop = len(window)
     count = window.new_zeros(length)
@@ -282,6 +279,6 @@ def _resized_rows(matrix: Tensor, size: int, mode: str, align_corners: bool) -> 
 
 
 def _used(weight: Tensor) -> tuple[int, int]:
-    """Return the range of the columns of a matrix in which there is anything but 0."""
+    """Return the range of columns of a matrix outside which all is 0."""
     columns = weight.any(0).nonzero()
     return int(columns[0]), int(columns[-1]) + 1
