@@ -17,7 +17,7 @@ from isaseg.models.attention import (
     interlace,
     split_windows,
 )
-from isaseg.models.head import conv_norm_act
+from isaseg.models.block import conv_norm_act
 
 
 class Row(NamedTuple):

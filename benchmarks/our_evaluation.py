@@ -37,7 +37,7 @@ def network_work(size: list[int]) -> Callable[[], list[list[int]]]:
     torch.manual_seed(0)
     network = build_segmenter(
         Backbone("resnet50c", output_stride=8), 19, partial(InterlacedSparseAttention), aux_channels=None
-    ).eval()
+    ).fuse()
     image = picture(*size)
     target = torch.zeros(size, dtype=torch.uint8)
     return lambda: areas(count(predict_labels(network, image[None], Inference())[0], target, 19, 255))

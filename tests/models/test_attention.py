@@ -1,9 +1,5 @@
 """The mathematics of the context modules, against references that share no code with them."""
 
-import copy
-import gc
-import pickle
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -18,11 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.models import attend as kernels
-from isaseg.models import folded
 from isaseg.models.attend import by_definition, holds_scores
 from isaseg.models.attention import (
     AttentionBlock,
@@ -575,8 +569,8 @@ def test_what_an_onnx_graph_records_is_the_same(
 ) -> None:
     module, x = make(name), random_map(2, 16, *size)
     want = module(x)
-    for name in ("attend", "attention", "regroup", "context"):  # that branches on no size
-        monkeypatch.setattr(f"isaseg.{name}.for_any_size", lambda: True)
+    for file in ("attend", "attention", "block", "context", "regroup"):  # that branches on no size
+        monkeypatch.setattr(f"isaseg.models.{file}.for_any_size", lambda: True)
     torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
 
 
@@ -639,8 +633,7 @@ def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message:
 def test_cost_is_what_is_done(name: str, size: Size, held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the definition, and so with the fused kernel, were it not for what is multiplied beforehand."""
     monkeypatch.setattr("isaseg.models.attend.holds_scores", lambda *_: False)
-    monkeypatch.setattr("isaseg.models.folded.serves", lambda *_: False)
-    monkeypatch.setattr(AttentionBlock, "_projects_values", lambda *_: False)
+    monkeypatch.setattr(AttentionBlock, "_merges", lambda *_: False)
     module = make(name)
     scores: list[int] = []
     widths: list[int] = []
@@ -843,187 +836,6 @@ def test_dense_attention_runs_as_its_definition(size: Size) -> None:
         assert relative(module(x), want) <= 1e-12
 
 
-@pytest.mark.parametrize("slope", [0.01, 0.3])
-def test_leaky_activations_are_folded_too(slope: float) -> None:
-    """Of openseg's InPlaceABN."""
-    isa = published_like(torch.float32, group_size=(4, 4))
-    replace_relu(isa, partial(nn.LeakyReLU, slope))
-    for child in isa.modules():
-        if isinstance(child, nn.BatchNorm2d):
-            nn.init.normal_(child.bias)
-    x = random_map(1, 24, 12, 9).float()
-    with torch.no_grad():
-        with by_definition():
-            want = isa(x)
-        with Products() as products:
-            got = isa(x)
-    assert relative(got, want) <= 1e-5
-    assert products.of_convolutions == 0
-
-
-class Products(TorchDispatchMode):
-    """Count products of tokens by a layer's own weight."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.of_convolutions = 0
-        self.norms = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.norms += "batch_norm" in str(func)
-        self.of_convolutions += "convolution" in str(func) or "batch_norm" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
-def test_evaluation_has_no_norm_and_training_has_them_all() -> None:
-    isa = published_like(torch.float32, group_size=(4, 4))
-    x = random_map(1, 24, 12, 9).float()
-    with torch.no_grad():
-        with Products() as products:
-            isa(x)
-        assert products.norms == 0
-        with Products() as products:
-            isa.train()(x)
-    assert products.norms == 10
-
-
-def test_a_block_of_other_layers_runs_as_it_is() -> None:
-    isa = published_like(torch.float32, group_size=(4, 4))
-    block = cast(AttentionBlock, isa.get_submodule("long_range"))
-    block.proj[2] = nn.SiLU()
-    x = random_map(1, 24, 12, 9).float()
-    with torch.no_grad():
-        got = isa(x)
-        with by_definition():
-            torch.testing.assert_close(got, isa(x), rtol=1e-5, atol=1e-5)
-
-
-def test_a_hook_in_a_block_is_called() -> None:
-    isa = published_like(torch.float32, group_size=(4, 4))
-    seen: list[int] = []
-    handle = isa.get_submodule("short_range.key.2").register_forward_hook(lambda *_: seen.append(1))
-    x = random_map(1, 24, 12, 9).float()
-    with torch.no_grad():
-        hooked = isa(x)
-        handle.remove()
-        assert relative(hooked, isa(x)) <= 1e-5
-    assert seen == [1]
-
-
-def test_what_the_layers_of_a_block_are_asked_for_happens() -> None:
-    """A hook on a layer that is otherwise multiplied beforehand, a norm that counts, another epsilon, no picture."""
-    isa = published_like(torch.float32, group_size=(4, 4))
-    block = cast(AttentionBlock, isa.get_submodule("long_range"))
-    x = random_map(1, 24, 12, 9).float()
-    seen: list[int] = []
-    handle = block.value.register_forward_hook(lambda *_: seen.append(1))
-    hooked = isa.train()(x)
-    handle.remove()
-    assert seen == [1]
-    assert relative(hooked, isa(x)) <= 1e-4
-    isa.eval()
-    with torch.no_grad():
-        isa(x)
-        norm = cast(nn.BatchNorm2d, block.proj[1])
-        before = cast(Tensor, norm.running_mean).clone()
-        norm.train()
-        isa(x)
-        assert not torch.equal(before, cast(Tensor, norm.running_mean))
-        norm.eval().eps = 0.5
-        with by_definition():
-            want = isa(x)
-        assert relative(isa(x), want) <= 1e-5
-        assert isa(x[:0]).shape == (0, 24, 12, 9)
-        with warnings.catch_warnings(action="ignore"):  # deprecated, and used
-            traced = torch.jit.trace(isa, x)
-        assert relative(traced(2 * x), isa(2 * x)) <= 1e-5
-
-
-def changed_by_sgd(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    optimizer = torch.optim.SGD(isa.parameters(), lr=0.1, fused=True)
-    isa(x).square().mean().backward()
-    optimizer.step()
-
-
-def changed_by_adamw(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    optimizer = torch.optim.AdamW(isa.parameters(), lr=0.1, fused=True)
-    isa(x).square().mean().backward()
-    optimizer.step()
-
-
-def changed_by_training(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    with torch.no_grad():
-        isa.train()(3 * x + 1)
-    isa.eval()
-
-
-def changed_by_loading(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    isa.load_state_dict({k: 1.5 * v if v.is_floating_point() else v for k, v in isa.state_dict().items()})
-
-
-def changed_in_place(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    with torch.no_grad():
-        isa.get_parameter("long_range.value.bias").add_(1)
-
-
-def changed_by_another_tensor(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    weight = isa.get_parameter("long_range.value.weight")
-    weight.data = weight.data.flip(0).clone()
-
-
-def changed_behind_the_back(isa: InterlacedSparseAttention, x: Tensor) -> None:
-    isa.get_parameter("long_range.value.weight").data.mul_(2)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        changed_by_sgd,
-        changed_by_adamw,
-        changed_by_training,
-        changed_by_loading,
-        changed_in_place,
-        changed_by_another_tensor,
-        changed_behind_the_back,
-    ],
-)
-def test_what_is_kept_for_evaluation_follows_the_weights(change: Callable[..., None]) -> None:
-    isa = published_like(torch.float32, group_size=(4, 4))
-    x = random_map(2, 24, 12, 9).float()
-    with torch.no_grad():
-        before = isa(x)
-    change(isa, x)
-    with torch.no_grad():
-        after = isa(x)
-        with by_definition():
-            want = isa(x)
-    assert relative(after, want) <= 1e-5
-    assert relative(after, before) > 1e-3
-
-
-def test_what_is_kept_is_neither_saved_nor_copied_nor_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    isa = published_like(torch.float32, group_size=(4, 4))
-    x = random_map(1, 24, 8, 8).float()
-    made: list[Any] = []
-    real = folded._fold
-    monkeypatch.setattr(folded, "_fold", lambda *args: made.append(args) or real(*args))
-    plain = pickle.dumps(isa)
-    with torch.no_grad():
-        isa(x)
-        isa(x)
-        assert len(made) == 2  # stages
-        with torch.autocast("cpu", torch.bfloat16):
-            isa(x)
-        other = copy.deepcopy(isa)
-        with by_definition():
-            want = isa(x)
-        torch.testing.assert_close(other(x), want, rtol=1e-5, atol=1e-5)
-    assert len(pickle.dumps(isa)) == len(plain)
-    del isa, other
-    gc.collect()
-    assert not [block for block in folded._kept if block.channels == 24]
-
-
 @pytest.mark.parametrize("name", ["isa", "dense", "isa_deep"])
 def test_half_precision_in_evaluation_is_as_exact_as_the_definition(name: str) -> None:
     module = make(name).float()
@@ -1058,27 +870,6 @@ def test_the_kernel_is_chosen_by_tokens_device_and_gradient() -> None:
     ] * 2
     assert [holds_scores(n, "cpu", True) for n in (64, 512, 513, 4096)] == [True] * 2 + [False] * 2
     assert not holds_scores(64, "cuda", False)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.tuples(sides, sides, sides), st.integers(1, 50), st.integers(1, 500))
-def test_pieces_cover_every_group_once(groups: tuple[int, int, int], tokens: int, most: int) -> None:
-    seen = torch.zeros(groups, dtype=torch.int)
-    for few in folded._pieces(groups, tokens, most):
-        seen[few] += 1
-        assert seen[few].numel() * tokens <= max(most, tokens)
-    assert (seen == 1).all()
-
-
-@pytest.mark.parametrize("name", ["isa", "dense"])
-@pytest.mark.parametrize("rows", [7, 4096])
-def test_any_size_of_piece_gives_the_same(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, x = make(name), random_map(2, 16, 24, 20)
-    with torch.no_grad():
-        want = module(x)
-        monkeypatch.setattr(folded, "_TOKENS", rows)
-        monkeypatch.setattr(folded, "_PIECES", 10**9)
-        torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["isa", "dense"])

@@ -7,12 +7,8 @@ from collections.abc import Collection
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from isaseg.errors import CheckpointError
-from isaseg.models import attention as attention_modules
-from isaseg.models import context as context_modules
-from isaseg.models import criss_cross as criss_cross_modules
+from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import Segmenter, build_segmenter
 
@@ -28,9 +24,8 @@ _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 def build_described(description: Any) -> Segmenter:
     """Build the network that a file describes, with random weights. The description may come from a stranger.
 
-    Only `Backbone` without weights and the context modules of `isaseg.models.attention`, `isaseg.models.criss_cross` and
-    `isaseg.models.context` can be named, with numbers of bounded size, short strings, flags and short lists as arguments;
-    nothing is fetched and no other file is read.
+    Only `Backbone` without weights and the context modules of `isaseg.models` can be named, with numbers of bounded size,
+    short strings, flags and short lists as arguments; nothing is fetched and no other file is read.
 
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
@@ -52,7 +47,7 @@ def build_described(description: Any) -> Segmenter:
     ):
         raise _fault("backbone.name", "the name of a timm model", backbone["name"])
     module = _checked(node["attention"], "attention", None, {"name"})
-    kinds = _context_modules()
+    kinds = context_modules()
     if not isinstance(module["name"], str) or module["name"] not in kinds:
         raise _fault("attention.name", f"one of {', '.join(kinds)}", module["name"])
     kind = kinds[module["name"]]
@@ -73,19 +68,6 @@ def build_described(description: Any) -> Segmenter:
         raise CheckpointError(
             f"expected the description of a network that can be built, got one that cannot: {error}"
         ) from error
-
-
-_MODULES = (attention_modules, criss_cross_modules, context_modules)
-
-
-def _context_modules() -> dict[str, type[nn.Module]]:
-    found = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
-    return {
-        name: kind
-        for name, kind in found.items()
-        if isinstance(kind, type) and issubclass(kind, nn.Module) and hasattr(kind, "cost")
-        if kind is not attention_modules.AttentionBlock
-    }
 
 
 def _checked(

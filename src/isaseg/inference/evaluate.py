@@ -116,7 +116,7 @@ def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
     _compare_names(model, source.classes)
     folder = _folder(cfg)
     module = Evaluation(
-        model.segmenter,
+        model.segmenter.fuse(),
         how,
         len(source.classes),
         source.ignore_index,

@@ -112,7 +112,7 @@ def _write_safetensors(model: Model, path: Path, size: tuple[int, int]) -> float
 
 def _write_program(model: Model, path: Path, size: tuple[int, int]) -> float:
     with _quiet():
-        program = torch.export.export(_for_prediction(model.segmenter), (_image(1, *size),))
+        program = torch.export.export(model.segmenter.fuse(), (_image(1, *size),))
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # names the folders of this machine
         with replace_file(path) as file:
@@ -130,7 +130,7 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
         )
     with _quiet():
         program = torch.onnx.export(
-            _for_prediction(model.segmenter),
+            model.segmenter.fuse(),
             (
                 _image(2, 97, 131),
             ),  # of a size that has to be padded wherever anything may be: see attention.py
@@ -155,11 +155,6 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
         return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
 
     return _difference(answer, model.segmenter, (*_CHECKED, (1, *size)))
-
-
-def _for_prediction(segmenter: Segmenter) -> Segmenter:
-    """Return the network without its auxiliary head, which only training uses."""
-    return Segmenter(segmenter.backbone, segmenter.head, align_corners=segmenter.align_corners).eval()
 
 
 def _describe(onnx: Any, proto: Any, model: Model) -> None:

@@ -49,7 +49,7 @@ def predict(cfg: DictConfig, files: Sequence[str] = ()) -> int:
     names = submission_names([p.name for p in pictures], form) if cfg.submission else None
     outputs = Outputs(folder, form, cfg.overlays)
     outputs.check()
-    label = _labeller(model.segmenter.to(device), cfg, form.flip_pairs)
+    label = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
     start = time.perf_counter()
     with pixels_at_most(cfg.max_pixels):
         faults = _run(pictures, label, outputs)

@@ -16,17 +16,15 @@ and since the weights of a position sum to 1, the output projection may be appli
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models import folded
-from isaseg.models.attend import attend, is_by_definition, without_autocast
+from isaseg.models.attend import attend, is_by_definition
+from isaseg.models.block import AttentionBlock, Core, Cost, Pointwise, total, width
 from isaseg.models.recompute import recomputed
 from isaseg.models.regroup import (
-    Grid,
     Layout,
     deinterlace,
     for_any_size,
@@ -41,6 +39,7 @@ from isaseg.models.regroup import (
 
 __all__ = [
     "AttentionBlock",
+    "Core",
     "Cost",
     "InterlacedSparseAttention",
     "ParallelInterlacedSparseAttention",
@@ -58,7 +57,6 @@ __all__ = [
 
 Order = Literal["long_short", "short_long", "long", "short"]
 Size = tuple[int, int]
-Core = Callable[[Tensor, Tensor, Tensor], Tensor]  # q (B,D,H,W), k (B,D,H,W), v (B,V,H,W) -> (B,V,H,W)
 
 _STAGES: dict[str, tuple[Layout, ...]] = {
     "long_short": ("long_range", "short_range"),
@@ -66,24 +64,6 @@ _STAGES: dict[str, tuple[Layout, ...]] = {
     "long": ("long_range",),
     "short": ("short_range",),
 }
-
-
-class Cost(NamedTuple):
-    """What one forward pass over one map (batch size 1) takes, by the definition of the module.
-
-    Sums of products are counted as torch.utils.flop_counter counts them (it gives two for each multiply-add):
-    convolutions, with the taps that lie on their zero padding, and products of matrices. Norms, activations, softmax,
-    pooling and resizing are not. Under `attend.by_definition` exactly what is counted runs; otherwise less may.
-
-    Attributes:
-        mult_adds: Multiply-adds of the convolutions and of the attention products together.
-        attention_mult_adds: Multiply-adds of query-key and weight-value products alone.
-        score_entries: Entries of all the attention maps.
-    """
-
-    mult_adds: int
-    attention_mult_adds: int
-    score_entries: int
 
 
 # ---------------------------------------------------------------- attention over maps
@@ -146,115 +126,6 @@ def _grouped(
 
 
 # ---------------------------------------------------------------- modules
-
-
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution as one matrix product over channels-last memory; parameters are those of `nn.Conv2d`.
-
-    On one CPU thread torch takes a slow way for 1x1 convolutions of small batches; this is faster.
-    """
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
-        super().__init__(inputs, outputs, 1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, H, W) for `x` (B, inputs, H, W)."""
-        if x.device.type != "cpu" or for_any_size():  # ONNX Runtime folds batch norms into convolutions alone
-            return super().forward(x)
-        return _pointwise(x, self.weight.flatten(1), self.bias)
-
-
-def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-
-
-class AttentionBlock(nn.Module):
-    """Project to query, key and value, attend, project back: the block inside each ISA stage.
-
-    Query and key are two 1x1 convolutions each with batch norm and ReLU, value is one plain 1x1 convolution,
-    the output is a 1x1 convolution with batch norm and ReLU, and there is no residual
-    (mmsegmentation ISAHead; openseg is the same with `value_bias=False`). Batch norm and ReLU on the output
-    keep the scale alike for the next stage (openseg#35). Every layer acts on all positions alike, so that it may run on
-    groups as on the whole map.
-    """
-
-    def __init__(
-        self, channels: int, key_channels: int, value_channels: int, *, value_bias: bool = True
-    ) -> None:
-        super().__init__()
-        self.channels, self.key_channels, self.value_channels = channels, key_channels, value_channels
-        self.query = _query(channels, key_channels)
-        self.key = _query(channels, key_channels)
-        self.value = Pointwise(channels, value_channels, bias=value_bias)
-        self.proj = _conv_norm_act(value_channels, channels)
-
-    def forward(self, x: Tensor, core: Core) -> Tensor:
-        """Return (B, C, H, W) for `x` (B, C, H, W); `core` maps query, key and value to context.
-
-        The weights that `core` gives to the values of a position sum to 1.
-        """
-        out: Tensor
-        if not self._projects_values(x):
-            out = self.proj(core(self.query(x), self.key(x), self.value(x)))
-            return out
-        conv, *rest = self.proj
-        with without_autocast(x.device.type):
-            weight, bias = project_values(self.value, cast(nn.Conv2d, conv))
-        out = core(self.query(x), self.key(x), _pointwise(x, weight, bias))
-        for layer in rest:
-            out = layer(out)
-        return out
-
-    def _projects_values(self, x: Tensor) -> bool:
-        """Tell whether the output projection is applied to the values, which saves a product over all positions.
-
-        It costs one of the size of the weights, and wider values cost more in the attention.
-        """
-        if is_by_definition() or torch.compiler.is_exporting() or self.value_channels < self.channels:
-            return False
-        conv = self.proj[0]
-        if conv.bias is not None or any(
-            part._forward_hooks or part._forward_pre_hooks for part in (self.value, self.proj, conv)
-        ):
-            return False  # a layer of somebody's own, or a hook, wants its layer to run
-        return torch.compiler.is_compiling() or x[:, 0].numel() > self.channels
-
-    def cost(self, positions: int, score_entries: int) -> Cost:
-        """Return the cost for a map of `positions` pixels with `score_entries` in its attention maps."""
-        conv = (
-            2 * (self.channels + self.key_channels) * self.key_channels
-            + 2 * self.channels * self.value_channels
-        )
-        attention = score_entries * (self.key_channels + self.value_channels)
-        return Cost(positions * conv + attention, attention, score_entries)
-
-
-def project_values(value: nn.Conv2d, proj: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    """Return weight (C, C) and bias of the output projection applied to the values."""
-    outer = proj.weight.flatten(1)
-    bias = None if value.bias is None else outer @ value.bias
-    return outer @ value.weight.flatten(1), bias
-
-
-def width(given: int | None, default: int) -> int:
-    """Return a number of channels: the given one, or for None the default, which may round down to 1.
-
-    Raises:
-        ValueError: If the given one is below 1.
-    """
-    if given is not None and given < 1:
-        raise ValueError(f"expected a number of channels of at least 1, got {given}")
-    return max(default, 1) if given is None else given
-
-
-def _conv_norm_act(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        Pointwise(inputs, outputs, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
-
-
-def _query(channels: int, key_channels: int) -> nn.Sequential:
-    return nn.Sequential(*_conv_norm_act(channels, key_channels), *_conv_norm_act(key_channels, key_channels))
 
 
 class InterlacedSparseAttention(nn.Module):
@@ -331,15 +202,12 @@ class InterlacedSparseAttention(nn.Module):
         x, (top, left) = pad_to_multiple(x, self.group_size)
         cells = grid(x.shape[0], (x.shape[2], x.shape[3]), self.group_size)
         stages = [(cast(AttentionBlock, self.get_submodule(name)), kind) for name, kind in self._stages()]
-        if folded.serves(x, self):
-            x = folded.run(x, stages, cells)
-        else:
-            before: Layout = "map"
-            for block, kind in stages:
-                x = regroup(x, cells, before, kind)
-                x = recomputed(block, x, dense) if self.recompute and self.training else block(x, dense)
-                before = kind
-            x = regroup(x, cells, before, "map")
+        before: Layout = "map"
+        for block, kind in stages:
+            x = regroup(x, cells, before, kind)
+            x = recomputed(block, x, dense) if self.recompute and self.training else block(x, dense)
+            before = kind
+        x = regroup(x, cells, before, "map")
         return x[..., top : top + height, left : left + width]
 
     def _define(self, x: Tensor) -> Tensor:
@@ -363,7 +231,7 @@ class InterlacedSparseAttention(nn.Module):
         positions = height * width if self.mask_padding else padded
         per_query = {"long_range": lattice, "short_range": window}
         stages = ((self.get_submodule(name), padded * per_query[kind]) for name, kind in self._stages())
-        return total([stage.cost(positions, scores) for stage, scores in stages])  # type: ignore[operator]
+        return total([stage.cost_of(positions, scores) for stage, scores in stages])  # type: ignore[operator]
 
     def extra_repr(self) -> str:
         """Show what defines the operation."""
@@ -441,9 +309,6 @@ class SelfAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""
-        if folded.serves(x, self):
-            whole = Grid(x.shape[0], 1, x.shape[2], 1, x.shape[3])
-            return folded.run(x, [(self.block, "short_range")], whole)
         out: Tensor = (
             recomputed(self.block, x, dense) if self.recompute and self.training else self.block(x, dense)
         )
@@ -451,9 +316,4 @@ class SelfAttention2d(nn.Module):
 
     def cost(self, height: int, width: int) -> Cost:
         """Return the cost for one map; N^2 scores."""
-        return self.block.cost(height * width, (height * width) ** 2)
-
-
-def total(costs: Sequence[Cost]) -> Cost:
-    """Return the sum of costs."""
-    return Cost(*(sum(column) for column in zip(*costs, strict=True)))
+        return self.block.cost_of(height * width, (height * width) ** 2)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models.attention import Cost, Pointwise, width
-from isaseg.models.head import conv_norm_act
+from isaseg.models.block import Cost, Pointwise, conv_norm_act, width
 from isaseg.models.regroup import for_any_size
 
 __all__ = ["ASPP", "CGNL", "DoubleAttention", "NoContext", "PyramidPooling"]
@@ -38,7 +37,7 @@ class PyramidPooling(nn.Module):
             )
         self.out_channels = channels
         self.bins = tuple(bins)
-        self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins), 1) for _ in bins)
+        self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins)) for _ in bins)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W); the 1x1 bin's batch norm needs B >= 2 in training."""
@@ -109,10 +108,10 @@ class ASPP(nn.Module):
             raise ValueError(f"expected rates as integers of at least 1, got {rates=}")
         branch = width(branch_channels, channels // 2)
         self.out_channels = channels
-        self.point = conv_norm_act(channels, branch, 1)
+        self.point = conv_norm_act(channels, branch)
         self.atrous = nn.ModuleList(_atrous(channels, branch, int(rate)) for rate in rates)
-        self.pool = conv_norm_act(channels, branch, 1)
-        self.fuse = conv_norm_act((2 + len(rates)) * branch, channels, 1)
+        self.pool = conv_norm_act(channels, branch)
+        self.fuse = conv_norm_act((2 + len(rates)) * branch, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W); the pooled branch's batch norm needs B >= 2 in training."""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attention import AttentionBlock, Cost, Pointwise, total, width
+from isaseg.models.block import AttentionBlock, Cost, Pointwise, total, width
 
 __all__ = ["CrissCrossAttention", "PlainCrissCross", "criss_cross"]
 
@@ -103,4 +103,4 @@ class PlainCrissCross(nn.Module):
         """Return the cost for one map; N (H + W) scores a pass."""
         positions = height * width
         scores = positions * (height + width)
-        return total([block.cost(positions, scores) for block in self.blocks])  # type: ignore[operator]
+        return total([block.cost_of(positions, scores) for block in self.blocks])  # type: ignore[operator]

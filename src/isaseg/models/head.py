@@ -10,17 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attention import Pointwise
-
-
-def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Return convolution without bias, batch norm, ReLU; the map keeps its size."""
-    conv = (
-        Pointwise(inputs, outputs, bias=False)
-        if kernel == 1
-        else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    )
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+from isaseg.models.block import Pointwise, conv_norm_act
 
 
 class ContextHead(nn.Module):

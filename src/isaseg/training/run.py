@@ -23,6 +23,7 @@ from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
+from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
 from isaseg.models.tensor_files import load_checkpoint
@@ -124,8 +125,12 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
     """Return what `build_described` takes; None for a network with a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
     library, _, name = str(attention["_target_"]).rpartition(".")
-    libraries = ("isaseg.models.attention", "isaseg.models.context", "isaseg.models.criss_cross")
-    if backbone["_target_"] != "isaseg.models.backbone.Backbone" or library not in libraries:
+    kind = context_modules().get(name)
+    if (
+        backbone["_target_"] != "isaseg.models.backbone.Backbone"
+        or kind is None
+        or kind.__module__ != library
+    ):
         return None
     for key in ("pretrained", "weights", "weights_sha256"):  # the checkpoint itself has the weights
         backbone.pop(key, None)
