@@ -77,10 +77,10 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor, core: Core) -> Tensor:
         """Return what the block returns. The maps of a batch do not mix, so on a CPU a few of them run at a time."""
-        few = max(_TOKENS // x[0, 0].numel(), 1) if len(x) else 1
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) <= few:
+        if x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) == 0:
             return self._run(x, core)
-        return torch.cat([self._run(part, core) for part in torch.split(x, few)])
+        parts = torch.split(x, max(_TOKENS // x[0, 0].numel(), 1))
+        return torch.cat([self._run(part, core) for part in parts])
 
     def _run(self, x: Tensor, core: Core) -> Tensor:
         query, key = self.query_key(x).chunk(2, dim=1)
