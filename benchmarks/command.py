@@ -100,7 +100,7 @@ def main() -> int:
         "evaluate": _evaluate,
         "modules": _modules,
     }[arguments.command]
-    return command.run(partial(work, arguments), "train", "src/benchmark.py", "nothing is written")
+    return command.run(partial(work, arguments), "nothing is written")
 
 
 def _attention(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""Compare runs in W&B: `python src/dashboard.py entity=me`, or offline in the terminal, `runs=outputs`."""
+"""Compare runs in W&B or in the terminal, as `isaseg dashboard`: see `--help`."""
 
 import sys
 
 from isaseg.cli.dashboard import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

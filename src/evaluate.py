@@ -1,8 +1,8 @@
-"""Score a trained network: `python src/evaluate.py checkpoint=FILE data=cityscapes data.root=/path/to/it`."""
+"""Score a trained network, as `isaseg evaluate`: see `--help`."""
 
 import sys
 
 from isaseg.cli.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""Write a trained network in other formats: `python src/export.py checkpoint=FILE output=DIR`."""
+"""Write a trained network in other formats, as `isaseg export`: see `--help`."""
 
 import sys
 
 from isaseg.cli.export import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

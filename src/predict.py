@@ -1,8 +1,8 @@
-"""Label pictures with a trained network: `python src/predict.py checkpoint=FILE input=FOLDER output=DIR`."""
+"""Label images with a trained network, as `isaseg predict`: see `--help`."""
 
 import sys
 
 from isaseg.cli.predict import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Train a segmentation network: `python src/train.py experiment=lamps_isa attention=dense seed=1`."""
+"""Train a segmentation network, as `isaseg train`: see `--help`."""
 
 import sys
 

@@ -110,9 +110,9 @@ def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
             "chekk data=camvid",
             "check, prepare or cache as the first word, got 'chekk'; did you mean 'check'?",
         ),
-        ("data=camvid check", "got 'data=camvid'; see `python src/data.py --help`"),
+        ("data=camvid check", "got 'data=camvid'; see --help"),
         ("check data=camvit", "no option 'camvit' in the group data; did you mean 'camvid'?"),
-        ("check data=camvid workerz=2", "'workerz'; did you mean 'workers'? see `python src/data.py --help`"),
+        ("check data=camvid workerz=2", "'workerz'; did you mean 'workers'? see --help"),
         ("check data=camvid data.rot=x", "no configuration key 'data.rot'; did you mean 'data.root'?"),
         ("check data=camvid loss=ce", "no configuration key 'loss'"),
         ("check data=camvid --fast", "expected KEY=VALUE, got '--fast'"),
@@ -157,11 +157,11 @@ def test_help_tells_the_commands(
 ) -> None:
     assert tool(*arguments.split()) == (0 if arguments else 2)
     text = capsys.readouterr().out
-    assert "usage: python src/data.py {check|prepare|cache} data=NAME" in text
+    assert "usage: isaseg data {check|prepare|cache} data=NAME" in text
     asked = [word for word in ("check", "prepare", "cache") if word in arguments.split()]
     for command in ("check", "prepare", "cache"):
         assert (f"\n{command} " in text) == (not asked or command in asked)
-    names = next(line for line in text.splitlines() if line.startswith("data sets: "))
+    names = next(line for line in text.splitlines() if line.startswith("Data sets: "))
     assert "lip" in names and "_common" not in names
 
 
@@ -170,7 +170,7 @@ def test_what_the_help_shows_composes(
 ) -> None:
     tool("--help")
     shown = capsys.readouterr().out.splitlines()
-    lines = [line.split("python src/data.py ")[1] for line in shown if line.startswith("           python")]
+    lines = [line.split("isaseg data ")[1] for line in shown if line.startswith("           isaseg")]
     keys = [line.split()[0] for line in shown if line.startswith("         ") and "=" in line.split()[0]]
     assert len(lines) == 4 and len(keys) > 5
     for name in ("check", "prepare", "cache"):

@@ -35,7 +35,7 @@ NAMES = ["sky", "ground", "sea"]
 
 def compose_from(*words: str) -> DictConfig:
     GlobalHydra.instance().clear()
-    return config.compose_from("evaluate", ["checkpoint=none", *words], "src/evaluate.py")
+    return config.compose_from("evaluate", ["checkpoint=none", *words])
 
 
 def with_words(cfg: DictConfig, *words: str) -> DictConfig:

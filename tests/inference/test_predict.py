@@ -230,7 +230,7 @@ def test_half_precision_is_nearly_the_same(
 )
 def test_a_protocol_says_how_pictures_are_resized_and_cut(words: list[str], how: Inference) -> None:
     GlobalHydra.instance().clear()
-    cfg = config.compose_from("predict", words, "src/predict.py")
+    cfg = config.compose_from("predict", words)
     found = predict.for_picture(predict.windows_of(cfg), cfg.test.mode, cfg.whole_pixels, (1024, 2048))
     assert replace(found, scales=how.scales) == how
 
@@ -430,11 +430,11 @@ def test_an_interrupt_has_its_own_exit_code(
     [
         (
             "outputt=x",
-            "no configuration key 'outputt'; did you mean 'output'? see `python src/predict.py --help`",
+            "no configuration key 'outputt'; did you mean 'output'? see --help",
         ),
         ("test.crop_sise=[4,4]", "no configuration key 'test.crop_sise'; did you mean 'test.crop_size'?"),
         ("data=cityscape", "no option 'cityscape' in the group data; did you mean 'cityscapes'?"),
-        ("a.png", "expected KEY=VALUE, got 'a.png'; see `python src/predict.py --help`"),
+        ("a.png", "expected KEY=VALUE, got 'a.png'; see --help"),
         ("--fast", "expected KEY=VALUE, got '--fast'"),
         ("output=a=b", "expected KEY=VALUE, got 'output=a=b'; quotes may be missing, see --help"),
         ("output=x input=a.png", "expected a value for checkpoint, got none; give it as checkpoint=VALUE"),
@@ -522,7 +522,7 @@ def test_help_tells_the_keys(
 ) -> None:
     assert tool(*arguments.split()) == (0 if arguments else 2)
     text = capsys.readouterr().out
-    assert text.startswith("usage: python src/predict.py checkpoint=FILE input=FOLDER_OR_FILES output=DIR")
+    assert text.startswith("usage: isaseg predict checkpoint=FILE input=FOLDER_OR_FILES output=DIR")
     assert max(len(line) for line in text.splitlines()) <= 122
 
 
@@ -531,7 +531,7 @@ def test_what_the_help_shows_composes(
 ) -> None:
     tool("--help")
     text = capsys.readouterr().out
-    examples = re.findall(r"^  python src/predict\.py (.+)$", text, flags=re.MULTILINE)
+    examples = re.findall(r"^  isaseg predict (.+)$", text, flags=re.MULTILINE)
     keys = re.findall(r"^  ([a-z_.]+=\S+)", text, flags=re.MULTILINE)
     assert len(examples) == 3 and len(keys) > 10
     monkeypatch.setattr(predict, "predict", lambda cfg, files: predict.check(cfg) or 0)

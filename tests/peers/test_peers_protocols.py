@@ -67,7 +67,7 @@ CASES = {
 
 def how_of(*overrides: str) -> Inference:
     GlobalHydra.instance().clear()
-    return inference_of(compose_from("evaluate", ["checkpoint=none", *overrides], "src/evaluate.py"), ())
+    return inference_of(compose_from("evaluate", ["checkpoint=none", *overrides]), ())
 
 
 def ours(case: Case) -> Inference:
@@ -240,7 +240,7 @@ def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> No
     model.segmenter.head.classifier.bias.data[[14, 16]] = -1000.0  # truck and train are not predicted either
     GlobalHydra.instance().clear()
     words = ["checkpoint=none", "data=cityscapes", f"data.root={data}", "data.num_workers=0", "worst=0"]
-    metrics = evaluate(compose_from("evaluate", [*words, f"output={tmp_path}/out"], "src/evaluate.py"), model)
+    metrics = evaluate(compose_from("evaluate", [*words, f"output={tmp_path}/out"]), model)
     submitted = {}
     for path in truth:
         stem = path.name.removesuffix("_gtFine_labelIds.png")

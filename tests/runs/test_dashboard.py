@@ -68,7 +68,7 @@ def test_faults_are_one_sentence(
     assert script.main(["entity=me", f"spec={tmp_path / 'spec'}"]) == 2
     assert "pip install 'isaseg[dashboard]'" in capsys.readouterr().err
     assert script.main(["--help"]) == 0
-    assert "examples:" in capsys.readouterr().out
+    assert "Examples:" in capsys.readouterr().out
 
 
 def test_the_viewer_gets_all_runs_under_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,26 +11,25 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from isaseg.cli import command
-from isaseg.cli.importing import uncollected
 from isaseg.report.ablation.jobs import DEFAULT_ROWS, DRY_STEPS, ROWS, STEPS
 
 if TYPE_CHECKING:
     from isaseg.report.ablation.study import Study
 
-_EXAMPLES = """examples:
-  python src/ablation.py                    the rows of Lamps over 3 seeds
-  python src/ablation.py --data cards       ISA 8 and dense on Cards
-  python src/ablation.py --rows isa-8 dense --seeds 0 1 2 3 4
-  python src/ablation.py --dry              the same path in a minute; its numbers mean nothing
-  python src/ablation.py --report-only      table and figures again, from those of these runs that are on disk
+_EXAMPLES = """Examples:
+  isaseg ablation                    the rows of Lamps over 3 seeds
+  isaseg ablation --data cards       ISA 8 and dense on Cards
+  isaseg ablation --rows isa-8 dense --seeds 0 1 2 3 4
+  isaseg ablation --dry              the same path in a minute; its numbers mean nothing
+  isaseg ablation --report-only      table and figures again, from those of these runs that are on disk
 The same command again trains only what is missing. What a run said is in <output>/<row>/seed<n>/log.txt.
 rows: """
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Return 0 if all is done, 1 if a run failed, 2 for bad input, 130 or 143 if interrupted."""
-    args = _arguments()
-    with uncollected():  # imports torch: seconds that --help need not wait for
+    args = _arguments(words)
+    with command.fast_imports():  # imports torch: seconds that --help need not wait for
         from isaseg.report.ablation.study import Study
 
     study = Study(
@@ -43,7 +43,7 @@ def main() -> int:
         report_only=args.report_only,
         overrides=tuple(args.set),
     )
-    return command.run(partial(_conduct, study), "train", "src/ablation.py", "the same command continues")
+    return command.run(partial(_conduct, study), "the same command continues")
 
 
 def _conduct(study: "Study") -> int:
@@ -54,10 +54,9 @@ def _conduct(study: "Study") -> int:
     return 1 if failed else 0
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     rows = ", ".join(row.name for row in ROWS)
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES + rows, formatter_class=formatter)
+    parser = command.parser("ablation", f"{__doc__}\n\n{_EXAMPLES}{rows}")
     add = parser.add_argument
     add("--data", choices=sorted(STEPS), default="lamps", help="data set (default: lamps)")
     lengths = ", ".join(f"{steps} on {data}" for data, steps in STEPS.items())
@@ -80,4 +79,4 @@ def _arguments() -> argparse.Namespace:
     add(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for all runs, e.g. optim.lr=2e-3"
     )
-    return parser.parse_args()
+    return parser.parse_args(words)

@@ -13,11 +13,11 @@ from isaseg.report.table import FORMATS
 _EXAMPLES = """RUNS are run folders, folders above some, or the .sweep file that a sweep wrote; their runs may be
 finished, failed or unfinished, and of an older version.
 
-examples:
-  python src/compare.py outputs/lamps_isa                          all the runs of an experiment
-  python src/compare.py outputs/lamps_isa/group_size.sweep         those of one sweep
-  python src/compare.py outputs/lamps_isa --baseline isa-8x8 --metric val/group_acc --sort score
-  python src/compare.py outputs/lamps_isa --format latex > table.tex
+Examples:
+  isaseg compare outputs/lamps_isa                          all the runs of an experiment
+  isaseg compare outputs/lamps_isa/group_size.sweep         those of one sweep
+  isaseg compare outputs/lamps_isa --baseline isa-8x8 --metric val/group_acc --sort score
+  isaseg compare outputs/lamps_isa --format latex > table.tex
 Open index.html in a browser: it is one file, holds everything and asks for nothing.
 """
 
@@ -25,7 +25,7 @@ Open index.html in a browser: it is one file, holds everything and asks for noth
 def main(words: Sequence[str] | None = None) -> int:
     """Return 0 if all is written, 2 for bad input, 130 if interrupted."""
     args = _parser().parse_args(words)
-    return command.run(lambda: _compare(args), "train", "src/compare.py", "the same command begins anew")
+    return command.run(lambda: _compare(args), "the same command begins anew")
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -40,9 +40,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser("compare", f"{__doc__}\n\n{_EXAMPLES}")
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, folders above some, .sweep files")
     add(

@@ -1,43 +1,38 @@
-"""Compare runs in W&B: `python src/dashboard.py entity=me`, or offline in the terminal, `runs=outputs`."""
+"""Compare runs in Weights & Biases, or offline in the terminal.
 
-from collections.abc import Sequence
-from functools import partial
+usage: isaseg dashboard [entity=NAME] [project=NAME] [group=NAME] [spec=FILE | runs=FOLDER]
 
-from isaseg import config
-from isaseg.cli import command
+Makes a W&B workspace that compares runs: mIoU against cost, curves by context module, group sizes, classes, pictures,
+speed and memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard]'`.
 
-SCRIPT = "src/dashboard.py"
-_HELP = """\
-usage: python src/dashboard.py [entity=NAME] [project=NAME] [group=NAME] [spec=FILE | runs=FOLDER]
-
-Make a W&B workspace that compares runs: mIoU against cost, curves by context module, group sizes, classes, pictures,
-speed and memory. Saving it needs a key (`wandb login`) and the package of `pip install 'isaseg[dashboard]'`.
-
-  entity=me              the W&B user or team; that of the key unless given
+  entity=me              the W&B user or team; default: the one of the key
   project=isaseg         as logger.project of the runs
   group=lamps_isa        only the runs of one experiment or sweep
   name="My workspace"    its title
   spec=workspace.json    write what would be saved; no key, no network
-  runs=outputs/lamps_isa the offline runs below this folder, side by side in `wandb leet`; no key, no network
+  runs=outputs/lamps_isa show the offline runs below this folder side by side in `wandb leet`; no key, no network
 
-examples:
-  python src/dashboard.py entity=me group=lamps_isa
-  python src/dashboard.py entity=me spec=workspace.json
-  python src/dashboard.py runs=outputs/lamps_isa
-keys: conf/dashboard.yaml
+Examples:
+  isaseg dashboard entity=me group=lamps_isa
+  isaseg dashboard entity=me spec=workspace.json
+  isaseg dashboard runs=outputs/lamps_isa
+
+Keys: conf/dashboard.yaml
 """
 
+from collections.abc import Sequence
 
-def main(arguments: Sequence[str]) -> int:
-    """Make the workspace; return the exit code: 0 done, 2 bad input, 130 interrupted."""
-    if {"-h", "--help"} & set(arguments):
-        print(_HELP, end="")
-        return 0
-    return command.run(partial(_work, arguments), "dashboard", SCRIPT, "nothing is saved")
+from isaseg import config
+from isaseg.cli import command
 
 
-def _work(arguments: Sequence[str]) -> int:
-    cfg = config.compose_from("dashboard", arguments, SCRIPT)
+def main(words: Sequence[str] | None = None) -> int:
+    """Make the workspace; return the exit code, see `command.run`."""
+    return command.main(__doc__, _work, words, "nothing is saved", needs_words=False)
+
+
+def _work(words: list[str]) -> int:
+    cfg = config.compose_from("dashboard", words)
     from isaseg.runs import dashboard
 
     return dashboard.main(cfg)

@@ -1,36 +1,24 @@
-"""Write a trained network in other formats: `python src/export.py checkpoint=FILE output=DIR`."""
+"""Write a trained network in other formats.
 
-from collections.abc import Sequence
-from functools import partial
+usage: isaseg export checkpoint=FILE output=DIR [KEY=VALUE ...]
 
-from isaseg import config
-from isaseg.cli import command
-from isaseg.cli.importing import uncollected
-
-SCRIPT = "src/export.py"
-
-_HELP = """\
-usage: python src/export.py checkpoint=FILE output=DIR [KEY=VALUE ...]
-
-Write a network in other formats, each compared with PyTorch before it is written. In the folder `output`, under the
-name of the checkpoint:
-  NAME.safetensors    weights and description, without anything that could run; checkpoint= of every command takes it
+Each format is compared with PyTorch before it is written. In the folder `output`, under the name of the checkpoint:
+  NAME.safetensors    weights and description, nothing that could run; every command takes it as checkpoint=
   NAME.onnx           a graph for any number of images of any size; needs `pip install 'isaseg[onnx]'`
   NAME.pt2            a torch.export program for one image of one size
 
-  checkpoint=FILE     of src/train.py, of mmsegmentation or of openseg
+  checkpoint=FILE     from training, mmsegmentation or openseg
   formats=[onnx]      only these of safetensors, onnx, program
   size=[512,1024]     height and width of the image that the program takes
   group_size=[8,8]    and
   align_corners=true  for a published file that has lost its configuration
 
-examples:
-  python src/export.py checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
-  python src/export.py checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[program] size=[769,769]
-keys: conf/export.yaml
+Examples:
+  isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
+  isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[program] size=[769,769]
 
-Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and gives `logits`, float32
-(batch, classes, height, width), of which the largest names the class:
+Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and returns `logits`, float32
+(batch, classes, height, width); the largest logit is the class:
 
   image = numpy.asarray(PIL.Image.open("a.jpg").convert("RGB")).transpose(2, 0, 1)[None]
 
@@ -43,24 +31,26 @@ Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor norm
   segmenter = isaseg.checkpoints.loading.load_segmenter("exported/best.safetensors")
   labels = segmenter(torch.from_numpy(image.copy())).argmax(1)
 
-The class names, the palette and the description of the network are in each: ONNX metadata (`classes`, `palette`,
-`isaseg`), the program's extra file `isaseg.json`, safetensors' metadata `isaseg`.
+Each holds the class names, the palette and the description of the network: ONNX as metadata (`classes`, `palette`,
+`isaseg`), the program in its extra file `isaseg.json`, safetensors as metadata `isaseg`.
+
+Keys: conf/export.yaml
 """
 
+from collections.abc import Sequence
 
-def main(arguments: Sequence[str]) -> int:
-    """Export; return the exit code: others as in `command.run`, 2 also of a network that a format cannot hold."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(_HELP, end="")
-        return 0 if arguments else 2
-    left = "nothing is left half-written, give the same command again"
-    return command.run(partial(_work, arguments), "export", SCRIPT, left)
+from isaseg import config
+from isaseg.cli import command
 
 
-def _work(arguments: Sequence[str]) -> int:
-    cfg = config.compose_from("export", arguments, SCRIPT)
-    with uncollected():  # imports torch: seconds that a typo need not wait for
-        from isaseg.inference.export import run
+def main(words: Sequence[str] | None = None) -> int:
+    """Export; return the exit code, see `command.run`: 2 also if a format cannot hold the network."""
+    return command.main(__doc__, _work, words, "no file is half-written; run the same command again")
 
+
+def _work(words: list[str]) -> int:
+    cfg = config.compose_from("export", words)
+    with command.fast_imports():
+        from isaseg.inference.export import run  # torch: a typo is reported before that
     run(cfg)
     return 0

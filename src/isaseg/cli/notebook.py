@@ -6,13 +6,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from hydra.errors import HydraException
 from matplotlib.figure import Figure
-from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
-from isaseg.config import compose_from
-from isaseg.errors import ConfigError
 
 # tqdm's, which some library imports: it says that ipywidgets would be prettier
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -38,10 +34,7 @@ def train_run(*overrides: str) -> Path:
     words = list(overrides)
     if not any(word.startswith("logger=") for word in words):
         words.append("logger=csv")
-    try:
-        cfg = compose_from("train", words, "src/train.py")
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(config.explain(error)) from error
+    cfg = config.compose_from("train", words)
     if not any(word.startswith("output_dir=") for word in words):
         cfg.output_dir = str(outputs())
     from isaseg.training.run import train  # Lightning and timm: seconds that a typo need not wait for

@@ -1,30 +1,50 @@
-"""Train a segmentation network: `python src/train.py experiment=lamps_isa attention=dense seed=1`."""
+"""Train a segmentation network.
 
-import logging
+usage: isaseg train [GROUP=OPTION ...] [KEY=VALUE ...], or with -m several runs
+
+Trains on the generated scenes of Lamps unless told otherwise. Everything that a run writes is in its folder
+<output_dir>/<name>/<run name>. The same command continues a run that was interrupted.
+
+  experiment=lamps_isa         a data set with everything that belongs to it
+  attention=dense              another option of any group below
+  trainer.max_steps=1000       any key of a YAML file, see `--cfg job`
+  data.root=/path/to/it        the folder of the data set
+  resume=never                 start over; must: only continue; or the path of a checkpoint
+  trainer=ddp                  all GPUs of this machine
+  -m attention=isa,dense       a sweep: one run for each combination, or those of a file: -m sweep=group_size
+
+Examples:
+  isaseg train
+  isaseg train attention=dense seed=1
+  isaseg train experiment=cityscapes_isa data.root=/data/cityscapes
+  isaseg train -m sweep=group_size seed=0,1,2
+
+Keys: conf/train.yaml. Groups (folders of conf) and their options:
+"""
+
 import os
 import sys
+from collections.abc import Sequence
 
 import hydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
-from isaseg.cli.command import of_file
-from isaseg.cli.importing import uncollected
-from isaseg.errors import IsasegError
+from isaseg.cli import command
 from isaseg.runs.run_folder import record_failure, told_complete
 
 
-def main() -> int:
-    """Run one job, or with `-m` several; return the exit code.
+def main(words: Sequence[str] | None = None) -> int:
+    """Train, or with `-m` run a sweep; return the exit code: 1 for failed jobs, others as in `command.run`."""
+    text = f"{__doc__}{_groups()}"
+    return command.main(
+        text, _work, words, "the same command continues from the last checkpoint", needs_words=False
+    )
 
-    0 done, 1 a bug or failed jobs of a sweep, 2 bad input or a file that cannot be used, 3 divergence, 4 out of
-    memory, 130 or 143 interrupted.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors reach us; each is told in one line below
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    codes = [0]
+
+def _work(words: list[str]) -> int:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of exiting
+    failed: list[Exception] = []
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
@@ -32,43 +52,34 @@ def main() -> int:
         finished = told_complete(cfg)
         if finished is not None:
             return float(finished["val/mIoU"])
-        with uncollected():  # imports torch: seconds that a typo need not wait for
-            from isaseg.training.run import train
-
+        with command.fast_imports():
+            from isaseg.training.run import train  # torch: a typo is reported before that
         try:
             return float(train(cfg)["val/mIoU"])
-        except IsasegError as error:
-            record_failure(cfg, error)
-            codes.append(_tell(error, error.exit_code))
-            return None
-        except OSError as error:
-            record_failure(cfg, error)
-            codes.append(_tell(of_file(error), 2))
-            return None
         except Exception as error:
             record_failure(cfg, error)
-            raise
+            failed.append(error)  # Hydra would print a line of its own about it
+            return None
 
+    sys.argv[1:] = words  # Hydra reads them there
     try:
         job()
-    except IsasegError as error:  # of a sweep
-        return _tell(error, error.exit_code)
-    except (HydraException, OmegaConfBaseException) as error:
-        return _tell(config.explain(error), 2)
-    except OSError as error:
-        return _tell(of_file(error), 2)
-    except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning answers Ctrl-C with SystemExit(1) of its own
-        if type(error).__name__ == "SIGTERMException":  # Lightning's, after the batch; without an exit code
-            return _tell("terminated; the same command continues from the last checkpoint", 143)
-        if isinstance(error, SystemExit) and error.code == 143:  # ours, of a sweep
-            return _tell("terminated; the same command goes on", 143)
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        return _tell("interrupted; the same command continues from the last checkpoint", 130)
-    return max(codes)
+    except SystemExit as error:
+        if type(error).__name__ == "SIGTERMException":  # Lightning's, raised once the checkpoint is written
+            raise command.Terminated from error
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning answers Ctrl-C with exit code 1
+            raise KeyboardInterrupt from error
+        raise
+    if failed:
+        raise failed[0]
+    return 0
 
 
-def _tell(message: object, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
+def _groups() -> str:
+    folders = sorted(path for path in config.conf_dir().iterdir() if path.is_dir() and path.name != "recipe")
+    options = {f.name: sorted(path.stem for path in f.glob("[!_]*.yaml")) for f in folders}
+    return "".join(f"  {name:<11} {' '.join(found)}\n" for name, found in options.items() if len(found) > 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ from isaseg.config.identity import (
     same_run,
     validation_interval,
 )
+from isaseg.config.targets import suggest
 
 __all__ = [
     "PROFILED",
@@ -33,5 +34,6 @@ __all__ = [
     "safe_name",
     "same_run",
     "shortened",
+    "suggest",
     "validation_interval",
 ]

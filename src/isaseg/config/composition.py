@@ -7,7 +7,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.config.targets import nodes, suggest
 from isaseg.errors import ConfigError
@@ -45,18 +47,25 @@ def shortened(cfg: DictConfig) -> DictConfig:
     return few
 
 
-def explain(error: Exception, config_name: str = "train", command: str = "src/train.py") -> str:
-    """Return one clear message for an error of Hydra or OmegaConf while composing, with the nearest valid name."""
+def explain(error: Exception, config_name: str = "train") -> str:
+    """Return an error of Hydra or OmegaConf in one sentence, with the nearest valid name.
+
+    Args:
+        error: Raised while a configuration was composed.
+        config_name: The file in conf that it was composed from.
+    """
+    if isinstance(error, OverrideParseException):
+        return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
     text = str(error)
     group = re.search(r"Could not find '([^']+)'", text)
     if group and "Available options" in text:
         folder, _, option = group.group(1).rpartition("/")
-        options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files: what others inherit
+        options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files are for others to inherit
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
         key = wrong.group(1)
-        return f"no configuration key '{key}'; {suggest(key, _all_keys(config_name))}see `python {command} --help`"
+        return f"no configuration key '{key}'; {suggest(key, _all_keys(config_name))}see --help"
     return text.strip().replace("\n", " ")
 
 
@@ -71,14 +80,17 @@ def _all_keys(config_name: str) -> list[str]:
     return keys
 
 
-def compose_from(config_name: str, words: Sequence[str], script: str) -> DictConfig:
+def compose_from(config_name: str, words: Sequence[str]) -> DictConfig:
     """Return the configuration of KEY=VALUE words.
 
     Raises:
-        ConfigError: For any other word.
+        ConfigError: For any other word, an unknown key or option, or a value that cannot be read.
     """
     strange = [word for word in words if word.startswith("-") or "=" not in word]
     if strange:
-        raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see `python {script} --help`")
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(config_name, overrides=list(words))
+        raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see --help")
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(config_name, overrides=list(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, config_name)) from error

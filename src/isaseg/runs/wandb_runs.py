@@ -41,7 +41,7 @@ def fetch_runs(project: str, folder: Path, group: str | None = None) -> Path:
         raise ConfigError(
             "expected a W&B key, got none; run `wandb login` once, set WANDB_API_KEY, or read run folders instead"
         )
-    known = set(compose_from("train", [], "src/train.py"))
+    known = set(compose_from("train", []))
     filters = {"jobType": "train"} | ({} if group is None else {"group": group})
     try:
         runs = list(wandb.Api().runs(project, filters=filters, lazy=False))

@@ -81,9 +81,10 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequenc
     return Plan(jobs, job_of, list(dict.fromkeys(remarks)))
 
 
-def command(job: Job, script: Path) -> list[str]:
-    """Return the command line that trains `job` on one device."""
-    return [sys.executable, str(script), *job.overrides, "hydra.mode=RUN"]
+def command(job: Job, script: Path | None = None) -> list[str]:
+    """Return the command line that trains `job` on one device, by `script` instead of `isaseg train` if given."""
+    program = ["-m", "isaseg.cli.train"] if script is None else [str(script)]
+    return [sys.executable, *program, *job.overrides, "hydra.mode=RUN"]
 
 
 def quoted(text: object) -> str:

@@ -2,13 +2,9 @@
 
 import copy
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
@@ -16,7 +12,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from isaseg import config
-from isaseg.errors import ConfigError, JobError
+from isaseg.errors import JobError
 from isaseg.files import replace_file
 from isaseg.sweep.jobs import Job, Plan, plan, quoted
 from isaseg.sweep.supervise import Outcome, Start, Watch, supervise
@@ -29,7 +25,7 @@ def launch(
     hydra_context: HydraContext,
     master: DictConfig,
     combinations: Sequence[Sequence[str]],
-    make_start: Callable[[Sequence[Job], Path], Start],
+    make_start: Callable[[Sequence[Job]], Start],
     watch: Watch | None = None,
 ) -> list[JobReturn]:
     """Run the jobs of a sweep and return one result for each of `combinations`.
@@ -38,7 +34,7 @@ def launch(
         hydra_context: Composes configurations.
         master: Configuration of the sweep, including the node `hydra`.
         combinations: Overrides of each job.
-        make_start: Called with the jobs and the script `train.py`; returns what starts them.
+        make_start: Called with the jobs; returns what starts them.
         watch: See `supervise`.
     """
     console = Console(stderr=True)
@@ -50,10 +46,9 @@ def launch(
     jobs = [
         replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words)) for job in found.jobs
     ]
-    start = make_start(jobs, _script())
+    start = make_start(jobs)
     write_members(jobs, master)
-    with _sigterm_interrupts():
-        outcomes = supervise(jobs, start, console, watch)
+    outcomes = supervise(jobs, start, console, watch)
     return _returns(Plan(jobs, found.job_of, []), combinations, list(outcomes.values()))
 
 
@@ -144,26 +139,3 @@ def command_flags(master: DictConfig) -> list[str]:
     return flags + (
         [] if master.hydra.job.config_name == "train" else [f"--config-name={master.hydra.job.config_name}"]
     )
-
-
-def _script() -> Path:
-    main = getattr(sys.modules["__main__"], "__file__", None)
-    if main is None:
-        raise ConfigError(
-            "a sweep starts its jobs by the running script, and there is none; run src/train.py"
-        )
-    return Path(main).resolve()
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Make SIGTERM end the jobs too, as Ctrl-C does."""
-
-    def terminated(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, terminated)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

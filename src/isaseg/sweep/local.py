@@ -25,13 +25,16 @@ _PR_SET_PDEATHSIG = 1
 
 
 def local(
-    jobs: Sequence[Job], script: Path, slots: int | None = None, gpus: Sequence[str] | None = None
+    jobs: Sequence[Job],
+    script: Path | None = None,
+    slots: int | None = None,
+    gpus: Sequence[str] | None = None,
 ) -> Start:
     """Return a function that starts jobs on this machine while there is room.
 
     Args:
         jobs: All jobs that will be started.
-        script: `train.py`.
+        script: Run instead of `isaseg train`.
         slots: Jobs at a time; None: as many as there are GPUs for, or one if no job uses a GPU.
         gpus: Ids of the GPUs, as for CUDA_VISIBLE_DEVICES; None: all that this process sees.
 
@@ -144,7 +147,7 @@ def spawn(
         )
 
 
-def local_command(job: Job, script: Path, gpus: int) -> list[str]:
+def local_command(job: Job, script: Path | None, gpus: int) -> list[str]:
     """Return the command line of a job on this machine; several processes by torchrun, which ends all if one fails.
 
     Lightning could start the others itself, but ends them less reliably.

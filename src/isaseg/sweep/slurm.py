@@ -47,7 +47,7 @@ class Need(NamedTuple):
 
 def slurm(
     jobs: Sequence[Job],
-    script: Path,
+    script: Path | None = None,
     *,
     partition: str | None,
     account: str | None,
@@ -129,7 +129,7 @@ def need(job: Job, gpus_per_node: int | None) -> Need:
 
 
 def _submit(
-    jobs: Sequence[Job], script: Path, asked: Need, options: Mapping[str, Any], max_num_timeout: int
+    jobs: Sequence[Job], script: Path | None, asked: Need, options: Mapping[str, Any], max_num_timeout: int
 ) -> dict[Job, str]:
     """Submit jobs as one array, write the id of each into its folder, and return the ids."""
     import submitit
