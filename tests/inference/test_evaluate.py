@@ -487,7 +487,7 @@ def test_a_wrong_checkpoint_is_told_in_a_sentence(
     assert "'no.pth', which does not exist" in told(capsys, tool, ["checkpoint=no.pth", *own])
     assert "broken.pth" in told(capsys, tool, [f"checkpoint={tmp_path}/broken.pth", *own])
     line = told(capsys, tool, [f"checkpoint={nameless}"])
-    assert f"expected data=NAME, since '{nameless}' does not tell" in line
+    assert f"expected data=NAME, since '{nameless}' does not say" in line
     line = told(capsys, tool, [f"checkpoint={nameless}", "data=cityscapes"])
     assert "a network of 19 classes for data=cityscapes, got 3 in" in line
 
