@@ -5,7 +5,6 @@ Hydra imports this file at every start, so anything slow or optional is imported
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -41,10 +40,10 @@ class LocalLauncher(Launcher):
 
         return launch(self.hydra_context, self.config, job_overrides, self._make_start, self.watch)
 
-    def _make_start(self, jobs: Any, script: Path) -> Any:
+    def _make_start(self, jobs: Any) -> Any:
         from isaseg.sweep.local import local
 
-        return local(jobs, script, self.slots, self.gpus)
+        return local(jobs, slots=self.slots, gpus=self.gpus)
 
 
 class SlurmLauncher(LocalLauncher):
@@ -54,10 +53,10 @@ class SlurmLauncher(LocalLauncher):
         super().__init__(slots=1)  # a search draws one trial at a time
         self.options = options
 
-    def _make_start(self, jobs: Any, script: Path) -> Any:
+    def _make_start(self, jobs: Any) -> Any:
         from isaseg.sweep.slurm import slurm
 
-        return slurm(jobs, script, **self.options)
+        return slurm(jobs, **self.options)
 
 
 class GridSweeper(Sweeper):
