@@ -1,1 +1,1 @@
-"""Checkpoint files: ours, published ones, and what to load of them."""
+"""Checkpoint files: ours and published ones, read, described and written."""

@@ -18,15 +18,15 @@ from isaseg.models.tensor_files import load_checkpoint, load_file
 def load_weights(
     module: nn.Module, path: Path, prefix: str = "", ignore: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Copy weights from a file into `module`: all of them, but for what is explicitly ignored, or none.
+    """Copy weights from a file into `module`: all except those explicitly ignored, or none at all.
 
     Args:
-        module: Takes the weights.
+        module: Receives the weights.
         path: A checkpoint with a `state_dict`, or a bare state dict.
-        prefix: Only entries whose names begin so are used, without it; "segmenter." takes the network out of a
-            training checkpoint.
-        ignore: Patterns, e.g. "head.classifier.*": what they match keeps its value in `module` and may be absent from
-            the file, or of another shape: for a network of other classes.
+        prefix: Only entries whose names start with it are used, and it is removed: "segmenter." takes the network out
+            of a training checkpoint.
+        ignore: Patterns, e.g. "head.classifier.*" for a network of other classes. What they match keeps its value in
+            `module`, and may be absent from the file or of another shape there.
 
     Returns:
         The whole checkpoint.
@@ -46,29 +46,30 @@ def load_weights(
     }
     ours = module.state_dict()
     for pattern in ignore:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in {**ours, **theirs}):
+        if not fnmatch.filter({**ours, **theirs}, pattern):
             raise CheckpointError(
-                f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', it matches none"
+                f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', got none that it matches"
             )
-    for weights in (ours, theirs):
-        for name in [n for n in weights if any(fnmatch.fnmatchcase(n, pattern) for pattern in ignore)]:
-            del weights[name]
+    ours, theirs = (
+        {name: t for name, t in weights.items() if not any(fnmatch.fnmatchcase(name, i) for i in ignore)}
+        for weights in (ours, theirs)
+    )
     listed = _differences(ours, theirs, str)
     if listed:
         raise CheckpointError(
             f"expected the weights of this model in '{path}', got others. {listed}. "
-            "Build the model with the configuration that the file was made with"
+            "Build the model from the configuration with which the file was made"
         )
     module.load_state_dict(theirs, strict=not ignore)
     return checkpoint
 
 
 class Model(NamedTuple):
-    """A network and what is known of it.
+    """A network and what is known about it.
 
     Attributes:
         segmenter: The network, in evaluation mode, float32, on the CPU.
-        kind: Whose file it was: "isaseg", "mmseg" or "openseg".
+        kind: Who wrote the file: "isaseg", "mmseg" or "openseg".
         description: Plain data, from which `build_described` builds the network again.
     """
 
@@ -80,17 +81,18 @@ class Model(NamedTuple):
 def load_model(
     path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
 ) -> Model:
-    """Load a network from one of our checkpoints, or of mmsegmentation's or openseg's ISANets, told by their keys.
+    """Load a network from one of our checkpoints, or from an ISANet checkpoint of mmsegmentation or openseg.
 
-    All that defines the network is read from the file, down to how the image is normalised; nothing in it is executed,
-    and every tensor is used or the file is refused.
+    Everything that defines the network is read from the file, down to how the image is normalised. Nothing in it is
+    executed, and a file with a tensor that is not used is refused.
 
     Args:
-        path: A checkpoint of a training run, a safetensors file of `save_safetensors`, or a .pth file of the others.
-        group_size: (P_h, P_w) instead of what the file says. A published file that lost its configuration says nothing;
-            then it is (8, 8), the only published value.
-        align_corners: How logits are resized, instead of what the file says. openseg: True. mmsegmentation: True for its
-            models of 769x769, else False; False where a file lacks its configuration.
+        path: A checkpoint of a training run, a safetensors file of `save_safetensors`, or a published .pth file. Tensor
+            names tell which.
+        group_size: (P_h, P_w), instead of the file's. A published file without its configuration does not say; then it
+            is (8, 8), the only published value.
+        align_corners: How logits are resized, instead of the file's. openseg: True. mmsegmentation: True for its models
+            of 769x769, else False; False where a file lacks its configuration.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another network; lists all tensors that are missing,
@@ -101,7 +103,7 @@ def load_model(
     try:
         kind, description, weights, key = _recognise(content)
         description = _overridden(description, group_size, align_corners)
-        with torch.device("meta"):  # takes no memory, however large the file says that the network is
+        with torch.device("meta"):  # takes no memory, however large the described network is
             wanted = build_described(description).state_dict()
     except CheckpointError as error:
         raise CheckpointError(f"cannot load '{path}': {error}") from error
@@ -119,7 +121,7 @@ def load_model(
 def load_segmenter(
     path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
 ) -> Segmenter:
-    """Return the network of `load_model` alone: uint8 RGB (B, 3, H, W) in, logits (B, K, H, W) out."""
+    """Return only the network of `load_model`: uint8 RGB (B, 3, H, W) in, logits (B, K, H, W) out."""
     return load_model(path, group_size=group_size, align_corners=align_corners).segmenter
 
 
@@ -133,12 +135,12 @@ def _recognise(content: dict[str, Any]) -> published.Published:
                 f"expected nothing but tensors in its state_dict, got {name[:100]} of type {type(value).__name__}"
             )
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(f"expected whole tensors, got {name[:100]}, which repeats a smaller one")
+            raise CheckpointError(f"expected whole tensors, got {name[:100]}, which expands a smaller one")
     ours = any(name.startswith(("segmenter.", "backbone.model.")) for name in weights)
     if "isaseg" not in content and ours:
         raise CheckpointError(
-            "expected a description of the network beside its weights, got none: an older version of isaseg wrote it. "
-            "Continue its run for a step (`resume`), which writes one, or build the network and use load_weights"
+            "expected a description of the network beside its weights, got none: it has parts from outside isaseg, "
+            "or an older version wrote it. Build the network and use load_weights, or continue an older run (`resume`)"
         )
     if "isaseg" not in content:
         return published.recognise(content, weights)
@@ -150,29 +152,28 @@ def _recognise(content: dict[str, Any]) -> published.Published:
 def _overridden(
     description: Any, group_size: Sequence[int] | None, align_corners: bool | None
 ) -> dict[str, Any]:
-    """Return the description with the caller's values; whether they fit is checked with the rest of it."""
+    """Return the description with the caller's values, which are checked together with the rest of it."""
     if not isinstance(description, dict):
         raise CheckpointError(
             f"expected a description of the network in it, got a {type(description).__name__}"
         )
-    values: dict[str, dict[str, Any]] = {
-        "attention": {} if group_size is None else {"group_size": list(group_size)},
-        "head": {} if align_corners is None else {"align_corners": align_corners},
-    }
     changed: dict[str, Any] = dict(description)
-    for part, new in values.items():
-        if new and isinstance(changed.get(part), dict):
-            changed[part] = changed[part] | new
+    for part, key, value in (
+        ("attention", "group_size", None if group_size is None else list(group_size)),
+        ("head", "align_corners", align_corners),
+    ):
+        if value is not None and isinstance(changed.get(part), dict):
+            changed[part] = {**changed[part], key: value}
     return changed
 
 
 def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:
-    """Return all that is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
+    """List what is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
 
     Args:
         wanted: The tensors of the network.
         found: The tensors of the file, under its names.
-        key: Gives the file's name for one of the network's.
+        key: Returns the file's name for one of the network's.
     """
     names = {key(name): tensor for name, tensor in wanted.items()}
     faults = {

@@ -1,4 +1,4 @@
-"""The published ISANet checkpoints of mmsegmentation and openseg: what such a file tells, and under which names.
+"""The published ISANet checkpoints of mmsegmentation and openseg: what such a file says, and under which names.
 
 Sources: mmsegmentation 1.2.2 (ISAHead, FCNHead, ResNetV1c), openseg.pytorch (ISANet, deepbase_resnet, InPlaceABN).
 Nothing here reads a file or builds a network.
@@ -36,10 +36,10 @@ class Published(NamedTuple):
     """What a file holds, ready to be compared with our network.
 
     Attributes:
-        kind: Whose file it is: "mmseg", "openseg", or "isaseg" for one of ours.
+        kind: Who wrote the file: "mmseg", "openseg", or "isaseg" for ours.
         description: What `build_described` takes.
         weights: Tensors under the file's own names, with the values that our layers need.
-        key: Gives the file's name for one of ours.
+        key: Returns the file's name for one of ours.
     """
 
     kind: str
@@ -49,14 +49,14 @@ class Published(NamedTuple):
 
 
 def recognise(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Published:
-    """Tell by the names of its tensors whose network a file holds, and describe it.
+    """Recognise a published network by the names of its tensors, and describe it.
 
     Args:
-        checkpoint: What the file holds; `meta` (mmseg) or `config_dict` (openseg) is read where it is there.
+        checkpoint: What the file holds; `meta` (mmseg) or `config_dict` (openseg) is read if it is there.
         weights: The tensors of the network.
 
     Raises:
-        CheckpointError: If it is no ISANet of a published layout.
+        CheckpointError: If it is not an ISANet of a published layout.
     """
     if weights and all(name.startswith("module.") for name in weights):  # saved from DataParallel
         weights = {name.removeprefix("module."): value for name, value in weights.items()}
@@ -75,50 +75,41 @@ def recognise(checkpoint: Mapping[str, Any], weights: Mapping[str, Tensor]) -> P
 
 
 def _mmseg(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Published:
-    head = "decode_head.global_relation"
-    if not any(name.startswith(f"{head}.") for name in weights):
+    if not any(name.startswith("decode_head.global_relation.") for name in weights):
         found = {name.split(".")[1] for name in weights if name.startswith("decode_head.")}
         raise CheckpointError(
             f"expected mmsegmentation's ISAHead, got a decode_head of {_listed(found)}; no other is supported"
         )
     is_deep = any(name.startswith("backbone.stem.") for name in weights)
     pools = "backbone.layer1.0.downsample.2.weight" in weights  # in its shortcuts: ResNetV1d
-    _check_backbone(weights, "ResNetV1c", is_deep and not pools)
+    depth = _depth(weights, "ResNetV1c", is_deep and not pools)
     text = _mmseg_text(meta)
-    count = _size(weights, 1, "decode_head.conv_seg.weight", "decode_head.conv_seg.bias")
-    data = _MMSEG_DATA.get(_said(text, r"type='(\w+Dataset\w*)'") or "")
-    facts = _node(meta, "dataset_meta") or meta  # of mmengine, or of mmcv
-    names, palette = (facts.get(key, facts.get(key.upper())) for key in ("classes", "palette"))
-    factor = _said(text, r"down_factor=[\(\[](\d+,\d+)")
-    description = {
-        "backbone": {"name": f"resnet{_depth(weights)}c", **_DILATED, **_mmseg_input(text)},
-        "attention": {
-            "name": "InterlacedSparseAttention",
-            "key_channels": _size(weights, 256, f"{head}.key_project.0.conv.weight"),
-            "group_size": [int(p) for p in factor.split(",")] if factor else _GROUP_SIZE,
-            "value_bias": any(name.endswith("value_project.bias") for name in weights),
-        },
-        "head": {
-            "channels": _size(weights, 512, "decode_head.in_conv.conv.weight"),
-            "dropout": 0.1,
-            "aux_channels": _aux_channels(weights, "auxiliary_head", "convs.0.conv.weight"),
-            "align_corners": _said(text.partition("decode_head=dict(")[2], r"align_corners=(\w+)") == "True",
-        },
-        "num_classes": count,
-        "negative_slope": 0.0,
-        "data": data[0] if data is not None and data[1] == count else None,
-        "protocol": "mmseg",
-        "classes": list(names) if is_names(names, count) else None,
-        "palette": [list(colour) for colour in palette] if is_palette(palette, count) else None,
-    }
-    return Published("mmseg", description, dict(weights), partial(renamed, names=MMSEG_NAMES))
+    factor = _search(text, r"down_factor=[\(\[](\d+,\d+)")
+    corners = _search(text.partition("decode_head=dict(")[2], r"align_corners=(\w+)")
+    key = partial(renamed, names=MMSEG_NAMES)
+    description = _describe(
+        weights,
+        key,
+        backbone={"name": f"resnet{depth}c", **_mmseg_input(text)},
+        group_size=[int(p) for p in factor.split(",")] if factor else _GROUP_SIZE,
+        head={"dropout": 0.1, "align_corners": corners == "True"},
+        data=_MMSEG_DATA.get(_search(text, r"type='(\w+Dataset\w*)'") or ""),
+        protocol="mmseg",
+    )
+    labels = _node(meta, "dataset_meta") or meta  # mmengine's place, or mmcv's
+    names, palette = (labels.get(k, labels.get(k.upper())) for k in ("classes", "palette"))
+    if is_names(names, description["num_classes"]):
+        description["classes"] = list(names)
+    if is_palette(palette, description["num_classes"]):
+        description["palette"] = [list(colour) for colour in palette]
+    return Published("mmseg", description, dict(weights), key)
 
 
 def _mmseg_text(meta: Mapping[str, Any]) -> str:
     """Return the configuration, which mmcv (`config`) and mmengine (`cfg`) keep as text, without white space.
 
     Raises:
-        CheckpointError: If it tells of another network with tensors of the same shapes.
+        CheckpointError: If it describes another network whose tensors have the same shapes.
     """
     text = next((meta[k] for k in ("config", "cfg") if isinstance(meta.get(k), str)), "")
     text = re.sub(r"\s+", "", text[: 2**16])  # theirs have some 10 KB
@@ -127,7 +118,7 @@ def _mmseg_text(meta: Mapping[str, Any]) -> str:
         ("style", r"'(\w+)'", "pytorch"),
         ("contract_dilation", r"(\w+)", "True"),
     ):
-        found = _said(text, rf"\b{key}={value}")
+        found = _search(text, rf"\b{key}={value}")
         if found is not None and found != wanted:
             raise CheckpointError(
                 f"expected mmsegmentation's ResNetV1c with {key}={wanted}, got {key}={found[:40]}; "
@@ -137,14 +128,14 @@ def _mmseg_text(meta: Mapping[str, Any]) -> str:
 
 
 def _mmseg_input(text: str) -> dict[str, Any]:
-    """Return the normalisation; that of all its configurations, ImageNet's, where the file tells none."""
-    found: dict[str, Any] = {"bgr": _said(text, r"to_rgb=(\w+)") == "False"}
+    """Return the normalisation: ImageNet's, as in all of mmsegmentation's configurations, if the file has none."""
+    found: dict[str, Any] = {"bgr": _search(text, r"to_rgb=(\w+)") == "False"}
     for key, default in (("mean", "123.675,116.28,103.53"), ("std", "58.395,57.12,57.375")):
-        values = _said(text, rf"\b{key}=[\(\[]([-\d.,]+?),?[\)\]]") or default
+        values = _search(text, rf"\b{key}=[\(\[]([-\d.,]+?),?[\)\]]") or default
         try:
             found[key] = [float(value) for value in values.split(",")]
         except ValueError as error:
-            raise CheckpointError(f"expected {key} as three numbers, got {reprlib.repr(values)}") from error
+            raise _unsupported(f"{key} as three numbers", values) from error
     return found
 
 
@@ -152,70 +143,42 @@ def _mmseg_input(text: str) -> dict[str, Any]:
 
 
 def _openseg(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Published:
-    _check_backbone(weights, "deepbase_resnet", any(n.startswith("backbone.resinit.conv2.") for n in weights))
+    is_deep = any(name.startswith("backbone.resinit.conv2.") for name in weights)
+    depth = _depth(weights, "deepbase_resnet", is_deep)
     if any(name.startswith(("isa_head.2.stages.1.", "isa_head.2.up_conv.")) for name in weights):
-        raise _several("isa_head.2.stages.1")
+        raise _unsupported("one ISA block", "isa_head.2.stages.1")
     is_torch = any(name.startswith("isa_head.1.0.") for name in weights)
-    count = _size(weights, 1, "cls_head.weight", "cls_head.bias")
-    data = config.get("dataset")
-    description = {
-        "backbone": {
-            "name": f"resnet{_depth(weights)}s",
-            **_DILATED,
-            "ceil_pool": True,
-            **_openseg_input(config),
-        },
-        "attention": {
-            "name": "InterlacedSparseAttention",
-            "key_channels": _size(weights, 256, "isa_head.2.stages.0.long_range_sa.f_key.0.weight"),
-            "group_size": _openseg_factor(_node(config, "network")),
-            "value_bias": any(name.endswith("f_value.bias") for name in weights),
-        },
-        "head": {
-            "channels": _size(weights, 512, "isa_head.0.weight"),
-            "dropout": 0.05,
-            "aux_channels": _aux_channels(weights, "dsn_head", "0.weight"),
-            "align_corners": True,
-        },
-        "num_classes": count,
-        "negative_slope": 0.0 if is_torch else _ABN_SLOPE,
-        "data": data if isinstance(data, str) and _OPENSEG_DATA.get(data) == count else None,
-        "protocol": "openseg",
-        "classes": None,
-        "palette": None,
-    }
-    names = openseg_names(".0" if is_torch else "")
-    return Published("openseg", description, openseg_values(weights, is_torch), partial(renamed, names=names))
+    key = partial(renamed, names=openseg_names(".0" if is_torch else ""))
+    data = config.get("dataset") if isinstance(config.get("dataset"), str) else ""
+    description = _describe(
+        weights,
+        key,
+        backbone={"name": f"resnet{depth}s", "ceil_pool": True, **_openseg_input(config)},
+        group_size=_openseg_factor(_node(config, "network")),
+        head={"dropout": 0.05, "align_corners": True},
+        data=(data, _OPENSEG_DATA[data]) if data in _OPENSEG_DATA else None,
+        protocol="openseg",
+        negative_slope=0.0 if is_torch else _ABN_SLOPE,
+    )
+    return Published("openseg", description, openseg_values(weights, is_torch), key)
 
 
 def _openseg_factor(network: Mapping[str, Any]) -> list[int]:
-    """Return the group size; raise for a network that is not the published one."""
+    """Return the group size; raise for a network other than the published one."""
     name, grid, factors = (network.get(key) for key in ("backbone", "multi_grid", "factors"))
-    if name is not None and not (
-        isinstance(name, str) and re.fullmatch(r"deepbase_resnet\d+_dilated8", name)
-    ):
-        raise CheckpointError(
-            f"expected network.backbone of deepbase_resnet50_dilated8 or deepbase_resnet101_dilated8, got "
-            f"{reprlib.repr(name)}; no other is supported"
+    if name is not None and not re.fullmatch(r"deepbase_resnet\d+_dilated8", str(name)):
+        raise _unsupported(
+            "network.backbone of deepbase_resnet50_dilated8 or deepbase_resnet101_dilated8", name
         )
     if grid is not None and not (_are_numbers(grid, 3) and set(grid) == {1}):
-        raise CheckpointError(
-            f"expected network.multi_grid of [1, 1, 1] or none, got {reprlib.repr(grid)}; no other is supported"
-        )
+        raise _unsupported("network.multi_grid of [1, 1, 1] or none", grid)
     if factors is None:
         return _GROUP_SIZE
-    if isinstance(factors, (list, tuple)) and len(factors) > 1:
-        raise _several(f"network.factors={reprlib.repr(factors)}")
-    if not isinstance(factors, (list, tuple)) or len(factors) != 1 or not _are_numbers(factors[0], 2):
-        raise CheckpointError(f"expected network.factors as [[P_h, P_w]], got {reprlib.repr(factors)}")
+    if not isinstance(factors, (list, tuple)) or len(factors) != 1:
+        raise _unsupported("one ISA block, network.factors as [[P_h, P_w]]", factors)
+    if not _are_numbers(factors[0], 2):
+        raise _unsupported("network.factors as [[P_h, P_w]]", factors)
     return list(factors[0])
-
-
-def _several(what: str) -> CheckpointError:
-    return CheckpointError(
-        f"expected one ISA block, got {what}; several side by side, with openseg's up_conv, were never published for "
-        "ISANet and are not supported"
-    )
 
 
 def _openseg_input(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,29 +188,22 @@ def _openseg_input(config: Mapping[str, Any]) -> dict[str, Any]:
     mean = normalise.get("mean", [102.9801, 115.9465, 122.7717])  # of its ResNet configurations
     std = normalise.get("std", [1.0, 1.0, 1.0])
     if not isinstance(mode, str) or mode not in ("BGR", "RGB"):
-        raise CheckpointError(f"expected data.input_mode of BGR or RGB, got {reprlib.repr(mode)}")
+        raise _unsupported("data.input_mode of BGR or RGB", mode)
     if not _are_numbers([scale], 1) or not _are_numbers(mean, 3) or not _are_numbers(std, 3):
-        raise CheckpointError(
-            "expected normalize with div_value and three numbers each for mean and std, got "
-            f"{reprlib.repr(dict(normalise))}"
-        )
+        raise _unsupported("normalize with div_value and three numbers each for mean and std", normalise)
     return {"bgr": mode == "BGR", "mean": [m * scale for m in mean], "std": [s * scale for s in std]}
 
 
-# ---------------------------------------------------------------- what a file tells
-
-_DILATED = {"output_stride": 8, "out_indices": [-2, -1]}
+# ---------------------------------------------------------------- both
 
 
-def _check_backbone(weights: Mapping[str, Tensor], wanted: str, is_right: bool) -> None:
+def _depth(weights: Mapping[str, Tensor], wanted: str, is_right: bool) -> int:
+    """Return the number of layers of the ResNet; raise if it is not `wanted`."""
     if not is_right:
         found = {".".join(n.split(".")[1:3]) for n in weights if n.startswith("backbone.")}
         raise CheckpointError(
             f"expected a {wanted} of 50 or 101 layers, got a backbone of {_listed(found)}; no other is supported"
         )
-
-
-def _depth(weights: Mapping[str, Tensor]) -> int:
     blocks = {name.split(".")[2] for name in weights if name.startswith("backbone.layer3.")}
     if len(blocks) not in _DEPTHS:
         raise CheckpointError(
@@ -256,15 +212,46 @@ def _depth(weights: Mapping[str, Tensor]) -> int:
     return _DEPTHS[len(blocks)]
 
 
-def _size(weights: Mapping[str, Tensor], default: int, *names: str) -> int:
-    """Return the outputs of the first of these tensors that is there; what is missing is told later, all of it."""
-    return next((weights[n].shape[0] for n in names if n in weights and weights[n].ndim), default)
+def _describe(
+    weights: Mapping[str, Tensor],
+    key: Callable[[str], str],
+    *,
+    backbone: dict[str, Any],
+    group_size: list[int],
+    head: dict[str, Any],
+    data: tuple[str, int] | None,
+    protocol: str,
+    negative_slope: float = 0.0,
+) -> dict[str, Any]:
+    """Return the description of a network; its sizes are read off the tensors. Missing ones are reported later."""
 
+    def outputs(name: str, default: int) -> int:
+        tensor = weights.get(key(name))
+        return default if tensor is None or not tensor.ndim else tensor.shape[0]
 
-def _aux_channels(weights: Mapping[str, Tensor], part: str, name: str) -> int | None:
-    if not any(n.startswith(f"{part}.") for n in weights):
-        return None
-    return _size(weights, 256, f"{part}.{name}")
+    aux = key("aux_head.classifier.weight").split(".")[0]
+    has_aux = any(name.startswith(f"{aux}.") for name in weights)
+    count = outputs("head.classifier.weight", outputs("head.classifier.bias", 1))
+    return {
+        "backbone": {**backbone, "output_stride": 8, "out_indices": [-2, -1]},
+        "attention": {
+            "name": "InterlacedSparseAttention",
+            "key_channels": outputs("head.attention.long_range.key.0.weight", 256),
+            "group_size": group_size,
+            "value_bias": key("head.attention.long_range.value.bias") in weights,
+        },
+        "head": {
+            **head,
+            "channels": outputs("head.reduce.0.weight", 512),
+            "aux_channels": outputs("aux_head.reduce.0.weight", 256) if has_aux else None,
+        },
+        "num_classes": count,
+        "negative_slope": negative_slope,
+        "data": data[0] if data is not None and data[1] == count else None,
+        "protocol": protocol,
+        "classes": None,
+        "palette": None,
+    }
 
 
 def _node(values: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -272,7 +259,7 @@ def _node(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _said(text: str, pattern: str) -> str | None:
+def _search(text: str, pattern: str) -> str | None:
     found = re.search(pattern, text)
     return found.group(1) if found else None
 
@@ -280,6 +267,10 @@ def _said(text: str, pattern: str) -> str | None:
 def _are_numbers(value: Any, count: int) -> bool:
     is_list = isinstance(value, (list, tuple)) and len(value) == count
     return is_list and all(type(v) in (int, float) and abs(v) <= 4096 for v in value)
+
+
+def _unsupported(wanted: str, value: Any) -> CheckpointError:
+    return CheckpointError(f"expected {wanted}, got {reprlib.repr(value)}; no other is supported")
 
 
 def _listed(names: Collection[str]) -> str:
