@@ -428,7 +428,9 @@ def test_c7_only_one_file_loads_or_saves() -> None:
     risky = (
         "torch.load(",
         "torch.save(",
-        "pickle",
+        "import pickle",
+        "pickle.load",
+        "cloudpickle",
         "joblib",
         "yaml.load(",
         "allow_pickle=True",

@@ -3,7 +3,7 @@
 import inspect
 import re
 import reprlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -102,13 +102,14 @@ def _check_facts(node: dict[str, Any]) -> None:
     count = node["num_classes"]
     if type(count) is not int or not 1 <= count <= _LARGEST:
         raise _fault("num_classes", f"an integer from 1 to {_LARGEST}", count)
-    for key, wanted, holds in (
+    checks: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         ("negative_slope", "a number from 0 to 1", lambda v: isinstance(v, (int, float)) and 0 <= v < 1),
         ("data", "the name of a data set", _is_option),
         ("protocol", "the name of a protocol", _is_option),
         ("classes", f"{count} names", lambda v: is_names(v, count)),
         ("palette", f"{count} colours of three integers from 0 to 255", lambda v: is_palette(v, count)),
-    ):
+    )
+    for key, wanted, holds in checks:
         value = node.get(key)
         if value is not None and not holds(value):
             raise _fault(key, wanted, value)

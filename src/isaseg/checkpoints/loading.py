@@ -46,7 +46,7 @@ def load_weights(
     }
     ours = module.state_dict()
     for pattern in ignore:
-        if not fnmatch.filter({**ours, **theirs}, pattern):
+        if not fnmatch.filter([*ours, *theirs], pattern):
             raise CheckpointError(
                 f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', got none that it matches"
             )

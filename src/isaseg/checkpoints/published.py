@@ -174,10 +174,8 @@ def _openseg_factor(network: Mapping[str, Any]) -> list[int]:
         raise _unsupported("network.multi_grid of [1, 1, 1] or none", grid)
     if factors is None:
         return _GROUP_SIZE
-    if not isinstance(factors, (list, tuple)) or len(factors) != 1:
-        raise _unsupported("one ISA block, network.factors as [[P_h, P_w]]", factors)
-    if not _are_numbers(factors[0], 2):
-        raise _unsupported("network.factors as [[P_h, P_w]]", factors)
+    if not isinstance(factors, (list, tuple)) or len(factors) != 1 or not _are_numbers(factors[0], 2):
+        raise _unsupported("one ISA block with network.factors as [[P_h, P_w]]", factors)
     return list(factors[0])
 
 
