@@ -57,7 +57,7 @@ HOSTILE = {
     "key_channels: {_target_: os.system, command: touch ran}}",
     "in a list": "[1, [2, {_target_: os.system, command: touch ran}]]",
     "in a mapping": "{a: {b: {_target_: os.system, command: touch ran}}}",
-    "what of ours writes": "{_target_: isaseg.runs.pictures.write_json, path: ran, content: {}}",
+    "what of ours writes": "{_target_: isaseg.runs.run_folder.write_json, path: ran, content: {}}",
     "what of ours starts processes": "{_target_: isaseg.sweep.supervise.supervise, command: [touch, ran]}",
     "what of ours unpacks": "{_target_: isaseg.data.tools.unpack.unpack, archive: a, target: b}",
     "imported by an allowed one": "{_target_: isaseg.data.sets.folder.Path}",

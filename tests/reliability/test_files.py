@@ -1,6 +1,5 @@
 """C: what is on the disk is always whole, and what is not whole is never used."""
 
-import csv
 import errno
 import math
 import os
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import CheckpointError
 from isaseg.models.tensor_files import load_checkpoint
-from isaseg.runs.history import AppendingCsvLogger
+from isaseg.runs.history import HistoryWriter, read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.resume import find_resume
 from isaseg.training.run import train
@@ -133,49 +133,44 @@ def test_c2_a_real_limit_on_the_size_of_files_leaves_the_old_one(tmp_path: Path)
 def test_c2_rows_that_a_full_disk_refuses_are_written_when_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each time a part of the line was written before the disk was full."""
-    path = tmp_path / "metrics.csv"
-    logger = AppendingCsvLogger(path)
+    """Whether a row is appended or the file rewritten; a part of it is written before the disk is full."""
+    writer = HistoryWriter(tmp_path)
     open_path = Path.open
 
-    class Full:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *args: object) -> None:
-            self.file.close()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def write(self, line: bytes) -> int:
-            self.file.write(line[:-2])
-            raise OSError(errno.ENOSPC, "No space left on device")
-
     def opened(self: Path, mode: str = "r", **kwargs: Any) -> Any:
-        return Full(open_path(self, mode, **kwargs)) if mode == "r+b" else open_path(self, mode, **kwargs)
+        file = open_path(self, mode, **kwargs)
+        if mode in ("ab", "wb"):
+            whole = file.write
 
-    logger.log_metrics({"train/loss": 1.5}, 0)
-    logger.log_metrics({"train/loss": 2.5, "val/mIoU": 0.5}, 1)
-    logger.log_metrics({"train/loss": 3.5}, 2)
+            def write(content: bytes) -> int:
+                whole(content[:-2])
+                file.flush()
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            full = MagicMock(wraps=file)
+            full.write = write
+            full.__enter__.return_value, full.__exit__.side_effect = full, lambda *_: file.close()
+            return full
+        return file
+
+    writer.add(1, {"train/loss": 1.5})
+    writer.add(2, {"train/loss": 2.5, "val/mIoU": 0.5})
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
-        logger.log_metrics({"val/mIoU": 0.25}, 2)  # would join the row before
-        logger.log_metrics({"train/loss": 4.5}, 3)
+        writer.add(3, {"train/loss": 3.5})
+        writer.add(4, {"train/loss": 4.5})
     assert caplog.text.count("No space left") == 1
-    logger.log_metrics({"train/loss": 5.5}, 4)
+    assert read_history(tmp_path).last_step == 2
+    writer.add(5, {"train/loss": 5.5})
+    assert read_history(tmp_path).last_step == 5
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
-        logger.log_metrics({"train/loss": 6.5}, 5)
-    logger.finalize("success")
+        writer.add(5, {"val/mIoU": 0.25})
+    writer.close()
     assert "lost" not in caplog.text
-    with path.open(newline="") as file:
-        rows = {row["step"]: row for row in csv.DictReader(file)}
-    assert [rows[s]["train/loss"] for s in "123456"] == ["1.5", "2.5", "3.5", "4.5", "5.5", "6.5"]
-    assert [rows[s]["val/mIoU"] for s in "123456"] == ["", "0.5", "0.25", "", "", ""]
+    curves = read_history(tmp_path).curves
+    assert curves["train/loss"] == {1: 1.5, 2: 2.5, 3: 3.5, 4: 4.5, 5: 5.5}
+    assert curves["val/mIoU"] == {2: 0.5, 5: 0.25}
 
 
 def score(patch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:

@@ -1,22 +1,21 @@
-"""The workspace as code: the same specification every time. (That runs have its keys: test_logging.py.)"""
+"""The workspace as code: what W&B gets of it. (That runs have the keys it asks for: test_loggers.py.)"""
 
-import importlib.util
 import json
 import os
+import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from isaseg.cli import dashboard as command
 from isaseg.runs import dashboard
+from isaseg.runs._compat import workspace_spec
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("dashboard_script", ROOT / "src" / "dashboard.py")
-assert SPEC is not None and SPEC.loader is not None
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
 
 # of wandb-workspaces 0.4.13 itself, while it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style `@validator` validators are deprecated")
@@ -35,14 +34,24 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_specification_is_the_one_that_was_looked_at(tmp_path: Path) -> None:
     """After a change: python src/dashboard.py entity=me group=lamps_isa spec=tests/dashboard.json, and look at it."""
     path = tmp_path / "new" / "spec.json"
-    assert script.main(["entity=me", "group=lamps_isa", f"spec={path}"]) == 0
-    assert json.loads(path.read_text()) == json.loads(SNAPSHOT.read_text())
+    assert command.main(["entity=me", "group=lamps_isa", f"spec={path}"]) == 0
+    assert _without_ids(path) == _without_ids(SNAPSHOT)
     assert os.listdir(path.parent) == ["spec.json"]
+
+
+def _without_ids(path: Path) -> Any:
+    """W&B draws the ids of the panels."""
+    return json.loads(re.sub(r'"__id__": "\w+"', '"__id__": ""', path.read_text()))
+
+
+def test_the_private_api_is_that_of_the_version_it_was_written_for() -> None:
+    """`_compat.workspace_spec`; if wandb#4289 is solved, use that instead."""
+    assert version("wandb-workspaces") == "0.4.13"
 
 
 def test_a_group_is_a_filter() -> None:
     def filters(group: str | None) -> list[tuple[str, Any]]:
-        spec = dashboard.specification(dashboard.workspace("me", "isaseg", "name", group))
+        spec = workspace_spec(dashboard.workspace("me", "isaseg", "name", group))
         (runs,) = spec["section"]["runSets"]
         return [(f["key"]["name"], f["value"]) for f in runs["filters"]["filters"]]
 
@@ -60,14 +69,14 @@ def test_faults_are_one_sentence(
         (["spec=" + str(tmp_path / "file" / "x")], "expected to write spec="),
         ([f"runs={tmp_path}"], "expected W&B runs below"),
     ):
-        assert script.main(words) == 2
-        told = capsys.readouterr().err
-        assert message in told
-        assert told.count("error:") == 1
+        assert command.main(words) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("error:") == 1
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    assert script.main(["entity=me", f"spec={tmp_path / 'spec'}"]) == 2
+    assert command.main(["entity=me", f"spec={tmp_path / 'spec'}"]) == 2
     assert "pip install 'isaseg[dashboard]'" in capsys.readouterr().err
-    assert script.main(["--help"]) == 0
+    assert command.main(["--help"]) == 0
     assert "Examples:" in capsys.readouterr().out
 
 
@@ -91,7 +100,7 @@ def test_the_viewer_gets_all_runs_under_their_names(tmp_path: Path, monkeypatch:
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(dashboard.subprocess, "run", view)
-    assert script.main([f"runs={tmp_path / 'sweep'}"]) == 0
+    assert command.main([f"runs={tmp_path / 'sweep'}"]) == 0
     assert shown == {
         "run-20260101_000000-isa/run-isa.wandb": "isa 20260101_000000-aa",
         "run-20260102_000000-isa/run-isa.wandb": "isa 20260102_000000-aa",

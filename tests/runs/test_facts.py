@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from isaseg.runs.facts import facts, git_commit
+from isaseg.runs.facts import git_commit, run_facts
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import build_module
 
@@ -42,7 +42,7 @@ def counted_by_hand(module: SegmentationModule, size: tuple[int, int]) -> tuple[
 def test_costs_are_those_of_a_pass_that_is_run(words: list[str], compose: Callable[..., DictConfig]) -> None:
     cfg = compose("trainer.accelerator=cpu", *words)
     module = build_module(cfg, DATA)
-    found = facts(cfg, module.segmenter)
+    found = run_facts(cfg, module.segmenter)
     outside, maps = counted_by_hand(module, tuple(cfg.data.crop_size))
     cost = module.segmenter.head.attention.cost(*maps[0])
     assert (found["map_height"], found["map_width"]) == maps[0]
@@ -62,7 +62,7 @@ def test_looking_changes_nothing(compose: Callable[..., DictConfig]) -> None:
     torch.manual_seed(3)
     drawn = torch.rand(4)
     torch.manual_seed(3)
-    found = facts(cfg, module.segmenter)
+    found = run_facts(cfg, module.segmenter)
     assert torch.equal(torch.rand(4), drawn)
     assert [part.training for part in module.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
@@ -86,7 +86,7 @@ def test_a_network_that_looks_at_values_has_no_count(compose: Callable[..., Dict
     cfg = compose("attention=none", "trainer.accelerator=cpu")
     module = build_module(cfg, DATA)
     module.segmenter.head.fuse = Curious()
-    found = facts(cfg, module.segmenter)
+    found = run_facts(cfg, module.segmenter)
     assert found["mult_adds"] is None
     assert found["map_height"] == 32
     assert module.training

@@ -21,7 +21,7 @@ from isaseg.errors import ConfigError, JobError, SweepError
 from isaseg.runs.run_folder import write_failure
 from isaseg.sweep import search_report
 from isaseg.sweep.jobs import Job, Plan, plan
-from isaseg.sweep.search import search, validations
+from isaseg.sweep.search import search
 from isaseg.sweep.space import overrides, parse, samples
 from isaseg.sweep.study import Settings, locked
 from tests.conftest import compose_overrides
@@ -380,14 +380,6 @@ def test_nothing_is_stopped_without_a_pruner(bench: Bench) -> None:
     bench.search(n_trials=3)
     assert bench.states == "CCC"
     assert all(len(trial.intermediate_values) == 5 for trial in bench.study.trials)
-
-
-def test_whole_lines_of_validation_alone_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,train/loss,val/mIoU\n1,0.5,\n2,,0.25\n4,0.1,0.5\n2,,0.3\n6,,0.7")
-    assert validations(path) == {2: 0.3, 4: 0.5}, "the later row holds, the last line may be cut"
-    path.write_text("step,train/loss\n1,0.5\n")
-    assert validations(path) == {}
 
 
 def test_the_end_tells_every_trial_and_how_to_train_the_best_again(

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from hydra_plugins.isaseg_sweeps import LocalLauncher
 from isaseg.errors import ConfigError
-from isaseg.runs.run_folder import last_step
+from isaseg.runs.history import read_history
 from isaseg.sweep import local as local_module
 from isaseg.sweep.grid import combinations
 from isaseg.sweep.jobs import Job, Plan, plan, processes, quoted
@@ -495,4 +495,4 @@ def test_s5_two_processes_a_job_in_a_sweep_of_which_one_fails(tmp_path: Path) ->
         scores = [json.loads((path / "metrics.json").read_text()) for path in (member, tmp_path / lr)]
         assert all(score.pop("seconds_per_step") > 0 for score in scores)
         assert scores[0] == scores[1]
-        assert last_step(member) == 2
+        assert read_history(member).last_step == 2

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.models.tensor_files import load_checkpoint
-from isaseg.runs.loggers import NeverFatalWandbLogger
+from isaseg.runs.wandb_logger import NeverFatalWandbLogger
 from isaseg.training import callbacks
 from isaseg.training.callbacks import DivergenceGuard, PlainProgress, StepTimer, WandbPictures
 from isaseg.training.interruptions import RngState
@@ -224,7 +224,7 @@ def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Recorder(NeverFatalWandbLogger):
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, project="p", group=None, name=None, tags=[], mode="offline", config={})
+        super().__init__(folder, mode="offline")
         self.sent: list[tuple[dict[str, Any], int | None]] = []
         self._off = True
 
@@ -260,7 +260,9 @@ class PictureNet(Net):
 def test_the_same_pictures_go_out_at_every_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isaseg.runs.pictures.predict", lambda segmenter, image: torch.zeros(6, 8).long())
+    monkeypatch.setattr(
+        "isaseg.runs.pictures.predict_sample", lambda segmenter, image: torch.zeros(6, 8).long()
+    )
     logger = Recorder(tmp_path)
     trainer = lightning.Trainer(
         accelerator="cpu",

@@ -32,6 +32,7 @@ from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 from isaseg.runs import pictures as report
+from isaseg.runs.scores import class_table, finite_number, plot_confusion
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
@@ -250,7 +251,7 @@ def _report(
 ) -> dict[str, Any]:
     scores, classes = module.scores, datamodule.source(cfg.split).classes
     matrix = scores["matrix"].long()
-    report.plot_confusion(folder / "confusion.png", matrix, classes)
+    plot_confusion(folder / "confusion.png", matrix, classes)
     worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
     _draw_worst(cfg, module, datamodule, [name for _, name in worst], folder / "worst")
     metrics = {
@@ -261,15 +262,15 @@ def _report(
         "images": len(module.pictures),
         "images_per_second": images_per_second,
         "test": OmegaConf.to_container(cfg.test, resolve=True),
-        **{key: report.number(scores[key]) for key in ("mIoU", "mAcc", "aAcc")},
-        "IoU": {name: report.number(x) for name, x in zip(classes, scores["iou"], strict=True)},
-        "acc": {name: report.number(x) for name, x in zip(classes, scores["acc"], strict=True)},
+        **{key: finite_number(scores[key]) for key in ("mIoU", "mAcc", "aAcc")},
+        "IoU": {name: finite_number(x) for name, x in zip(classes, scores["iou"], strict=True)},
+        "acc": {name: finite_number(x) for name, x in zip(classes, scores["acc"], strict=True)},
         "worst": [{"id": name, "mIoU": score} for score, name in worst],
         "confusion": matrix.tolist(),
     }
     with replace_file(folder / "metrics.json") as file:
         file.write((_compact(metrics) + "\n").encode())
-    console.print(report.class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
+    console.print(class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
     console.print(
         f"mIoU [bold]{100 * metrics['mIoU']:.2f}[/], mAcc {100 * metrics['mAcc']:.2f}, aAcc {100 * metrics['aAcc']:.2f} "
         f"on {metrics['images']} images, {images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"

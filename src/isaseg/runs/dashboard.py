@@ -1,7 +1,5 @@
-"""The W&B workspace in which runs are compared, as code; and the runs of a folder side by side without an account."""
+"""The W&B workspace that compares runs, as code; and the runs of a folder beside each other without an account."""
 
-import hashlib
-import json
 import logging
 import os
 import subprocess
@@ -14,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from isaseg.errors import ConfigError
-from isaseg.files import replace_file
+from isaseg.runs._compat import workspace_spec
+from isaseg.runs.run_folder import write_json
 
 if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
+    from wandb_workspaces.workspaces import Section, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def main(cfg: DictConfig) -> int:
     """Do what conf/dashboard.yaml says; return the exit code.
 
     Raises:
-        ConfigError: If a package or a key is missing, or W&B refuses.
+        ConfigError: If a package or a key is missing, a file cannot be written, or W&B refuses.
     """
     if cfg.runs is not None:
         return show(Path(cfg.runs))
@@ -50,13 +49,11 @@ def main(cfg: DictConfig) -> int:
     if cfg.spec is None:
         log.info("saved: %s", save(made))
         return 0
-    path = Path(cfg.spec)
     try:
-        with replace_file(path) as file:
-            file.write((json.dumps(specification(made), indent=2) + "\n").encode())
+        write_json(Path(cfg.spec), workspace_spec(made))
     except OSError as error:
-        raise ConfigError(f"expected to write spec={str(path)!r}, got: {error.strerror}") from error
-    log.info("written: %s", path)
+        raise ConfigError(f"expected to write spec={str(cfg.spec)!r}, got: {error.strerror}") from error
+    log.info("written: %s", cfg.spec)
     return 0
 
 
@@ -67,7 +64,7 @@ def workspace(entity: str, project: str, name: str, group: str | None = None) ->
         entity: W&B user or team.
         project: Where the runs are.
         name: Title.
-        group: Only runs of this group; None for all.
+        group: Only the runs of this group; None for all.
 
     Raises:
         ConfigError: If wandb-workspaces is not installed.
@@ -82,23 +79,11 @@ def workspace(entity: str, project: str, name: str, group: str | None = None) ->
     filters = [expr.Metric("JobType") == "train"]
     if group is not None:
         filters.append(expr.Metric("Group") == group)
-    sections = [
-        ws.Section(
-            name=title,
-            panels=panels,
-            is_open=True,
-            layout_settings=ws.SectionLayoutSettings(columns=columns, rows=rows),
-        )
-        for title, columns, rows, panels in _sections()
-    ]
-    for section in sections:
-        for number, panel in enumerate(section.panels):  # the same code gives the same specification
-            panel._id = hashlib.sha256(f"{section.name} {number}".encode()).hexdigest()[:12]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=name,
-        sections=sections,
+        sections=_sections(),
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(*filters),
@@ -107,12 +92,6 @@ def workspace(entity: str, project: str, name: str, group: str | None = None) ->
             pinned_columns=list(_COLUMNS),
         ),
     )
-
-
-def specification(made: "Workspace") -> dict[str, Any]:
-    """Return what W&B stores of a workspace, plain data."""
-    spec: dict[str, Any] = json.loads(made._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
-    return spec
 
 
 def save(made: "Workspace") -> str:
@@ -127,8 +106,7 @@ def save(made: "Workspace") -> str:
     try:
         if not wandb.login(prompt=False):
             raise ConfigError(f"expected a W&B key, got none; run `wandb login` once, or {instead}")
-        if not made.entity:
-            made.entity = wandb.Api().default_entity or ""
+        made.entity = made.entity or wandb.Api().default_entity or ""
         if not made.entity:
             raise ConfigError("expected entity=NAME, the W&B user or team, since the key has no default")
         made.save_as_new_view()
@@ -137,11 +115,11 @@ def save(made: "Workspace") -> str:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"W&B did not save the workspace ({reason}); mend that, or {instead}") from error
+        raise ConfigError(f"W&B did not save the workspace ({reason}); fix that, or {instead}") from error
 
 
 def show(folder: Path) -> int:
-    """Show the W&B runs below `folder` side by side in `wandb leet`; return its exit code.
+    """Show the W&B runs below `folder` beside each other in `wandb leet`; return its exit code.
 
     Raises:
         ConfigError: If there are none.
@@ -158,7 +136,7 @@ def show(folder: Path) -> int:
 
 
 def _gather(runs: Sequence[Path], together: Path) -> None:
-    """Link W&B's folders into one, which the viewer takes, under the names of the run folders, which it shows.
+    """Link the folders of W&B into the one that the viewer takes, under the names of the run folders, which it shows.
 
     It looks for `run-<time>-<name>/run-<name>.wandb`.
     """
@@ -172,94 +150,83 @@ def _gather(runs: Sequence[Path], together: Path) -> None:
         (link / f"run-{name}.wandb").symlink_to(next(run.glob("*.wandb")))
 
 
-def _sections() -> list[tuple[str, int, int, list[Any]]]:
-    """Return title, columns, rows and panels of each section."""
+def _sections() -> list["Section"]:
     from wandb_workspaces.reports import v2 as wr
 
-    label = wr.Config("attention_label")
-    score = wr.SummaryMetric(_SCORE)
-
-    def against(key: str, title: str, log_x: bool) -> Any:
-        return wr.ScatterPlot(title=f"mIoU against {title}", x=wr.Config(key), y=score, log_x=log_x)
-
-    def curve(key: str, title: str, log_y: bool = False) -> Any:
-        return wr.LinePlot(
-            title=title,
-            x=_STEP,
-            y=[key],
-            log_y=log_y,
-            groupby=label,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-        )
-
-    def bars(metric: Any, title: str) -> Any:
-        return wr.BarPlot(title=title, metrics=[metric], groupby=label, groupby_aggfunc="mean")
-
-    grid = [
-        (wr.Config("group_height"), "group height"),
-        (wr.Config("group_width"), "group width"),
-        (wr.Config("attention_mult_adds"), "attention multiply-adds"),
-        (wr.Config("attention_score_mib"), "score memory, MiB"),
-        (wr.SummaryMetric("seconds_per_step"), "seconds a step"),
-        (score, "mIoU"),
+    label, score = wr.Config("attention_label"), wr.SummaryMetric(_SCORE)
+    quality = [
+        _curve("val/mIoU", "validation mIoU"),
+        _curve("val/loss", "validation loss", log_y=True),
+        _curve("train/loss", "training loss", log_y=True),
     ]
-    columns = [wr.ParallelCoordinatesPlotColumn(metric=m, display_name=name) for m, name in grid]
+    training = [
+        _curve("train/lr", "learning rate"),
+        _curve("train/images_per_second", "images per second, all devices"),
+        _curve("train/gpu_memory_mib", "GPU memory, MiB (peak)"),
+    ]
+    classes = [
+        wr.WeavePanelSummaryTable(table_name="val/classes"),
+        wr.MediaBrowser(title="confusion", media_keys=["val/confusion"], num_columns=2),
+    ]
+    pictures = wr.MediaBrowser(title="truth and prediction", media_keys=["val/pictures"], mode="grid")
+    of_seeds = {"groupby": label, "groupby_aggfunc": "mean"}
+    bars = wr.BarPlot(title="mIoU, mean of the seeds", metrics=[score], **of_seeds)
     return [
-        (
-            "mIoU against cost",
-            2,
-            2,
-            [
-                against("attention_mult_adds", "multiply-adds of the attention", True),
-                against("attention_score_mib", "score memory, MiB", True),
-                against("mult_adds", "multiply-adds of the network", False),
-                against("parameters", "parameters", False),
-            ],
-        ),
-        (
-            "Curves by context module, mean and range",
-            3,
-            1,
-            [
-                curve("val/mIoU", "validation mIoU"),
-                curve("val/loss", "validation loss", True),
-                curve("train/loss", "training loss", True),
-            ],
-        ),
-        (
-            "Group sizes",
-            2,
-            1,
-            [
-                wr.ParallelCoordinatesPlot(title="group size, cost, mIoU", columns=columns),
-                bars(score, "mIoU, mean of the seeds"),
-            ],
-        ),
-        (
-            "Classes",
-            2,
-            1,
-            [
-                wr.WeavePanelSummaryTable(table_name="val/classes"),
-                wr.MediaBrowser(title="confusion", media_keys=["val/confusion"], num_columns=2),
-            ],
-        ),
-        (
-            "Pictures",
-            1,
-            1,
-            [wr.MediaBrowser(title="truth and prediction", media_keys=["val/pictures"], mode="grid")],
-        ),
-        (
-            "Training",
-            3,
-            1,
-            [
-                curve("train/lr", "learning rate"),
-                curve("train/images_per_second", "images per second, all devices"),
-                curve("train/gpu_memory_mib", "GPU memory, MiB (peak)"),
-            ],
-        ),
-        ("What differs", 1, 1, [wr.RunComparer(diff_only="split")]),
+        _section("mIoU against cost", _costs(), columns=2, rows=2),
+        _section("Curves by context module, mean and range", quality, columns=3),
+        _section("Group sizes", [_group_sizes(), bars], columns=2),
+        _section("Classes", classes, columns=2),
+        _section("Pictures", [pictures]),
+        _section("Training", training, columns=3),
+        _section("What differs", [wr.RunComparer(diff_only="split")]),
     ]
+
+
+def _section(title: str, panels: list[Any], columns: int = 1, rows: int = 1) -> "Section":
+    from wandb_workspaces import workspaces as ws
+
+    layout = ws.SectionLayoutSettings(columns=columns, rows=rows)
+    return ws.Section(name=title, panels=panels, is_open=True, layout_settings=layout)
+
+
+def _curve(key: str, title: str, log_y: bool = False) -> Any:
+    """Return a line for each context module: the mean of its runs, in the band from their least to their most."""
+    from wandb_workspaces.reports import v2 as wr
+
+    grouped = {
+        "groupby": wr.Config("attention_label"),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "minmax",
+    }
+    return wr.LinePlot(title=title, x=_STEP, y=[key], log_y=log_y, **grouped)
+
+
+def _costs() -> list[Any]:
+    from wandb_workspaces.reports import v2 as wr
+
+    return [
+        wr.ScatterPlot(
+            title=f"mIoU against {title}", x=wr.Config(key), y=wr.SummaryMetric(_SCORE), log_x=log_x
+        )
+        for key, title, log_x in (
+            ("attention_mult_adds", "multiply-adds of the attention", True),
+            ("attention_score_mib", "score memory, MiB", True),
+            ("mult_adds", "multiply-adds of the network", False),
+            ("parameters", "parameters", False),
+        )
+    ]
+
+
+def _group_sizes() -> Any:
+    from wandb_workspaces.reports import v2 as wr
+
+    axes = {
+        "group height": wr.Config("group_height"),
+        "group width": wr.Config("group_width"),
+        "attention multiply-adds": wr.Config("attention_mult_adds"),
+        "score memory, MiB": wr.Config("attention_score_mib"),
+        "seconds a step": wr.SummaryMetric("seconds_per_step"),
+        "mIoU": wr.SummaryMetric(_SCORE),
+    }
+    columns = [wr.ParallelCoordinatesPlotColumn(metric=m, display_name=name) for name, m in axes.items()]
+    return wr.ParallelCoordinatesPlot(title="group size, cost, mIoU", columns=columns)

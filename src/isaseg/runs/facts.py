@@ -1,5 +1,6 @@
-"""What is known of a run before its first step: size, cost, code version, machine. Flat, so that runs can be compared."""
+"""What is known of a run before its first step: size, cost, code version, machine. Flat, so that runs compare."""
 
+import copy
 import os
 import subprocess
 from collections.abc import Sequence
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg import config
@@ -18,11 +18,11 @@ from isaseg.models.segmenter import Segmenter
 _ROOT = Path(__file__).resolve().parents[3]
 
 
-def facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
-    """Return the contents of facts.json; nothing is run, drawn or changed.
+def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
+    """Return the contents of facts.json; the network is neither run nor changed, and nothing random is drawn.
 
-    Multiply-adds are of one image of data.crop_size, forward, in evaluation (without the auxiliary head); of the
-    score matrices in float32. What cannot be known is None.
+    Multiply-adds are those of the forward pass of one image of data.crop_size in evaluation, without the auxiliary
+    head; the memory of the scores is that of float32. What cannot be known is None.
 
     Args:
         cfg: The configuration.
@@ -55,11 +55,11 @@ def facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of the checkout whose top is `folder`, "+dirty" after it if a file is changed; None outside."""
-    if not (folder / ".git").exists():  # a folder in a worktree; an installed package is in nobody's
+    """Return the commit of the checkout whose top is `folder`, with "+dirty" if a file is changed; None outside one."""
+    if not (folder / ".git").exists():  # a file in a worktree; an installed package has none
         return None
     head = _git(folder, "rev-parse", "--verify", "HEAD")
-    # `describe --dirty` would lock and write the index, beside what its owner does meanwhile
+    # not `describe --dirty`, which locks and writes the index while its owner may be using it
     changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if not head or changed is None:
         return None
@@ -67,34 +67,36 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """Return what git says in `folder`, None if it fails; it runs nothing that the repository asks for."""
+    """Return what git prints in `folder`, None if it fails; no hook or program that the repository names is run."""
     # a hook of git, or another tool, may have pointed git elsewhere
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "-c", "core.fsmonitor=false", *words]
     try:
         done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", *words],
+            command,
             cwd=folder,
             env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip()
 
 
 def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, int, int]:
     """Return the multiply-adds outside the context module, None if they cannot be counted, and the size of its map.
 
-    What a kernel does inside depends on the machine (it may pad queries and keys); the module's `cost` does not.
+    Those of the context module are left to its `cost`: what a kernel really does depends on the machine.
     """
-    counter = FlopCounterMode(display=False)
     height, width = (-(-side // segmenter.backbone.strides[-1]) for side in crop_size)
+    counter = FlopCounterMode(display=False)
     inside = 0
 
-    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def enter(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal height, width, inside
         height, width = inputs[0].shape[-2:]
         inside -= counter.get_total_flops()
@@ -103,24 +105,15 @@ def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None
         nonlocal inside
         inside += counter.get_total_flops()
 
-    attention = segmenter.head.attention
-    hooks = [attention.register_forward_pre_hook(enter), attention.register_forward_hook(leave)]
-    tensors = {**dict(segmenter.named_parameters()), **dict(segmenter.named_buffers())}
-    on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    image = torch.zeros(1, 3, *crop_size, dtype=torch.uint8, device="meta")
-    modes = [(part, part.training) for part in segmenter.modules()]
     try:
+        network = copy.deepcopy(segmenter).to("meta").eval()
+        network.head.attention.register_forward_pre_hook(enter)
+        network.head.attention.register_forward_hook(leave)
         with torch.no_grad(), counter:
-            torch.func.functional_call(segmenter.eval(), on_meta, (image,))
-        found = (counter.get_total_flops() - inside) // 2
-    except Exception:  # a part of somebody's own that looks at values: no run fails for a figure
+            network(torch.zeros(1, 3, *crop_size, dtype=torch.uint8, device="meta"))
+    except Exception:  # a part of the user's own may look at values: no run fails for this number
         return None, height, width
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for part, mode in modes:
-            part.training = mode
-    return found, height, width
+    return (counter.get_total_flops() - inside) // 2, height, width
 
 
 def _device_name(cfg: DictConfig) -> str:

@@ -1,130 +1,149 @@
-"""metrics.csv: one row a step, which survives a crash and which a resumed run continues."""
+"""metrics.csv, the history of a run: its only reader and its only writer. Imports neither torch nor Lightning."""
 
 import csv
 import io
 import logging
-import os
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from typing import NamedTuple
 
 from isaseg.files import replace_file
 
 log = logging.getLogger(__name__)
 
+Curve = dict[int, float]
 
-class AppendingCsvLogger(Logger):
-    """One row per step, `step,<metric>,...`, complete on disk as soon as it is logged.
+_NAME = "metrics.csv"
 
-    A resumed run appends and never drops a row; what it repeats stands twice, the later row holds. A new metric is
-    a new column. What is new of the last row's step joins that row. What cannot be written, on a full disk, costs a
-    warning and is written with the next row that can.
+
+class History(NamedTuple):
+    """What a metrics.csv holds.
+
+    Attributes:
+        curves: For each metric its values by step. Where a step was repeated, the later row counts.
+        fault: Why not every line could be read, None if all could.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
+    curves: dict[str, Curve]
+    fault: str | None = None
+
+    @property
+    def last_step(self) -> int:
+        """The last step, 0 if there is none."""
+        return max((max(curve) for curve in self.curves.values()), default=0)
+
+
+def read_history(folder: Path) -> History:
+    """Read the metrics.csv of a run folder; a run without one has no curves.
+
+    A line that cannot be read, such as one that a crash or a full disk cut short, is left out.
+    """
+    path, curves, fault = folder / _NAME, dict[str, Curve](), None
+    if not path.is_file():
+        return History({})
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        whole, _, rest = text.rpartition("\n")
+        if rest:
+            fault = "the last line is cut short"
+        reader = csv.DictReader(whole.splitlines(), restkey="", restval="x")
+        for cells in reader:
+            try:
+                step = int(cells.pop("step"))
+                values = {key: float(cell) for key, cell in cells.items() if cell}
+            except (KeyError, TypeError, ValueError):
+                fault = f"line {reader.line_num} cannot be read"
+                continue
+            for key, value in values.items():
+                curves.setdefault(key, {})[step] = value
+    except (OSError, csv.Error) as error:
+        fault = str(error)
+    return History(curves, fault)
+
+
+def write_history(folder: Path, curves: Mapping[str, Curve]) -> None:
+    """Write a metrics.csv with one row per step, whole or not at all."""
+    steps = sorted({step for curve in curves.values() for step in curve})
+    rows = [{key: f"{curve[step]:.8g}" for key, curve in curves.items() if step in curve} for step in steps]
+    with replace_file(folder / _NAME) as file:
+        file.write(
+            _csv(["step", *curves], [{"step": str(s), **row} for s, row in zip(steps, rows, strict=True)])
+        )
+
+
+class HistoryWriter:
+    """Adds to the metrics.csv of a run; every row is in the file as soon as it is added.
+
+    A resumed run appends and drops no row. A new metric becomes a new column, and what belongs to the step of the last
+    row joins that row: only these two rewrite the file. A row that cannot be written, as on a full disk, costs one
+    warning and is written together with the next that can be.
+
+    Args:
+        folder: Run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _NAME
         self._columns: list[str] = []
-        self._row: dict[str, str] = {}
-        self._start = 0  # where the last row begins
-        self._fitted = False
-        self._waiting: list[tuple[str, dict[str, str]]] = []
+        self._rows: list[dict[str, str]] = []
+        self._stale = (
+            True  # whether the file has to be rewritten because it does not hold the rows before the last
+        )
+        self._warned = False
 
-    @property
-    def name(self) -> str | None:
-        """None."""
-        return None  # Lightning makes folders of name and version; the run folder is the folder
-
-    @property
-    def version(self) -> str | None:
-        """None."""
-        return None
-
-    @property
-    def save_dir(self) -> str | None:
-        """The run folder."""
-        return str(self.path.parent)
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Ignore them: config.yaml holds them."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write values, `step` as Lightning counts it."""
-        values = {k: f"{float(v):.8g}" for k, v in metrics.items() if k != "epoch"}
-        if not values or step is None or self._fitted:
-            return
-        self._waiting.append((str(step + 1), values))
-        self._flush()
-
-    def finalize(self, status: str) -> None:
-        """End the history; Lightning calls this after `fit`."""
-        self._fitted = True
-        self._flush()
-        if self._waiting:
-            log.warning("lost %d rows, for which there never was room in %s", len(self._waiting), self.path)
-            self._waiting = []
-
-    def _flush(self) -> None:
-        try:
-            while self._waiting:
-                self._write(*self._waiting[0])
-                del self._waiting[0]
-        except OSError as error:
-            self._columns, self._row = [], {}  # a part of a line may be there: look again
-            if len(self._waiting) == 1:
-                log.warning(
-                    "cannot write %s (%s); its rows wait until it can be: make room", self.path, error
-                )
-
-    def _write(self, key: str, values: dict[str, str]) -> None:
-        self._fit_columns(values)
-        joins = self._row.get("step") == key and not any(self._row.get(k) for k in values)
-        if joins:
-            values = {k: v for k, v in self._row.items() if k != "step"} | values
-            self._waiting[0] = (key, values)  # what it joins is lost with it
-        row = {"step": key, **values}
-        line = _csv([[row.get(c, "") for c in self._columns]])
-        with self.path.open("r+b") as file:
-            # A joined row is longer than what it overwrites, so one write does it and nothing is cut first.
-            self._start = file.seek(self._start) if joins else file.seek(0, os.SEEK_END)
-            file.write(line)
-        self._row = row
-
-    def _fit_columns(self, values: Mapping[str, str]) -> None:
-        """Make the file and its columns fit; the file is rewritten only for a new column."""
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of a step."""
         if not self._columns:
-            _drop_partial_line(self.path)
-        elif all(k in self._columns for k in values):
-            return
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
-                rows = list(reader)
-        new = [c for c in ("step", *values) if c not in self._columns]
-        if not new:
-            return
-        self._columns += new
-        with replace_file(self.path) as out:
-            out.write(_csv([self._columns, *([r.get(c) or "" for c in self._columns] for r in rows[:-1])]))
-            self._start = out.tell()
-            out.write(_csv([[r.get(c) or "" for c in self._columns] for r in rows[-1:]]))
+            self._read()
+        new = {key: f"{float(value):.8g}" for key, value in values.items()}
+        last = self._rows[-1] if self._rows else {}
+        joins = last.get("step") == str(step) and not any(last.get(key) for key in new)
+        if joins:
+            last.update(new)
+        else:
+            self._rows.append({"step": str(step), **new})
+        columns = [key for key in new if key not in self._columns]
+        self._columns += columns
+        self._stale = self._stale or joins or bool(columns)
+        self._write()
+
+    def close(self) -> None:
+        """Write what is still waiting, or warn that it is lost."""
+        if self._stale and self._rows:
+            self._write()
+            if self._stale:
+                log.warning("rows of %s are lost: there never was room for them", self._path)
+
+    def _read(self) -> None:
+        """Take over the rows of a run that is resumed, without what a crash left of a line."""
+        text = self._path.read_text(encoding="utf-8", errors="replace") if self._path.is_file() else ""
+        reader = csv.DictReader(text[: text.rfind("\n") + 1].splitlines(), restkey="", restval="")
+        self._columns = list(reader.fieldnames or ["step"])
+        self._rows = list(reader)
+        self._stale = not text.endswith("\n")
+
+    def _write(self) -> None:
+        try:
+            if self._stale:
+                with replace_file(self._path) as file:
+                    file.write(_csv(self._columns, self._rows))
+            else:
+                with self._path.open("ab") as file:
+                    file.write(_csv(self._columns, self._rows[-1:], header=False))
+            self._stale = self._warned = False
+        except OSError as error:
+            self._stale = True  # the file may end in a part of a line
+            if not self._warned:
+                log.warning(
+                    "cannot write %s (%s); make room, its rows are kept and written then", self._path, error
+                )
+            self._warned = True
 
 
-def _csv(rows: Sequence[Sequence[str]]) -> bytes:
+def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]], header: bool = True) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def _drop_partial_line(path: Path) -> None:
-    """Cut off what a crash left of a line; it was never a row."""
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(content.rfind(b"\n") + 1)

@@ -1,9 +1,7 @@
 """Runs of a W&B project as run folders, so that whatever reads run folders reads them too."""
 
-import csv
-import io
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from isaseg.config import compose_from
 from isaseg.console import counted
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
+from isaseg.runs.history import Curve, write_history
 
 _STEP = "trainer/global_step"
 _OF_A_RUN = ("seconds_per_step", "peak_memory_mib")
@@ -66,7 +65,6 @@ def _write(run: Any, folder: Path, known: Collection[str]) -> None:
     files = {
         "config.yaml": OmegaConf.to_yaml(OmegaConf.create(settings)),
         "facts.json": json.dumps({key: value for key, value in given.items() if key not in known}),
-        "metrics.csv": _history(run.scan_history(use_cache=False)),
     }
     if run.state == "finished":
         files["metrics.json"] = json.dumps(_metrics(summary))
@@ -75,6 +73,7 @@ def _write(run: Any, folder: Path, known: Collection[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("metrics.json", "failed.txt"):
         (folder / name).unlink(missing_ok=True)
+    write_history(folder, _curves(run.scan_history(use_cache=False)))
     for name, text in files.items():
         with replace_file(folder / name) as file:
             file.write(text.encode())
@@ -88,19 +87,15 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in {**best, **others, **step}.items() if _is_number(value)}
 
 
-def _history(rows: Any) -> str:
-    """Return metrics.csv: the numbers of training and validation by step, sparse."""
-    by_step: dict[int, dict[str, float]] = {}
+def _curves(rows: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Return the numbers of training and validation by step."""
+    curves: dict[str, Curve] = {}
     for row in rows:
         if _is_number(row.get(_STEP)):
-            values = {k: v for k, v in row.items() if k.startswith(("train/", "val/")) and _is_number(v)}
-            by_step.setdefault(int(row[_STEP]), {}).update(values)
-    columns = ["step", *dict.fromkeys(key for values in by_step.values() for key in values)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({"step": step, **values} for step, values in sorted(by_step.items()))
-    return text.getvalue()
+            for key, value in row.items():
+                if key.startswith(("train/", "val/")) and _is_number(value):
+                    curves.setdefault(key, {})[int(row[_STEP])] = value
+    return curves
 
 
 def _is_number(value: Any) -> bool:

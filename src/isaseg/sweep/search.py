@@ -1,6 +1,5 @@
 """Optuna's search: the study outlives the process, and each trial is a job."""
 
-import csv
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from isaseg.console import say
 from isaseg.errors import ConfigError, SweepError
+from isaseg.runs.history import read_history
 from isaseg.runs.run_folder import failure
 from isaseg.sweep import search_report
 from isaseg.sweep.jobs import Job, Plan
@@ -141,7 +141,7 @@ def _watch(runs: Sequence[_Run], pruned: set[Path]) -> Watch:
         if size == sizes.get(path, 0):
             return False
         sizes[path] = size
-        values, steps = validations(path), int(job.cfg.trainer.max_steps)
+        values, steps = read_history(job.folder).curves.get(_METRIC, {}), int(job.cfg.trainer.max_steps)
         trials = [run.trial for run in runs if run.job.folder == job.folder]
         # a list: every trial gets its report, also after the first that is pruned
         verdicts = [_is_pruned(trial, values, known[trial.number], steps) for trial in trials]
@@ -154,25 +154,13 @@ def _watch(runs: Sequence[_Run], pruned: set[Path]) -> Watch:
 
 def _is_pruned(trial: Trial, values: Mapping[int, float], known: set[int], steps: int) -> bool:
     """Report new validations; return whether the pruner stops the trial, which it may not after the last step."""
-    for step, value in values.items():
+    for step, value in sorted(values.items()):
         if step not in known:
             known.add(step)
             trial.report(value, step)
             if step < steps and trial.should_prune():
                 return True
     return False
-
-
-def validations(path: Path) -> dict[int, float]:
-    """Return the mIoU of each step at which a run was validated, of the whole lines of its metrics.csv."""
-    whole = path.read_text(errors="replace").rpartition("\n")[0]
-    found: dict[int, float] = {}
-    for row in csv.DictReader(whole.splitlines()):
-        try:
-            found[int(row["step"])] = float(row[_METRIC])
-        except (KeyError, TypeError, ValueError):  # a row of training, or another column
-            continue
-    return dict(sorted(found.items()))
 
 
 def _record(study: Study, run: _Run, result: JobReturn, pruned: bool, console: Console) -> None:

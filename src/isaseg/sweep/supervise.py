@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from isaseg.console import say
-from isaseg.runs.run_folder import failure, finished_metrics, last_step, read_metrics, write_failure
+from isaseg.runs.history import read_history
+from isaseg.runs.run_folder import failure, finished_metrics, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
@@ -125,7 +126,7 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
         score = (outcome.metrics or {}).get("val/mIoU")
         say(console, f"done    {job.name}" + (f"  mIoU {score:.4f}" if isinstance(score, float) else ""))
     elif outcome.state == "stopped":
-        say(console, f"stopped {job.name} after step {last_step(job.folder)}")
+        say(console, f"stopped {job.name} after step {read_history(job.folder).last_step}")
     else:
         say(console, f"FAILED  {job.name}: {outcome.message}", "bold red")
         say(console, f"        {job.folder / 'failed.txt'}, {job.folder / 'log.txt'}")
@@ -133,7 +134,7 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
 
 def _share(job: Job) -> float:
     steps = job.cfg.trainer.max_steps
-    return min(last_step(job.folder) / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
+    return min(read_history(job.folder).last_step / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
 
 
 def _progress(console: Console) -> Progress:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from isaseg.errors import DivergenceError
-from isaseg.runs import pictures as report
-from isaseg.runs.loggers import NeverFatalWandbLogger
+from isaseg.runs import pictures
+from isaseg.runs.wandb_logger import NeverFatalWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class WandbPictures(Callback):
 
     def __init__(self, count: int = 4) -> None:
         self.count = count
-        self._samples: list[report.Sample] | None = None
+        self._samples: list[pictures.Sample] | None = None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Predict and send, on rank 0, if there is a W&B logger."""
@@ -188,10 +188,12 @@ class WandbPictures(Callback):
             return
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         if self._samples is None:
-            self._samples = report.samples(datamodule, self.count)
+            self._samples = pictures.validation_samples(datamodule, self.count)
         segmenter: Any = pl_module.segmenter
         images = [
-            report.wandb_image(s, report.predict(segmenter, s), datamodule.classes, datamodule.ignore_index)
+            pictures.wandb_image(
+                s, pictures.predict_sample(segmenter, s), datamodule.classes, datamodule.ignore_index
+            )
             for s in self._samples
         ]
         for logger in loggers:

@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from isaseg.training._compat import unscaled_by_lightning
+
 Schedule = tuple[Optimizer, LambdaLR]
 
 
@@ -29,7 +31,7 @@ def sgd_poly(
 ) -> Schedule:
     """Return SGD, its rate falling as (1 - step / total_steps) ** power from `lr` to `min_lr`."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = _scaled_by_others(SGD(groups, lr=lr, momentum=momentum, fused=True))
+    optimizer = unscaled_by_lightning(SGD(groups, lr=lr, momentum=momentum, fused=True))
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -46,7 +48,7 @@ def adamw_poly(
 ) -> Schedule:
     """Return AdamW with the schedule of `sgd_poly`."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = _scaled_by_others(AdamW(groups, lr=lr, fused=True))
+    optimizer = unscaled_by_lightning(AdamW(groups, lr=lr, fused=True))
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
 
 
@@ -62,14 +64,8 @@ def adamw_one_cycle(
 ) -> Schedule:
     """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine ** `power` fall to 0."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = _scaled_by_others(AdamW(groups, lr=lr, fused=True))
+    optimizer = unscaled_by_lightning(AdamW(groups, lr=lr, fused=True))
     return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
-
-
-def _scaled_by_others(optimizer: Optimizer) -> Optimizer:
-    """Leave the scale of float16 gradients to the precision plugin, which otherwise refuses to clip them."""
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    return optimizer
 
 
 def parameter_groups(

@@ -2,23 +2,19 @@
 
 import logging
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, RichModelSummary
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from torch import Tensor
 
 from isaseg import config
 from isaseg.checkpoints.loading import load_weights
-from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
@@ -27,30 +23,32 @@ from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
 from isaseg.models.tensor_files import load_checkpoint
-from isaseg.runs import loggers
-from isaseg.runs import pictures as report
-from isaseg.runs.facts import facts
-from isaseg.runs.run_folder import read_metrics, told_complete
-from isaseg.training import callbacks, interruptions, out_of_memory
+from isaseg.runs.facts import run_facts
+from isaseg.runs.loggers import finish_loggers
+from isaseg.runs.pictures import save_pictures
+from isaseg.runs.run_folder import read_metrics, told_complete, write_json
+from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
+from isaseg.training import out_of_memory
+from isaseg.training.callbacks import StepTimer
 from isaseg.training.memory import keep_freed_memory
 from isaseg.training.module import SegmentationModule
 from isaseg.training.resume import check_continues, find_resume
-from isaseg.training.step_profile import Profile
+from isaseg.training.trainer import build_trainer, compile_network
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train, validate the best checkpoint, and leave everything in the run folder.
+    """Train, score the best checkpoint, and leave everything in the run folder.
 
-    A run that is complete already returns its metrics at once; one that was interrupted goes on.
+    A run that is complete already returns its metrics at once; an interrupted one continues.
 
     Returns:
         What metrics.json holds.
 
     Raises:
-        IsasegError: For whatever the user can mend, before the first step.
+        IsasegError: For whatever the user can fix; if it is known before the first step, then before it.
     """
     cfg = config.shortened(cfg)
     config.check(cfg)
@@ -68,40 +66,42 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     resume = find_resume(folder, cfg.resume)
     if resume is not None:
         check_continues(cfg, load_checkpoint(resume).get("config"), resume)
-        load_weights(module, resume)  # of another network: told here in one sentence
-    known = facts(cfg, module.segmenter)
-    run_loggers = config.build(cfg.logger, "logger")(
+        load_weights(module, resume)  # reports in one sentence that a checkpoint is of another network
+    known = run_facts(cfg, module.segmenter)
+    loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
         group=cfg.logger.get("group") or cfg.name,
         name=cfg.logger.get("name") or config.run_name(cfg),
         tags=[cfg.data.name, config.attention_label(cfg), cfg.backbone.name],
-        config={**_plain(cfg), **{k: v for k, v in known.items() if k not in cfg}},
+        config={**_plain(cfg), **{key: value for key, value in known.items() if key not in cfg}},
     )
     try:
         with warnings.catch_warnings():
             quiet()
-            trainer = _build_trainer(cfg, folder, run_loggers)
+            trainer = build_trainer(cfg, folder, loggers)
             before = read_metrics(folder) if resume is not None else None
             if cfg.compile:
-                _compile(module, trainer)
+                compile_network(module, trainer.strategy.root_device)
             _begin(cfg, folder, known)
             _fit(cfg, known, trainer, module, datamodule, resume)
-            return _finish(cfg, folder, trainer, module, datamodule, before or {})
+            metrics, scores = _score(cfg, folder, trainer, module, datamodule, before or {})
+            if trainer.is_global_zero:
+                _write_results(cfg, folder, trainer, module, datamodule, metrics, scores)
+            return metrics
     finally:
-        loggers.finish_loggers(run_loggers)
+        finish_loggers(loggers)
 
 
 def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> SegmentationModule:
-    """Return the LightningModule for a configuration.
+    """Return the LightningModule of a configuration.
 
     Raises:
         ConfigError: If a part refuses its arguments.
     """
     backbone: Backbone = config.build(cfg.backbone, "backbone")
     try:
-        segmenter = build_segmenter(
-            backbone, cfg.data.num_classes, config.build(cfg.attention, "attention"), **_plain(cfg.head)
-        )
+        attention = config.build(cfg.attention, "attention")
+        segmenter = build_segmenter(backbone, cfg.data.num_classes, attention, **_plain(cfg.head))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"attention or head cannot be built: {error}") from error
     module = SegmentationModule(
@@ -116,13 +116,13 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         describe(cfg, datamodule),
         config.identity(cfg),
     )
-    # with it the model summary counts FLOPs
+    # with it, the model summary counts FLOPs
     module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
     return module
 
 
 def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
-    """Return what `build_described` takes; None for a network with a part that it would not build."""
+    """Return what `build_described` takes; None if the network has a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
     library, _, name = str(attention["_target_"]).rpartition(".")
     kind = context_modules().get(name)
@@ -147,78 +147,22 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
     }
 
 
-def _build_trainer(cfg: DictConfig, folder: Path, run_loggers: list[Any]) -> lightning.Trainer:
-    checkpoints = folder / "checkpoints"
-    interval = config.validation_interval(cfg)
-    left = cfg.trainer.max_steps % interval
-    if left:
-        log.warning(
-            "the last %d steps end in no validation; let trainer.val_check_interval divide max_steps", left
-        )
-    elif interval != min(cfg.trainer.val_check_interval, cfg.trainer.max_steps):
-        log.info("validates every %d steps, so that the last one is validated", interval)
-    every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
-    run_callbacks: list[Callback] = [
-        interruptions.RunCheckpoint(checkpoints),
-        interruptions.RunCheckpoint(
-            checkpoints, interval if every == cfg.trainer.val_check_interval else every
-        ),
-        interruptions.RngState(),
-        interruptions.RepeatValidation(interval),
-        callbacks.DivergenceGuard(),
-        callbacks.StepTimer(),
-        callbacks.progress(),
-        RichModelSummary(max_depth=2),
-        callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
-        interruptions.EndOnSignal(checkpoints / "last.ckpt"),
-    ]
-    plugins: list[Any] = [DurableCheckpointIO(cfg.trainer.max_steps)]
-    if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
-        plugins.append(
-            SLURMEnvironment(auto_requeue=False)
-        )  # its hpc_ckpt files would outrank newer checkpoints
-    if cfg.callbacks.profile:
-        run_callbacks.append(Profile(folder))
-    more: dict[str, Any] = {}
-    if cfg.trainer.strategy == "ddp":  # every step runs the same graph, and no gradient is copied
-        # torch takes no batch without communication before the graph is known (pytorch#143580)
-        static = cfg.trainer.accumulate_grad_batches == 1
-        more["strategy"] = DDPStrategy(static_graph=static, gradient_as_bucket_view=True)
-    trainer: lightning.Trainer = config.build(
-        cfg.trainer,
-        "trainer",
-        **more,
-        val_check_interval=interval * cfg.trainer.accumulate_grad_batches,
-        check_val_every_n_epoch=None,
-        log_every_n_steps=min(cfg.trainer.log_every_n_steps, cfg.trainer.max_steps),
-        use_distributed_sampler=False,
-        default_root_dir=str(folder),
-        logger=run_loggers,
-        callbacks=run_callbacks,
-        plugins=plugins,
-    )
-    return trainer
-
-
-def _compile(module: SegmentationModule, trainer: lightning.Trainer) -> None:
-    """Compile the network as training calls it; scores and pictures come from the network as it is.
-
-    Raises:
-        ConfigError: If there is no C++ compiler, which a CPU needs.
-    """
-    if trainer.strategy.root_device.type == "cpu":
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise ConfigError(
-                "expected a C++ compiler for compile=true on a CPU, found none; install g++, or set "
-                "compile=false"
-            ) from error
-    network: Any = module.segmenter
-    network.coarse_with_aux = torch.compile(network.coarse_with_aux)
+def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
+    """Write what is known and remove what could be taken for a part of this run; from here on nothing is refused."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # of an earlier run in this process
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    stale = [folder / name for name in ("metrics.json", "confusion.json", "failed.txt")]
+    if cfg.resume == "never":
+        stale += folder.glob("checkpoints/*.ckpt*")
+        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt", "bad_samples.txt")]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    with replace_file(folder / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_json(folder / "facts.json", known)
 
 
 def _fit(
@@ -240,7 +184,7 @@ def _fit(
             first = str(error).split(". ")[0]
             raise ConfigError(
                 f"expected operations that repeat exactly because trainer.deterministic=true, got: {first}. "
-                "Replace the part that uses it, or set trainer.deterministic=warn, which says so and goes on"
+                "Replace the part that uses it, or set trainer.deterministic=warn, which warns and goes on"
             ) from error
         if not out_of_memory.is_exhausted(error):
             raise
@@ -250,73 +194,64 @@ def _fit(
         ) from error
 
 
-def _finish(
+def _score(
     cfg: DictConfig,
     folder: Path,
     trainer: lightning.Trainer,
     module: SegmentationModule,
     datamodule: SegmentationDataModule,
     before: dict[str, Any],
-) -> dict[str, Any]:
-    """Score the best checkpoint and write metrics.json, confusion.json, the pictures and the table.
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Load and score the best checkpoint; return the contents of metrics.json and the scores of the validation split.
 
-    `before` is the metrics.json of a run that was complete already and is continued, with no step or with more.
+    `before` is the metrics.json of a run that was complete and is continued: there may be no step left to time.
     """
-    on_gpu = module.device.type == "cuda"
-    peak = {"peak_memory_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {}
+    speed: dict[str, float] = {}
+    if module.device.type == "cuda":
+        speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     best = folder / "checkpoints" / "best.ckpt"
-    if not best.exists():  # cut between the last step and the first validation, or its score was always NaN
+    if not best.exists():  # the run was cut before its first validation, or its score was always NaN
         best = folder / "checkpoints" / "last.ckpt"
     step = load_weights(module, best)["global_step"]
-    timer = next(c for c in trainer.callbacks if isinstance(c, callbacks.StepTimer))  # type: ignore[attr-defined]
+    timer = next(c for c in trainer.callbacks if isinstance(c, StepTimer))  # type: ignore[attr-defined]
+    seconds = timer.seconds_per_step
+    speed["seconds_per_step"] = before.get("seconds_per_step") or seconds if math.isnan(seconds) else seconds
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
     if cfg.score_test and datamodule.has_test:
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
-    seconds = timer.seconds_per_step
-    if math.isnan(seconds):  # no step was left to train
-        seconds = before.get("seconds_per_step") or seconds
-    speed = {"seconds_per_step": seconds, **peak}
-    metrics = report.metrics({**values, "step": step, **speed}, datamodule.classes, scores)
-    if not trainer.is_global_zero:
-        return metrics
-    table = report.class_table(datamodule.classes, scores)
-    report.save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.callbacks.pictures)
-    report.plot_curves(folder / "metrics.csv", folder / "curves.png")
-    report.log_classes(trainer.loggers, datamodule.classes, scores)
+    return run_metrics({**values, "step": step, **speed}, datamodule.classes, scores), scores
+
+
+def _write_results(
+    cfg: DictConfig,
+    folder: Path,
+    trainer: lightning.Trainer,
+    module: SegmentationModule,
+    datamodule: SegmentationDataModule,
+    metrics: dict[str, Any],
+    scores: dict[str, Tensor],
+) -> None:
+    """Write pictures, curves, confusion.json and metrics.json, and print the table of classes."""
+    classes = datamodule.classes
+    save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.callbacks.pictures)
+    plot_curves(folder)
+    confusion = {"classes": list(classes), "matrix": scores["matrix"].long().tolist()}  # rows are targets
+    write_json(folder / "confusion.json", confusion, indent=None)
+    write_json(folder / "metrics.json", metrics)  # last: with it the run counts as finished
+    log_classes(trainer.loggers, classes, scores)
+    more = {
+        key: metrics[key] for key in ("seconds_per_step", "peak_memory_mib") if metrics.get(key) is not None
+    }
     for logger in trainer.loggers:
-        logger.log_metrics({"best/step": step, **speed})
-    report.write_confusion(folder / "confusion.json", datamodule.classes, scores["matrix"])
-    report.write_json(folder / "metrics.json", metrics)  # last: with it the run counts as finished
-    console.print(table)
+        logger.log_metrics({"best/step": metrics["step"], **more})
+    console.print(class_table(classes, scores))
+    test = metrics.get("test/mIoU")
     console.print(
-        f"mIoU [bold]{values['val/mIoU']:.4f}[/] on validation"
-        + (f", {values['test/mIoU']:.4f} on test" if "test/mIoU" in values else "")
-        + f" (best checkpoint, step {step}). Everything is in [bold]{folder}[/]"
+        f"mIoU [bold]{scores['mIoU']:.4f}[/] on validation"
+        + ("" if test is None else f", {test:.4f} on test")
+        + f" (best checkpoint, step {metrics['step']}). Everything is in [bold]{folder}[/]"
     )
-    return metrics
-
-
-def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
-    """Write what is known and remove what could be taken for a part of this run; nothing can be refused any more."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # another run of this process
-    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics.json", "confusion.json", "failed.txt"):  # of fewer steps, or without the test split
-        (folder / name).unlink(missing_ok=True)
-    if cfg.resume == "never":
-        for path in (
-            *folder.glob("checkpoints/*.ckpt*"),
-            folder / "metrics.csv",
-            folder / "wandb_id.txt",
-            folder / "bad_samples.txt",
-        ):
-            path.unlink(missing_ok=True)
-    with replace_file(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
-    report.write_json(folder / "facts.json", known)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""The scores of a run: metrics.json, confusion.json, the table of classes, the confusion matrix and the curves."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import wandb
+from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from isaseg.runs.history import read_history
+from isaseg.runs.pictures import save_figure
+from isaseg.runs.wandb_logger import NeverFatalWandbLogger
+
+
+def finite_number(value: Any) -> int | float | None:
+    """Return a number as JSON can hold it: None for NaN and infinity."""
+    if isinstance(value, int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def run_metrics(
+    values: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Return the contents of metrics.json: `values` and the IoU of every class, None for what is not finite."""
+    iou = {name: finite_number(x) for name, x in zip(classes, scores["iou"], strict=True)}
+    return {**{key: finite_number(value) for key, value in values.items()}, "val/IoU": iou}
+
+
+def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str = "validation") -> Table:
+    """Return IoU and accuracy per class in per cent, with the means below.
+
+    Args:
+        classes: Names, K.
+        scores: What `ConfusionMatrix.compute` returns.
+        title: Shown above the table.
+    """
+    table = Table(title=title, show_footer=True)
+    table.add_column("class", footer="mIoU / mAcc")
+    table.add_column("IoU %", footer=_percent(scores["mIoU"]), justify="right")
+    table.add_column("acc %", footer=_percent(scores["mAcc"]), justify="right")
+    for name, iou, acc in zip(classes, scores["iou"], scores["acc"], strict=True):
+        table.add_row(name, _percent(iou), _percent(acc), style="dim" if torch.isnan(iou) else None)
+    table.caption = f"pixel accuracy (aAcc) {_percent(scores['aAcc'])} %"
+    return table
+
+
+def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mapping[str, Tensor]) -> None:
+    """Send the table of classes and the picture of the confusion matrix to the W&B loggers among `loggers`."""
+    columns = zip(classes, scores["iou"], scores["acc"], strict=True)
+    rows = [[name, finite_number(iou), finite_number(acc)] for name, iou, acc in columns]
+    for logger in loggers:
+        if isinstance(logger, NeverFatalWandbLogger):
+            picture = io.BytesIO()
+            _confusion(scores["matrix"], classes).savefig(picture, format="png")
+            logger.log_payload(
+                {
+                    "val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows),
+                    # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
+                    "val/confusion": wandb.Image(Image.open(picture)),
+                }
+            )
+
+
+def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
+    """Draw which share of the pixels of each class is predicted as which class, with the numbers if they fit.
+
+    Args:
+        path: PNG file.
+        matrix: Counts (K, K), rows are targets.
+        classes: Names.
+    """
+    save_figure(_confusion(matrix, classes), path)
+
+
+def _confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
+    share = (100 * matrix.double() / matrix.sum(1, keepdim=True)).numpy()
+    few = len(classes) <= 30
+    side = min(max(5.0, 0.42 * len(classes) + 2.5), 24.0)
+    size = 9 if few else max(2.5, 330 / len(classes))
+    figure = Figure(figsize=(side, side), dpi=110, facecolor="white", layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(share, cmap="Blues", vmin=0, vmax=100)
+    axis.set_xticks(range(len(classes)), classes, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(classes)), classes, fontsize=size)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("labelled")
+    axis.set_title("pixels of each class, % of its row", fontsize=10)
+    for row, column in np.argwhere(share >= 0.5) if few else ():
+        value = share[row, column]
+        colour = "white" if value > 60 else "0.2"
+        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def plot_curves(folder: Path) -> None:
+    """Draw train/loss, val/loss and val/mIoU of a run against its steps, into curves.png of its folder."""
+    curves = read_history(folder).curves
+    figure = Figure(figsize=(9.0, 3.2), dpi=110, facecolor="white", layout="constrained")
+    for axis, keys in zip(figure.subplots(1, 2), (("train/loss", "val/loss"), ("val/mIoU",)), strict=True):
+        for key in keys:
+            if points := sorted(curves.get(key, {}).items()):
+                marker = "o" if len(points) < 40 else None
+                axis.plot(*zip(*points, strict=True), marker=marker, ms=3, lw=1.4, label=key)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=9)
+    save_figure(figure, folder / "curves.png")
+
+
+def _percent(value: Tensor) -> str:
+    return "absent" if math.isnan(value) else f"{100 * float(value):.2f}"
