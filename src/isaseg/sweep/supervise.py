@@ -134,7 +134,9 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
 
 def _share(job: Job) -> float:
     steps = job.cfg.trainer.max_steps
-    return min(read_history(job.folder).last_step / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
+    return (
+        min(read_history(job.folder).last_step / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
+    )
 
 
 def _progress(console: Console) -> Progress:
