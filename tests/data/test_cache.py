@@ -184,7 +184,7 @@ def test_what_the_cache_lacks_is_decoded_with_one_warning(
     assert all(np.array_equal(a[:, :], b) for a, b in zip(images, expected, strict=True))
     (record,) = caplog.records
     assert "CamVid train is incomplete" in record.message
-    assert "`python src/data.py cache` mends it" in record.message
+    assert "fix it with `python src/data.py cache`" in record.message
 
 
 def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

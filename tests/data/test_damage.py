@@ -182,7 +182,7 @@ def test_whole_files_pass(case: Case, root: Path) -> None:
         (truncated, "readable file", "replace it"),
         (truncated_mask, "readable file", "replace it"),
         (other_size, "image and mask of one size", "take the files of the official archive"),
-        (unknown_id, "got the id ID in 3 pixels", "mend the file or the id table"),
+        (unknown_id, "got the id ID in 3 pixels", "fix the file or the id table"),
         (colours, "indices of mode|matrix of labels", "replace it"),
     ],
 )
@@ -224,7 +224,7 @@ def test_d1_a_missing_image_is_named(case: Case, root: Path) -> None:
 @every_case
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_d1_an_empty_folder_shows_the_layout(case: Case, tmp_path: Path, split: str) -> None:
-    known = case.load(case.fake(tmp_path / "fake")).facts
+    known = case.load(case.fake(tmp_path / "fake")).info
     (tmp_path / "empty").mkdir()
     for root in ("empty", "absent"):
         with pytest.raises(DataError) as error:

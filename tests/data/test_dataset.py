@@ -164,7 +164,7 @@ def test_ids_out_of_range_of_any_integer_type_are_refused(tmp_path: Path) -> Non
         raw = labels(np.int64)
         raw[2, 3] = value
         with pytest.raises(DataError, match=f"got the id {value} in 1 pixels"):
-            loaded._train_ids(raw, loaded.pairs[0])
+            loaded.to_train_ids(raw, 0)
 
 
 def test_without_labels_there_is_an_image_alone(tmp_path: Path) -> None:

@@ -127,30 +127,29 @@ def test_evaluation_is_whole_in_order_and_untransformed() -> None:
 
 def test_attributes_and_length_of_the_plan() -> None:
     data = module(accumulate=3, batch_size=3)
-    data.setup("fit")
-    data.setup("fit")
-    data.setup(None)
     assert len(data.train_dataloader()) == 18
     assert data.classes[0] == "background"
     assert len(data.palette) == data.num_classes == 8
     assert data.groups == ((1, 2), (3, 4), (5, 6))
-    assert data.has_test
+    assert data.is_labelled("test")
     data.check()
 
 
 def test_a_set_without_test_split() -> None:
     data = module(source=lambda split: None if split == "test" else Lamps(split, val_length=2))
-    assert not data.has_test
+    assert not data.is_labelled("test")
     data.check()
     with pytest.raises(ConfigError, match="split='test'"):
         data.test_dataloader()
+    with pytest.raises(ConfigError, match="a split of train, val, test, got split='dev'"):
+        data.find("dev")
 
 
 def test_configuration_and_source_must_agree() -> None:
     with pytest.raises(ConfigError, match="data.num_classes=8, .*got data.num_classes=7"):
-        module(num_classes=7).setup("fit")
+        module(num_classes=7).find("train")
     with pytest.raises(ConfigError, match="data.ignore_index=255, got data.ignore_index=9"):
-        module(ignore_index=9).setup("fit")
+        module(ignore_index=9).find("val")
 
 
 def test_a_batch_of_mixed_sizes_becomes_batches_of_one_size() -> None:
@@ -257,8 +256,9 @@ def test_d12_a_dead_worker_is_told_at_once_after_a_training_in_the_same_process_
         with pytest.raises(DataError, match="exited unexpectedly"):
             list(data.train_dataloader())
 
-    # as in a new process
+    # as in a new process, in which torch has set no handler
     monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+    monkeypatch.setattr("isaseg.data.loader._on_child_exit", None)
     before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         words = [*SMALL, "trainer.max_steps=1", "data.num_workers=1"]
@@ -280,8 +280,8 @@ def test_an_unlabelled_test_split_is_for_prediction_alone(tmp_path: Path) -> Non
         path.parent.mkdir(exist_ok=True)
         shutil.copy(tmp_path / "images" / "validation" / f"ADE_val_{i % 2:08d}.jpg", path)
     data = module(source=partial(ade20k, root=root), num_classes=150, num_workers=0)
-    assert not data.has_test
-    batches = [b for batches in data.predict_dataloader() for b in batches]
+    assert not data.is_labelled("test")
+    batches = [b for batches in data.eval_loader("test") for b in batches]
     assert [name for b in batches for name in b["id"]] == [f"ADE_test_{i:08d}" for i in range(3)]
     assert all(b.keys() == {"image", "id", "size"} for b in batches)
 

@@ -1,15 +1,14 @@
-"""Loaders: resumable training batches, validation batches of one size each, and faults of workers told in a sentence."""
+"""Loaders: resumable training batches, evaluation batches of one size each, and one sentence for a worker's fault."""
 
 import logging
 import signal
-import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 
 from isaseg.data.dataset import too_many
 from isaseg.data.sampler import BatchPlan
@@ -20,22 +19,24 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 
 _NOT_STACKED = ("image", "id", "size", "bad")
+_on_child_exit: Any = None  # torch's handler of SIGCHLD, which raises if a worker died
 
 
 class EvalLoader(DataLoader[Any]):
-    """A loader that tells in one sentence what went wrong in a worker."""
+    """A loader that reports in one sentence what went wrong in a worker."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yield batches.
 
         Raises:
-            DataError: If a worker met one, died or hangs.
+            DataError: If a worker raised one, died or hangs.
         """
-        if self.num_workers:
-            _listen_again()
         try:
-            yield from super().__iter__()
-        except IsasegError as error:  # of a worker: its traceback comes first
+            _keep_handler()
+            batches = super().__iter__()
+            _keep_handler()
+            yield from batches
+        except IsasegError as error:  # raised in a worker, whose traceback comes first in the text
             raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
         except RuntimeError as error:
             if not str(error).startswith(("DataLoader worker (pid", "DataLoader timed out")):
@@ -47,14 +48,20 @@ class EvalLoader(DataLoader[Any]):
             ) from error
 
 
-def _listen_again() -> None:
-    """Set torch's handler, by which it learns that a worker died, where torch wrongly believes that it has.
+def _keep_handler() -> None:
+    """Remember the handler by which torch learns that a worker died, and put it back if it is gone.
 
-    Lightning puts back what was there before each training, of which a process may do several.
+    torch sets it once in a process, with its first workers. Lightning restores the handlers of before at the end of
+    each training, of which a process may run several; a dead worker would then be found only after data.timeout.
     """
-    if sys.platform != "win32" and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
-        signal_handling._SIGCHLD_handler_set = False
-        signal_handling._set_SIGCHLD_handler()
+    global _on_child_exit
+    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    if callable(handler):
+        _on_child_exit = handler
+    elif _on_child_exit is not None:
+        signal.signal(signal.SIGCHLD, _on_child_exit)
 
 
 class TrainLoader(EvalLoader):
@@ -70,7 +77,7 @@ class TrainLoader(EvalLoader):
         """Yield batches from where `load_state_dict` said.
 
         Raises:
-            DataError: If more samples had to be replaced than `max_bad`.
+            DataError: If more than `max_bad` samples had to be replaced.
         """
         self.batches = self.batch_sampler.start
         for batch in super().__iter__():
@@ -79,7 +86,7 @@ class TrainLoader(EvalLoader):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of batches given and the samples that were replaced."""
+        """Return the number of batches given, and the samples that were replaced."""
         return {"batches": self.batches, **({"bad": dict(self.bad)} if self.bad else {})}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -92,9 +99,7 @@ class TrainLoader(EvalLoader):
             if index in self.bad:
                 continue
             self.bad = {**self.bad, index: text}
-            log.warning(
-                "replaced a training sample (%d of at most %d): %s", len(self.bad), self.max_bad, text
-            )
+            log.warning("replaced training sample (%d of at most %d): %s", len(self.bad), self.max_bad, text)
             if self.bad_file is not None:
                 self.bad_file.parent.mkdir(parents=True, exist_ok=True)
                 with self.bad_file.open("a", encoding="utf-8") as file:
@@ -106,10 +111,10 @@ class TrainLoader(EvalLoader):
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     """Stack samples of one size to a batch; `id` becomes a list, `bad` one dictionary.
 
-    The image, (B, 3, H, W), is channels last in memory, as decoders give it: to make it planar is the device's work.
+    The image, (B, 3, H, W), stays channels last in memory, as it was decoded: the device makes it planar.
     """
     batch: Batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0] if k not in _NOT_STACKED}
-    pixels = torch.stack([s["image"].permute(1, 2, 0) for s in samples])
+    pixels = torch.stack([s["image"].permute(1, 2, 0) for s in samples])  # (B, H, W, 3)
     batch["image"] = pixels.permute(0, 3, 1, 2)
     batch["id"] = [s["id"] for s in samples]
     if "size" in samples[0]:
@@ -119,7 +124,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
 
 
 def collate_by_size(samples: Sequence[dict[str, Any]]) -> list[Batch]:
-    """Stack samples to one batch for each size of image and mask, in the order in which the sizes come."""
+    """Stack samples to one batch for each size of image and mask, in the order in which the sizes occur."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for sample in samples:
         sizes = (tuple(sample["image"].shape), sample.get("size") or tuple(sample["mask"].shape))

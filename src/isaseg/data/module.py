@@ -22,42 +22,42 @@ from isaseg.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 
-# Linux allows 107 for the path of a socket, and multiprocessing appends pymp-NNNNNNNN/listener-NNNNNNNN.
+# Linux allows 107 bytes for the path of a socket, and multiprocessing appends pymp-NNNNNNNN/listener-NNNNNNNN.
 _LONGEST_TMPDIR = 75
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
-    """Data of one set: where from, how cut, how many at once.
+    """The loaders of one data set.
 
-    Files are listed when they are first needed and decoded for checking only by `check`.
+    Files are listed when a split is first needed; only `check` decodes them ahead.
 
     Args:
-        source: Called with split=train, val or test; returns that split, or None where there is no such split.
+        source: Called with split=train, val or test; returns that split, or None if there is none.
         num_classes: K; must agree with the source.
         ignore_index: Label that is left out; must agree with the source.
         crop_size: (H, W) of a training sample.
         batch_size: Training samples of an optimizer step, all processes and accumulated batches together.
         val_batch_size: Samples loaded at once in evaluation; those of one size go through the network together.
-        num_workers: Processes that load; 0: none but this.
+        num_workers: Loader processes; 0: this process loads.
         seed: Seed of order and transforms.
         max_steps: Optimizer steps of the run.
         transform: Training transform.
         accumulate: Batches that a process takes for an optimizer step.
         name: Short name of the data set, for run names and tags.
-        root: Folder of the files; read by `source` through interpolation.
-        classes: Class names; read by `source` through interpolation.
-        val_length: Use only so many validation and test samples; None: all.
+        root: Folder of the files; `source` reads it by interpolation.
+        classes: Class names; `source` reads them by interpolation.
+        val_length: Use only the first so many validation and test samples; None: all.
         val_resize: How an image, never its labels, is resized for evaluation, see `resize.base_size`; None: native.
-        cache: Folder of decoded images, used where it has them; None: none.
-        timeout: Seconds after which a loader's worker that gives nothing is given up.
-        strict_size: Take a split that has not its published number of images for an error.
-        max_bad_samples: So many training samples that cannot be loaded may be replaced in the run.
+        cache: Folder of decoded images, used if it exists; None: no cache.
+        timeout: Seconds until a worker that returns nothing counts as hanging.
+        strict_size: Treat a split without its published number of images as an error.
+        max_bad_samples: How many training samples that cannot be loaded may be replaced in the run.
 
     Raises:
         ConfigError: If the accumulated batches cannot share the samples of a step, or TMPDIR is too long for loaders.
     """
 
-    bad_samples_file: Path | None = None  # where those are listed
+    bad_samples_file: Path | None = None  # lists the samples that were replaced
 
     def __init__(
         self,
@@ -94,7 +94,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.cache, self.timeout = None if cache is None else Path(cache), timeout
         self.strict_size, self.max_bad_samples = strict_size, max_bad_samples
         self._sources: dict[str, Source | None] = {}
-        self._datasets: dict[str, SegmentationDataset] = {}
         self._check_batch(1)
         folder = tempfile.gettempdir()
         if num_workers and len(os.fsencode(folder)) > _LONGEST_TMPDIR:
@@ -119,52 +118,46 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """Groups of classes of which group accuracy is reported, or None."""
         return self.source("val").groups
 
-    @property
-    def has_test(self) -> bool:
-        """Whether there is a labelled test split."""
-        return self.is_labelled("test")
-
     def is_labelled(self, split: str) -> bool:
-        """Tell whether a split is there and its labels are public."""
+        """Return whether a split exists and its labels are public."""
         source = self.find(split)
         return source is not None and (not isinstance(source, FileSource) or source.labelled)
 
-    def source(self, split: str) -> Source:
-        """Return a split.
+    def find(self, split: str) -> Source | None:
+        """Return a split, None if the data set has no such split.
 
         Raises:
-            ConfigError: If there is no such split, or its classes do not agree with the configuration.
+            ConfigError: If `split` is none of `SPLITS`, or the source does not agree with the configuration.
             DataError: If its files are absent.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"expected a split of {', '.join(SPLITS)}, got {split=}")
+        if split not in self._sources:
+            source = self.make_source(split=split)
+            if source is not None and len(source.classes) != self.num_classes:
+                raise ConfigError(
+                    f"expected data.num_classes={len(source.classes)}, the number of class names, "
+                    f"got data.num_classes={self.num_classes}"
+                )
+            if source is not None and source.ignore_index != self.ignore_index:
+                raise ConfigError(
+                    f"expected data.ignore_index={source.ignore_index}, got data.ignore_index={self.ignore_index}"
+                )
+            if isinstance(source, FileSource) and self.cache is not None and self.cache.is_dir():
+                source.cache = self.cache
+            self._sources[split] = source
+        return self._sources[split]
+
+    def source(self, split: str) -> Source:
+        """Return a split like `find`.
+
+        Raises:
+            ConfigError: If there is no such split, too.
         """
         source = self.find(split)
         if source is None:
-            raise ConfigError(
-                f"expected a split of the data set, got {split=}, which {self.name or 'it'} has not"
-            )
+            raise ConfigError(f"expected a split that {self.name or 'the data set'} has, got {split=}")
         return source
-
-    def dataset(self, split: str) -> SegmentationDataset:
-        """Return a split as tensors, train with the training transform."""
-        if split != "train":
-            return self.eval_dataset(split)
-        if split not in self._datasets:
-            self._datasets[split] = SegmentationDataset(
-                self.source(split),
-                self.transform,
-                self.seed,
-                interpolation=self.transform.interpolation,
-                max_bad=self.max_bad_samples,
-            )
-        return self._datasets[split]
-
-    def eval_dataset(self, split: str) -> SegmentationDataset:
-        """Return a split as tensors, whole pictures, train too."""
-        return SegmentationDataset(
-            self.source(split),
-            length=self.val_length,
-            resize=self.val_resize,
-            interpolation=self.transform.interpolation,
-        )
 
     def check(self) -> None:
         """Check the files of all splits, see `check.check_files`.
@@ -177,15 +170,22 @@ class SegmentationDataModule(lightning.LightningDataModule):
             if isinstance(source, FileSource):
                 check_files(source, self.strict_size, self.max_bad_samples if split == "train" else 0)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Find the splits that the stage needs; again is no work."""
-        for split in {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("test",),
-        }.get(stage or "", ()):
-            self.dataset(split)
+    def dataset(self, split: str) -> SegmentationDataset:
+        """Return a split: train under the training transform, another as whole images."""
+        if split != "train":
+            return self.eval_dataset(split)
+        return SegmentationDataset(
+            self.source(split), self.transform, self.seed, max_bad=self.max_bad_samples
+        )
+
+    def eval_dataset(self, split: str) -> SegmentationDataset:
+        """Return a split, train too, as whole images."""
+        return SegmentationDataset(
+            self.source(split),
+            length=self.val_length,
+            resize=self.val_resize,
+            interpolation=self.transform.interpolation,
+        )
 
     def train_dataloader(self) -> TrainLoader:
         """Return all training batches of the run.
@@ -204,52 +204,23 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return loader
 
     def val_dataloader(self) -> EvalLoader:
-        """Return the validation split in order; each item is a list of batches of one size."""
+        """Return the validation split, see `eval_loader`."""
         return self.eval_loader("val", *self._place())
 
     def test_dataloader(self) -> EvalLoader:
-        """Return the test split in order, like validation."""
-        return self.eval_loader("test", *self._place())
-
-    def predict_dataloader(self) -> EvalLoader:
-        """Return the test split in order, like validation; without mask where the labels are not public."""
+        """Return the test split, see `eval_loader`."""
         return self.eval_loader("test", *self._place())
 
     def eval_loader(self, split: str, rank: int = 0, world: int = 1) -> EvalLoader:
-        """Return a process' share of a split in order, whole pictures; each item is a list of batches of one size."""
+        """Return a process' share of a split in order, whole images; each item is a list of batches of one size."""
         dataset = self.eval_dataset(split)
-        # strided and not padded: a sampler that pads counts samples twice
-        mine = range(rank, len(dataset), world)
         return EvalLoader(
             dataset,
             batch_size=self.val_batch_size,
-            sampler=mine,
+            sampler=range(rank, len(dataset), world),  # a sampler that pads would count samples twice
             collate_fn=collate_by_size,
             **self._loading(),
         )
-
-    def find(self, split: str) -> Source | None:
-        """Return a split, None where there is no such split.
-
-        Raises:
-            ConfigError: If its classes do not agree with the configuration.
-            DataError: If its files are absent.
-        """
-        if split not in self._sources:
-            source = self.make_source(split=split)
-            if source is not None and len(source.classes) != self.num_classes:
-                raise ConfigError(
-                    f"expected data.num_classes={len(source.classes)}, the number of class names, "
-                    f"got data.num_classes={self.num_classes}"
-                )
-            if source is not None and source.ignore_index != self.ignore_index:
-                raise ConfigError(
-                    f"expected data.ignore_index={source.ignore_index}, got data.ignore_index={self.ignore_index}"
-                )
-            if isinstance(source, FileSource) and self.cache is not None and self.cache.is_dir():
-                source.cache = self.cache
-            self._sources[split] = source
-        return self._sources[split]
 
     def _check_batch(self, world: int) -> None:
         share = world * self.accumulate
@@ -278,6 +249,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
 
 def _start_worker(worker: int) -> None:
-    # Ctrl-C is for the process that saves; it ends its loaders itself
+    # Ctrl-C is handled by the process that saves, which ends its loaders itself
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Sizes that protocols ask for, and resizing to them."""
+"""The sizes that protocols ask for, and resizing to them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,13 +14,13 @@ INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
 
 def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]:
-    """Return the size that `resize` gives a picture.
+    """Return the size (H, W) that `resize` gives a picture.
 
     Args:
         height: H.
         width: W.
         resize: {short_side: S}: the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
-            mmsegmentation's keep_ratio; {size: [H, W]}: that size. None: unchanged.
+            mmsegmentation's keep_ratio; {size: [H, W]}: that size; None: unchanged.
     """
     if resize is None:
         return height, width
@@ -40,17 +40,13 @@ def check_resize(resize: Resize | None, key: str) -> None:
     """
     if resize is None:
         return
-    fine = isinstance(resize, Mapping) and set(resize) in (
-        {"short_side"},
-        {"short_side", "long_side"},
-        {"size"},
-    )
-    sides = resize.get("size", list(resize.values())) if fine else None
-    if (
-        not isinstance(sides, list | tuple)
-        or not all(isinstance(n, int) and n > 0 for n in sides)
-        or ("size" in resize and len(sides) != 2)
-    ):
+    sides: Any = None
+    if isinstance(resize, Mapping) and set(resize) in ({"short_side"}, {"short_side", "long_side"}):
+        sides = list(resize.values())
+    elif isinstance(resize, Mapping) and set(resize) == {"size"}:
+        sides = resize["size"]
+    is_list = isinstance(sides, list | tuple) and all(isinstance(n, int) and n > 0 for n in sides)
+    if not is_list or ("size" in resize and len(sides) != 2):
         raise ConfigError(
             f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
             f"got {resize}"

@@ -1,9 +1,10 @@
-"""Which samples make up step k: a pure function of the seed, k and the rank, so that a run can be resumed exactly.
+"""Which samples make up step k: a pure function of the seed, k and the rank, so that a run resumes exactly.
 
-There is no epoch in the outer sense: the plan holds all batches of a run, and permutation follows permutation.
+A plan holds all batches of a run, permutation after permutation; epochs do not show outside.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,8 +16,8 @@ class BatchPlan(Sampler[list[Key]]):
     """All training batches of a run, from batch `start` on.
 
     The samples are a chain of reshuffled permutations of the data set; optimizer step k takes the k-th `batch_size` of
-    them. A step may span two permutations only where the data set is smaller than that; otherwise the rest of each
-    permutation is dropped. However many processes and accumulated batches share a step, its samples are the same.
+    them. A step spans permutations only if the data set is smaller than that; otherwise the rest of each permutation is
+    dropped. The samples of a step do not depend on how processes and accumulated batches share them.
 
     Args:
         length: Number of samples.
@@ -60,24 +61,14 @@ class BatchPlan(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield batch `start`, `start` + 1, ...; the next iteration begins at 0 again."""
         start, self.start = self.start, 0
-        cached, permutation = -1, np.empty(0, np.int64)
+        permutation = lru_cache(2)(self._permutation)
+        # samples of the chain that a permutation gives, all of them if one is too few for a step
+        used = self.length - self.length % self.batch_size or self.length
         for batch in range(start, self.total):
-            k, part = divmod(batch, self.accumulate)
-            if self.length < self.batch_size:
-                indices = self._wrapped(k)
-            else:
-                epoch, j = divmod(k, self.length // self.batch_size)
-                if epoch != cached:
-                    cached, permutation = epoch, self._permutation(epoch)
-                indices = permutation[j * self.batch_size : (j + 1) * self.batch_size]
-            yield [(int(i), k) for i in indices[part :: self.accumulate][self.rank :: self.world]]
-
-    def _wrapped(self, k: int) -> np.ndarray:
-        first = k * self.batch_size
-        epochs = range(first // self.length, (first + self.batch_size - 1) // self.length + 1)
-        chain = np.concatenate([self._permutation(epoch) for epoch in epochs])
-        offset = first - epochs[0] * self.length
-        return chain[offset : offset + self.batch_size]
+            step, part = divmod(batch, self.accumulate)
+            places = (divmod(step * self.batch_size + i, used) for i in range(self.batch_size))
+            indices = [int(permutation(epoch)[place]) for epoch, place in places]
+            yield [(i, step) for i in indices[part :: self.accumulate][self.rank :: self.world]]
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.seed, epoch)).permutation(self.length)

@@ -1,6 +1,6 @@
-"""What a source of labelled images is, and the one source that reads files: it decodes, checks and remaps.
+"""What a source of labelled images is, and the source that reads files: it decodes, checks and remaps them.
 
-Labels are raw indices: they are never converted, never interpolated, and every id must stand in the id table.
+Labels are raw indices: they are never converted, never interpolated, and every id must be in the id table.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from isaseg.data.cache import CachedPicture, CacheError, LazyArray
+from isaseg.data.cache import CachedPicture, LazyArray
 from isaseg.data.decode import DecodeError, read_image, read_labels
 from isaseg.data.index import Pair
 from isaseg.data.info import DatasetInfo
@@ -23,12 +23,12 @@ Picture = np.ndarray | LazyArray
 
 
 class Loaded(NamedTuple):
-    """A sample; `picture[rows, columns]` gives the pixels of a window, `picture[:, :]` all.
+    """A sample. `picture[rows, columns]` gives the pixels of a window, `picture[:, :]` all of them.
 
     Attributes:
         image: uint8 RGB (H, W, 3).
-        mask: Train ids, uint8 (H, W); None where the labels are not public.
-        far: A region, bool (H, W), or None.
+        mask: Train ids, uint8 (H, W); None if the labels are not public.
+        far: A region that is scored separately, bool (H, W), or None.
     """
 
     image: Picture
@@ -59,11 +59,14 @@ class FileSource:
 
     Args:
         info: Of the data set.
-        split: Name of the split: a key of `info.splits`, and for errors.
+        split: Name of the split, for messages; its published size is in `info.splits`.
         pairs: The files.
-        modes: PIL modes that a label image may have: L, P, I;16.
-        variable: The matrix of labels in a MATLAB file.
-        ids: Raw id in the label files to train id; None: `info.ids`. Every id that is not here is an error.
+        modes: Pillow modes that a label image may have: L, P, I;16.
+        variable: Name of the label matrix in MATLAB files.
+        ids: Raw id in the label files to train id; None: `info.ids`. Every id that is missing here is an error.
+
+    Attributes:
+        cache: Folder of decoded pictures, written by `tools.build_cache`; None: files are decoded each time.
 
     Raises:
         DataError: If a train id is neither a class nor `info.ignore_index`.
@@ -86,7 +89,7 @@ class FileSource:
         self.ignore_index, self.flip_pairs = info.ignore_index, info.flip_pairs
         self.ids = dict(info.ids if ids is None else ids)
         self.cache: Path | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         classes, ignore = len(self.classes), self.ignore_index
         strange = set(self.ids.values()) - set(range(classes)) - {ignore}
         if strange or not classes <= ignore <= 255 or classes > 254:
@@ -94,15 +97,11 @@ class FileSource:
                 f"expected train ids 0 to {classes - 1}, at most 254 of them, and an ignore_index above them and at "
                 f"most 255, got {sorted(strange)}, ignore_index={ignore} for {info.title}"
             )
-        self._unknown = next(
-            i for i in range(255, -1, -1) if i != ignore
-        )  # marks an id that is not in the table
-        self._contiguous = next(
-            i for i in range(2**16 + 1) if i not in self.ids
-        )  # all below are in the table
-        self.table = np.full(2**16, self._unknown, np.uint8)
+        self._unknown = 254 if ignore == 255 else 255  # marks a raw id that is not in the table
+        self._first_unknown = next(i for i in range(2**16 + 1) if i not in self.ids)
+        self._table = np.full(2**16, self._unknown, np.uint8)
         for raw, train in self.ids.items():
-            self.table[raw] = train
+            self._table[raw] = train
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -117,14 +116,8 @@ class FileSource:
         """Return the pair's name."""
         return self.pairs[index].name
 
-    def cache_files(self, index: int) -> tuple[Path, Path]:
-        """Return where the cache holds image and labels of a pair; `cache` must be set."""
-        assert self.cache is not None
-        folder = self.cache / self.split
-        return folder / f"{self.name(index)}.image", folder / f"{self.name(index)}.labels"
-
     def load(self, index: int) -> Loaded:
-        """Give a pair, checked; from the cache where that has it, only the windows that are asked for are read.
+        """Return a pair, checked. From the cache, only the windows that are used are read.
 
         Raises:
             DataError: If a file cannot be decoded, the sizes differ, or a label is not in the id table.
@@ -142,98 +135,83 @@ class FileSource:
                 f"mask='{pair.mask}' ({self.info.title}, {self.split}); EXIF orientation is not "
                 "applied: take the files of the official archive, or save image and mask upright"
             )
-        if isinstance(raw, np.ndarray) and not self._all_known(raw):
-            return Loaded(image, self._train_ids(raw, pair))
-        return Loaded(image, LazyArray(raw.shape, lambda y, x: self._train_ids(raw[y, x], pair)))
+        if isinstance(raw, np.ndarray) and (
+            raw.dtype != np.uint8 or raw.max(initial=0) >= self._first_unknown
+        ):
+            return Loaded(image, self.to_train_ids(raw, index))
+        # every id is known (the cache holds only such labels): remap only the window that is used
+        return Loaded(image, LazyArray(raw.shape, lambda y, x: self.to_train_ids(raw[y, x], index)))
 
     def decode_image(self, index: int) -> np.ndarray:
         """Return the image from its file, uint8 RGB (H, W, 3)."""
-        return self._tell(lambda: read_image(self.pairs[index].image), self.pairs[index].image)
+        return self._decode(self.pairs[index].image, read_image)
 
     def decode_labels(self, index: int) -> np.ndarray:
         """Return the raw ids from their file, (H, W)."""
         mask = self.pairs[index].mask
         assert mask is not None
-        return self._tell(lambda: read_labels(mask, self.modes, self.variable), mask)
+        return self._decode(mask, lambda path: read_labels(path, self.modes, self.variable))
 
-    def check_ids(self, raw: np.ndarray, index: int) -> None:
-        """Check that every id is in the table.
+    def to_train_ids(self, raw: np.ndarray, index: int) -> np.ndarray:
+        """Return train ids, uint8 (H, W), for raw ids (H, W) of any integer type.
 
         Raises:
-            DataError: If one is not.
+            DataError: If an id is not in the table.
         """
-        self._train_ids(raw, self.pairs[index])
+        mask: np.ndarray
+        if raw.dtype == np.uint8:
+            mask = cv2.LUT(raw, self._table[:256])
+        else:
+            mask = self._table.take(raw.astype(np.int64), mode="clip")
+            mask[(raw < 0) | (raw >= len(self._table))] = self._unknown
+        if (mask == self._unknown).any() and (unknown := self.unknown_ids(raw)):
+            value, count = next(iter(unknown.items()))
+            raise DataError(
+                f"expected labels {_runs(self.ids)} in {self.info.title}, got the id {value} in {count} pixels of "
+                f"mask='{self.pairs[index].mask}' ({self.split}); fix the file or the id table"
+            )
+        return mask
 
     def unknown_ids(self, raw: np.ndarray) -> dict[int, int]:
         """Return the ids in `raw` that are not in the id table, with their numbers of pixels."""
         values, counts = np.unique(raw, return_counts=True)
         return {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in self.ids}
 
-    def _all_known(self, raw: np.ndarray) -> bool:
-        """Tell, at the price of a maximum, that the table has every id; False: it may not."""
-        return raw.dtype == np.uint8 and self._contiguous > int(raw.max(initial=0))
-
-    def _train_ids(self, raw: np.ndarray, pair: Pair) -> np.ndarray:
-        mask: np.ndarray
-        if raw.dtype == np.uint8:
-            mask = cv2.LUT(raw, self.table[:256])
-        else:
-            mask = self.table.take(raw.astype(np.int64), mode="clip")
-            mask[(raw < 0) | (raw >= len(self.table))] = self._unknown
-        if (mask == self._unknown).any() and (unknown := self.unknown_ids(raw)):
-            value, count = next(iter(unknown.items()))
-            raise DataError(
-                f"expected labels {_runs(self.ids)} in {self.info.title}, got the id {value} in {count} pixels of "
-                f"mask='{pair.mask}' ({self.split}); mend the file or the id table"
-            )
-        return mask
-
-    def _tell(self, read: Callable[[], np.ndarray], path: Path) -> np.ndarray:
-        try:
-            return read()
-        except DecodeError as error:
-            raise DataError(
-                f"{error} in '{path}' ({self.info.title}, {self.split}); replace it by the file of the archive"
-            ) from error
+    def cache_files(self, index: int) -> tuple[Path, Path]:
+        """Return where the cache holds image and labels of a pair; `cache` must be set."""
+        assert self.cache is not None
+        folder = self.cache / self.split
+        return folder / f"{self.name(index)}.image", folder / f"{self.name(index)}.labels"
 
     def _cached(self, index: int, which: int) -> LazyArray | None:
-        """Return a picture of the cache, None where it has none of this file as it is now."""
-        source = (self.pairs[index].image, self.pairs[index].mask)[which]
-        if self.cache is None or source is None:
+        """Return image (0) or labels (1) from the cache; None if the cache has not the file as it is now."""
+        file = (self.pairs[index].image, self.pairs[index].mask)[which]
+        if self.cache is None or file is None:
             return None
         path = self.cache_files(index)[which]
         try:
             cached = CachedPicture(path)
-            if cached.is_of(source):
-                return LazyArray(cached.shape, lambda y, x: self._tell_cache(lambda: cached.read(y, x)))
-            self._warn("older than the files", path)
+            if cached.is_of(file):
+                return LazyArray(cached.shape, cached.read)
+            fault = "older than the files"
         except FileNotFoundError:
-            self._warn("incomplete", path)
-        except CacheError as error:
-            raise DataError(
-                f"{error}; remove it, or make it again with `python src/data.py cache`"
-            ) from error
+            fault = "incomplete"
+        if fault not in self._warned:
+            self._warned.add(fault)
+            log.warning(
+                "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time; "
+                "fix it with `python src/data.py cache`",
+                *(self.info.title, self.split, fault, path),
+            )
         return None
 
-    def _tell_cache(self, read: Callable[[], np.ndarray]) -> np.ndarray:
+    def _decode(self, path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray:
         try:
-            return read()
-        except CacheError as error:
+            return read(path)
+        except DecodeError as error:
             raise DataError(
-                f"{error}; remove it, or make it again with `python src/data.py cache verify=true`"
+                f"{error} in '{path}' ({self.info.title}, {self.split}); replace it with the file of the archive"
             ) from error
-
-    def _warn(self, what: str, path: Path) -> None:
-        if what not in self._told:
-            self._told.add(what)
-            log.warning(
-                "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time. `python src/data.py cache` "
-                "mends it",
-                self.info.title,
-                self.split,
-                what,
-                path,
-            )
 
 
 def _size(array: Picture) -> str:
@@ -241,6 +219,7 @@ def _size(array: Picture) -> str:
 
 
 def _runs(ids: Mapping[int, int]) -> str:
+    """Return ids as text: 0, 7 to 8."""
     values = np.array(sorted(ids))
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -218,7 +218,7 @@ def _score(
     speed["seconds_per_step"] = before.get("seconds_per_step") or seconds if math.isnan(seconds) else seconds
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
-    if cfg.score_test and datamodule.has_test:
+    if cfg.score_test and datamodule.is_labelled("test"):
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
     return run_metrics({**values, "step": step, **speed}, datamodule.classes, scores), scores
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from isaseg.data.check import check_files
 from isaseg.data.sets.camvid import INFO, camvid
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import DataError
 from tests.fakes import labels_of, make_fake_camvid
 
 
@@ -45,8 +45,3 @@ def test_a_wrong_layout_and_a_missing_mask_are_told(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(DataError, match="0 of 3 pairs"):
         camvid("val", str(tmp_path))
-
-
-def test_an_unknown_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="split='dev'"):
-        camvid("dev", str(tmp_path))

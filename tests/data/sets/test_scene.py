@@ -24,7 +24,7 @@ def test_placed_circles_lie_inside_and_apart() -> None:
 
 def test_outlines_are_ignored_one_pixel_to_each_side() -> None:
     canvas = blank()
-    scene.draw_card(canvas, 64, 64, 9, 0, np.full((19, 19), -1), label=7)
+    scene.draw_card(canvas, (64, 64), 0, np.full((19, 19), -1), label=7)
     _, mask = scene.finish(canvas, np.random.default_rng(0))
     row = mask[64, 50:80].tolist()
     assert row == [0] * 4 + [255, 255] + [7] * 17 + [255, 255] + [0] * 5
@@ -32,8 +32,8 @@ def test_outlines_are_ignored_one_pixel_to_each_side() -> None:
 
 def test_stripes_have_the_stated_period() -> None:
     canvas = blank()
-    thing = scene.Thing("disc", 16, 2, True, 64, 64)
-    scene.draw_thing(canvas, thing, 2, np.random.default_rng(1))
+    thing = scene.Thing("disc", 16, 2, True)
+    scene.draw_thing(canvas, (64, 64), thing, 2, np.random.default_rng(1))
     dark = canvas.image[..., 1].astype(float) < 100
     inside = canvas.mask == 2
     assert 0.4 < dark[inside].mean() < 0.6

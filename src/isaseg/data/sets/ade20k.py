@@ -1,6 +1,6 @@
 """ADE20K, the scene-parsing challenge: 150 classes; the test labels are not public."""
 
-from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.index import JPEG, PNG, SplitFiles
 from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 
@@ -17,10 +17,10 @@ def ade20k(split: str, root: str | None) -> FileSource | None:
     Raises:
         DataError: If the data are absent or incomplete.
     """
-    folder = find_root(root, INFO, split, ("ADEChallengeData2016",))
-    if split == "test":  # of release_test.zip
-        images = list_files(folder / "testing", folder, (".jpg", ".jpeg"))
-        return FileSource(INFO, split, pair_files(images, None, root, INFO, split)) if images else None
-    images = list_files(folder / "images" / FOLDERS[split], folder, (".jpg", ".jpeg"))
-    masks = list_files(folder / "annotations" / FOLDERS[split], folder, (".png",))
-    return FileSource(INFO, split, pair_files(images, masks, root, INFO, split))
+    files = SplitFiles(INFO, split, root, inside=("ADEChallengeData2016",))
+    if split == "test":  # from release_test.zip
+        images = files.find("testing", JPEG)
+        return FileSource(INFO, split, files.pairs(images, None)) if images else None
+    images = files.find(f"images/{FOLDERS[split]}", JPEG)
+    masks = files.find(f"annotations/{FOLDERS[split]}", PNG)
+    return FileSource(INFO, split, files.pairs(images, masks))

@@ -13,7 +13,7 @@ from isaseg.data.source import Loaded
 FRAMES = ("white", "black", "chequered")
 CLASSES = (
     "background",
-    *(f"{frame} {texture}" for frame in FRAMES for texture in ("plain", "striped")),
+    *(f"{frame} {texture}" for frame in FRAMES for texture in lamps.TEXTURES),
     "card",
 )
 CARD = 7
@@ -24,10 +24,9 @@ _CLEARANCE = 13  # radius of the circle around a card
 
 
 class Cards(lamps.Lamps):
-    """A split of Cards: scene `i` is a pure function of seed, split and `i`; nothing is stored.
+    """A split of Cards, with the arguments and errors of `Lamps`.
 
-    Two or three hues are in use, each with a square card; a decoy card of an unused hue may lie about. Arguments and
-    errors are those of `Lamps`.
+    Two or three hues are in use, each with a square card; there may be a decoy card of an unused hue.
     """
 
     classes = CLASSES
@@ -43,31 +42,30 @@ class Cards(lamps.Lamps):
         canvas = scene.background(rng)
         hues = rng.permutation(len(scene.HUES)).tolist()
         used, decoys = int(rng.integers(2, _HUES_IN_USE + 1)), int(rng.integers(2))
-        frames = rng.integers(len(FRAMES), size=used + decoys).tolist()
+        cards = used + decoys
+        frames = rng.integers(len(FRAMES), size=cards).tolist()
         objects = scene.things(rng)
-        centres = scene.place(rng, [_CLEARANCE] * (used + decoys) + [thing.radius for thing in objects])
+        centres = scene.place(rng, [_CLEARANCE] * cards + [thing.radius for thing in objects])
         far = np.zeros((scene.SIZE, scene.SIZE), bool)
-        for number, centre in enumerate(centres[: used + decoys]):
+        for hue, frame, centre in zip(hues, frames, centres[:cards], strict=False):
             if centre is not None:
-                scene.draw_card(canvas, *centre, CARD_HALF, hues[number], _frame(frames[number]), CARD)
-        for number, centre in enumerate(centres[used + decoys :]):
+                scene.draw_card(canvas, centre, hue, _frame(FRAMES[frame]), CARD)
+        for number, (thing, centre) in enumerate(zip(objects, centres[cards:], strict=True)):
             card = number % used  # every hue in use has an object while there is room
             at = centres[card]
             if centre is None or at is None:
                 continue
-            thing = replace(objects[number], x=centre[0], y=centre[1], hue=hues[card])
-            scene.draw_thing(canvas, thing, 1 + 2 * frames[card] + thing.striped, rng)
+            label = 1 + 2 * frames[card] + thing.striped
+            scene.draw_thing(canvas, centre, replace(thing, hue=hues[card]), label, rng)
             far |= (canvas.instance == canvas.count) & scene.beyond(*at)
         image, mask = scene.finish(canvas, rng)
         return Loaded(image, mask, far & (mask != scene.IGNORE))
 
 
-def _frame(kind: int) -> np.ndarray:
-    """Return grey levels of a card's frame, -1 where the hue shows."""
-    side = 2 * CARD_HALF + 1
-    y, x = np.mgrid[:side, :side]
-    levels: np.ndarray = np.where(FRAMES[kind] == "white", 250, np.zeros((side, side), int))
-    if FRAMES[kind] == "chequered":
-        levels = np.where((x // _RIM + y // _RIM) % 2 == 0, 250, 0)
+def _frame(kind: str) -> np.ndarray:
+    """Return the grey levels of a card's frame, -1 where the hue shows."""
+    y, x = np.mgrid[: 2 * CARD_HALF + 1, : 2 * CARD_HALF + 1]
+    white = {"white": True, "black": False, "chequered": (x // _RIM + y // _RIM) % 2 == 0}[kind]
+    levels: np.ndarray = np.where(np.broadcast_to(white, x.shape), 250, 0)
     levels[_RIM:-_RIM, _RIM:-_RIM] = -1
     return levels

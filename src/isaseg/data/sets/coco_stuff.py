@@ -1,18 +1,15 @@
-"""COCO-Stuff: 171 classes, the same in the release of 10k images (the paper's) and in that of 164k."""
+"""COCO-Stuff: the same 171 classes in the release of 10k images (the paper's) and in that of 164k."""
 
-from isaseg.data.index import find_root, list_files, pair_files, read_list
-from isaseg.data.info import DatasetInfo, dataset_info
+from isaseg.data.index import JPEG, PNG, SplitFiles
+from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
-INSIDE = {
-    "10k": ("coco_stuff10k", "cocostuff-10k-v1.1"),
-    "164k": ("coco_stuff164k",),
-}
+INFO_10K, INFO_164K = dataset_info("coco_stuff"), dataset_info("coco_stuff_164k")
 
 
 def coco_stuff(split: str, root: str | None, release: str = "10k") -> FileSource | None:
-    """Return a split of COCO-Stuff; val is what the 10k release calls test, and test of 164k has no labels.
+    """Return a split of COCO-Stuff. Val is what the 10k release calls test; test of 164k has no labels.
 
     Args:
         split: train, val or test.
@@ -26,32 +23,29 @@ def coco_stuff(split: str, root: str | None, release: str = "10k") -> FileSource
         ConfigError: If there is no such release.
         DataError: If the data are absent or incomplete.
     """
-    if release not in INSIDE:
-        raise ConfigError(f"expected data.source.release as one of {', '.join(INSIDE)}, got {release!r}")
-    known = dataset_info("coco_stuff" if release == "10k" else "coco_stuff_164k")
-    return (_of_10k if release == "10k" else _of_164k)(split, root, known)
+    if release not in ("10k", "164k"):
+        raise ConfigError(f"expected data.source.release as one of 10k, 164k, got {release!r}")
+    return _of_10k(split, root) if release == "10k" else _of_164k(split, root)
 
 
-def _of_10k(split: str, root: str | None, known: DatasetInfo) -> FileSource | None:
+def _of_10k(split: str, root: str | None) -> FileSource | None:
     if split == "test":
         return None
-    folder = find_root(root, known, split, INSIDE["10k"])
-    names = read_list(
-        folder / "imageLists" / f"{'train' if split == 'train' else 'test'}.txt", folder, known, split
-    )
-    images = list_files(folder / "images", folder, (".jpg",))
-    masks = list_files(folder / "annotations_png", folder, (".png",))  # made by prepare, faster to read
+    files = SplitFiles(INFO_10K, split, root, inside=("coco_stuff10k", "cocostuff-10k-v1.1"))
+    names = files.read_list(f"imageLists/{'train' if split == 'train' else 'test'}.txt")
+    masks = files.find("annotations_png", PNG)  # made by prepare; faster to read
     if not masks.keys() >= set(names):
-        masks = list_files(folder / "annotations", folder, (".mat",))
-    return FileSource(known, split, pair_files(images, masks, root, known, split, names), variable="S")
+        masks = files.find("annotations", (".mat",))
+    pairs = files.pairs(files.find("images", JPEG), masks, names)
+    return FileSource(INFO_10K, split, pairs, variable="S")
 
 
-def _of_164k(split: str, root: str | None, known: DatasetInfo) -> FileSource | None:
-    folder = find_root(root, known, split, INSIDE["164k"])
-    images = list_files(folder / "images" / f"{split}2017", folder, (".jpg",))
+def _of_164k(split: str, root: str | None) -> FileSource | None:
+    files = SplitFiles(INFO_164K, split, root, inside=("coco_stuff164k",))
+    images = files.find(f"images/{split}2017", JPEG)
     if split == "test":
-        return FileSource(known, split, pair_files(images, None, root, known, split)) if images else None
-    found = list_files(folder / "annotations" / f"{split}2017", folder, (".png",))
+        return FileSource(INFO_164K, split, files.pairs(images, None)) if images else None
+    found = files.find(f"annotations/{split}2017", PNG)
     # mmsegmentation writes *_labelTrainIds.png beside them
     masks = {name: path for name, path in found.items() if not name.endswith("_labelTrainIds")}
-    return FileSource(known, split, pair_files(images, masks, root, known, split))
+    return FileSource(INFO_164K, split, files.pairs(images, masks))

@@ -2,11 +2,10 @@
 
 import colorsys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from isaseg.data.index import find_root, list_files, pair_files
+from isaseg.data.index import SplitFiles
 from isaseg.data.info import DatasetInfo
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
@@ -14,7 +13,6 @@ from isaseg.errors import ConfigError
 LAYOUT = """\
   images/{train,val,test}/NAME.jpg     (or .png, ...)
   masks/{train,val,test}/NAME.png      (labels 0 to K - 1 and 255; test may be absent)"""
-MODES = ("L", "P", "I;16")
 
 
 def folder(
@@ -25,13 +23,13 @@ def folder(
     ignore: Sequence[int] = (255,),
     ignore_index: int = 255,
 ) -> FileSource | None:
-    """Return a split of a folder, None for test where there is no such folder.
+    """Return a split of a folder; None for test where it has no files.
 
     Args:
         split: train, val or test.
         root: Folder that holds images and masks.
         classes: Names; label i in the masks is class i.
-        palette: One RGB triple for each class; None: colours around the circle.
+        palette: One RGB triple for each class; None: different hues.
         ignore: Labels in the masks that are left out.
         ignore_index: Train id for them.
 
@@ -50,20 +48,14 @@ def folder(
     colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
     ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
     info = DatasetInfo("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
-    path = find_root(root, info, split)
-    if split == "test" and not _exists(path, split):
-        return None
-    images, masks = list_files(path / "images" / split, path), list_files(path / "masks" / split, path)
+    files = SplitFiles(info, split, root)
+    images, masks = files.find(f"images/{split}"), files.find(f"masks/{split}")
     if split == "test" and not masks:
-        return FileSource(info, split, pair_files(images, None, root, info, split))
-    return FileSource(info, split, pair_files(images, masks, root, info, split), MODES)
-
-
-def _exists(path: Path, split: str) -> bool:
-    return (path / "images" / split).is_dir() or (path / "masks" / split).is_dir()
+        return FileSource(info, split, files.pairs(images, None)) if images else None
+    return FileSource(info, split, files.pairs(images, masks), modes=("L", "P", "I;16"))
 
 
 def _colours(count: int) -> np.ndarray:
-    # the golden ratio spreads the hues, whatever their number
+    # the golden ratio spreads the hues, however many there are
     hsv = [((0.61803 * i) % 1, 0.75 - 0.25 * (i % 2), 0.95 - 0.2 * (i % 3)) for i in range(count)]
     return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)

@@ -1,7 +1,7 @@
-"""Drawing shared by the procedural data sets: background, shapes, placement, sensor noise, outlines.
+"""Drawing that the generated data sets share: background, shapes, placement, sensor noise, outlines.
 
-A `Canvas` is a picture with two maps of the same size: train ids and instances. All randomness comes from the
-generator that is passed in.
+A `Canvas` is a picture with two maps of the same size: train ids and instances. All randomness comes from the generator
+that is passed in.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import numpy as np
 
 SIZE = 128
 IGNORE = 255
-# Shape: radius of its circumscribed circle, in units of the object's radius; so the areas are more alike.
+# Shape: radius of its circumscribed circle, in units of the object's radius; this makes the areas more alike.
 SHAPES = {"disc": 1.0, "triangle": 1.3, "square": 1.2}
 STRIPE_PERIOD = 6
 FAR = 40  # pixels; more than what the stride-4 features see without context
@@ -19,8 +19,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 
 # Six hues around the circle, as RGB.
 HUES = np.array(
-    [(215, 55, 50), (215, 190, 45), (65, 185, 60), (50, 185, 195), (60, 85, 215), (190, 65, 195)],
-    dtype=np.float32,
+    [(215, 55, 50), (215, 190, 45), (65, 185, 60), (50, 185, 195), (60, 85, 215), (190, 65, 195)], np.float32
 )
 
 
@@ -36,14 +35,12 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: shape, radius of its circumscribed circle, hue, whether it is striped; centre (x, y) once placed."""
+    """An object: shape, radius of its circumscribed circle, hue, whether it is striped."""
 
     shape: str
     radius: int
     hue: int
     striped: bool
-    x: int = 0
-    y: int = 0
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -65,33 +62,37 @@ def background(rng: np.random.Generator) -> Canvas:
 def place(
     rng: np.random.Generator, radii: list[int], margin: int = 3, tries: int = 60
 ) -> list[tuple[int, int] | None]:
-    """Return a centre for each radius so that no two circles touch; None where no room was found."""
-    taken: list[tuple[float, float, int]] = []
+    """Return a centre (x, y) for each radius so that no two circles touch; None where no room was found."""
+    taken: list[tuple[int, int, int]] = []
     centres: list[tuple[int, int] | None] = []
     for radius in radii:
-        low, high = radius + 2, SIZE - radius - 2
-        centre = None
-        for x, y in rng.integers(low, high, (tries, 2)).tolist():
-            if all((x - u) ** 2 + (y - v) ** 2 > (radius + r + margin) ** 2 for u, v, r in taken):
-                centre = (x, y)
-                taken.append((x, y, radius))
-                break
+        drawn = rng.integers(radius + 2, SIZE - radius - 2, (tries, 2)).tolist()
+        free = (
+            (x, y)
+            for x, y in drawn
+            if all((x - u) ** 2 + (y - v) ** 2 > (radius + r + margin) ** 2 for u, v, r in taken)
+        )
+        centre = next(free, None)
         centres.append(centre)
+        if centre is not None:
+            taken.append((*centre, radius))
     return centres
 
 
 def things(rng: np.random.Generator) -> list[Thing]:
-    """Return four to seven objects of random shape, size, hue and texture, the largest first, not yet placed."""
+    """Return four to seven objects of random shape, size, hue and texture, the largest first."""
     draws = rng.integers((0, 9, 0, 0), (len(SHAPES), 17, len(HUES), 2), (int(rng.integers(4, 8)), 4)).tolist()
-    shapes = list(SHAPES)
+    names = list(SHAPES)
     found = [
-        Thing(shapes[shape], round(radius * SHAPES[shapes[shape]]), hue, bool(striped))
+        Thing(names[shape], round(radius * SHAPES[names[shape]]), hue, bool(striped))
         for shape, radius, hue, striped in draws
     ]
     return sorted(found, key=lambda thing: -thing.radius)
 
 
-def draw_thing(canvas: Canvas, thing: Thing, label: int, rng: np.random.Generator) -> None:
+def draw_thing(
+    canvas: Canvas, at: tuple[int, int], thing: Thing, label: int, rng: np.random.Generator
+) -> None:
     """Draw an object, plain or with stripes of any direction, and label its pixels."""
     radius, angle, phase = thing.radius, rng.uniform(0, 2 * np.pi), rng.uniform(0, STRIPE_PERIOD)
     inside = _shape(thing.shape, radius, angle)
@@ -100,29 +101,25 @@ def draw_thing(canvas: Canvas, thing: Thing, label: int, rng: np.random.Generato
     patch = np.full((*inside.shape, 3), colour, np.uint8)
     if thing.striped:
         span = np.arange(-radius, radius + 1)
-        dark = (
-            span * np.cos(direction) + span[:, None] * np.sin(direction) + phase
-        ) % STRIPE_PERIOD < STRIPE_PERIOD / 2
-        patch[dark] = colour * 0.4
-    _stamp(canvas, thing.x, thing.y, inside, patch, label)
+        along = span * np.cos(direction) + span[:, None] * np.sin(direction) + phase
+        patch[along % STRIPE_PERIOD < STRIPE_PERIOD / 2] = colour * 0.4
+    _stamp(canvas, at, inside, patch, label)
 
 
 def draw_disc(
-    canvas: Canvas, x: int, y: int, radius: int, rim: int, colour: tuple[int, int, int], label: int
+    canvas: Canvas, at: tuple[int, int], radius: int, rim: int, colour: tuple[int, int, int], label: int
 ) -> None:
     """Draw a disc with a white rim; label 0 leaves it part of the background."""
-    patch = np.zeros((2 * radius + 1, 2 * radius + 1, 3), np.uint8)
-    inside = np.zeros(patch.shape[:2], np.uint8)
-    cv2.circle(inside, (radius, radius), radius, 1, -1)
-    patch[:] = 250
+    inside = _shape("disc", radius, 0)
+    patch = np.full((*inside.shape, 3), 250, np.uint8)
     cv2.circle(patch, (radius, radius), radius - rim, colour, -1)
-    _stamp(canvas, x, y, inside.astype(bool), patch, label)
+    _stamp(canvas, at, inside, patch, label)
 
 
-def draw_card(canvas: Canvas, x: int, y: int, half: int, hue: int, frame: np.ndarray, label: int) -> None:
-    """Draw an upright square card of a hue; `frame` (2 half + 1, 2 half + 1) holds grey levels, -1 inside."""
+def draw_card(canvas: Canvas, at: tuple[int, int], hue: int, frame: np.ndarray, label: int) -> None:
+    """Draw an upright square card of a hue; `frame` (side, side) holds grey levels, -1 inside."""
     patch = np.where(frame[..., None] < 0, HUES[hue], frame[..., None].astype(np.float32))
-    _stamp(canvas, x, y, np.ones(frame.shape, bool), patch, label)
+    _stamp(canvas, at, np.ones(frame.shape, bool), patch, label)
 
 
 def finish(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -157,8 +154,8 @@ def _shape(shape: str, radius: int, angle: float) -> np.ndarray:
     return inside.astype(bool)
 
 
-def _stamp(canvas: Canvas, x: int, y: int, inside: np.ndarray, patch: np.ndarray, label: int) -> None:
-    half = inside.shape[0] // 2
+def _stamp(canvas: Canvas, at: tuple[int, int], inside: np.ndarray, patch: np.ndarray, label: int) -> None:
+    (x, y), half = at, inside.shape[0] // 2
     window = np.s_[y - half : y + half + 1, x - half : x + half + 1]
     canvas.image[window][inside] = patch[inside]
     canvas.mask[window][inside] = label

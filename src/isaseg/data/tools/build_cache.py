@@ -110,7 +110,7 @@ def cache_sample(source: FileSource, index: int, verify: bool = False) -> Made:
 def _labels(source: FileSource, index: int) -> np.ndarray:
     """Return the raw ids once all of them are found in the table: training looks up only those that it crops."""
     raw = source.decode_labels(index)
-    source.check_ids(raw, index)
+    source.to_train_ids(raw, index)
     return _compact(raw)
 
 
