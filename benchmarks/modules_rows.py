@@ -10,14 +10,10 @@ from torch import Tensor, nn
 
 from isaseg import config
 from isaseg.models.attend import by_definition
-from isaseg.models.attention import (
-    InterlacedSparseAttention,
-    SelfAttention2d,
-    dense,
-    interlace,
-    split_windows,
-)
+from isaseg.models.attention import InterlacedSparseAttention, SelfAttention2d
 from isaseg.models.block import conv_norm_act
+from isaseg.models.cores import dense
+from isaseg.models.regroup import interlace, split_windows
 
 
 class Row(NamedTuple):

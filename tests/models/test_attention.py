@@ -19,23 +19,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from isaseg.models import attend as kernels
 from isaseg.models.attend import by_definition, holds_scores
 from isaseg.models.attention import (
-    AttentionBlock,
     InterlacedSparseAttention,
     ParallelInterlacedSparseAttention,
-    Pointwise,
     SelfAttention2d,
-    deinterlace,
-    dense,
-    interlace,
-    long_range,
-    merge_windows,
-    pad_to_multiple,
-    short_range,
-    split_windows,
 )
+from isaseg.models.block import AttentionBlock, Pointwise
 from isaseg.models.context import ASPP, CGNL, DoubleAttention, NoContext, PyramidPooling
+from isaseg.models.cores import dense, long_range, short_range
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross, criss_cross
 from isaseg.models.head import ContextHead
+from isaseg.models.regroup import (
+    deinterlace,
+    interlace,
+    merge_windows,
+    pad_to_multiple,
+    split_windows,
+)
 from tests.reliability.small import STRESS
 
 Size = tuple[int, int]
@@ -569,7 +568,7 @@ def test_what_an_onnx_graph_records_is_the_same(
 ) -> None:
     module, x = make(name), random_map(2, 16, *size)
     want = module(x)
-    for file in ("attend", "attention", "block", "context", "regroup"):  # that branches on no size
+    for file in ("attend", "attention", "block", "context", "cores", "regroup"):  # that branches on no size
         monkeypatch.setattr(f"isaseg.models.{file}.for_any_size", lambda: True)
     torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
 

@@ -91,7 +91,7 @@ def test_every_context_module_is_fused(name: str) -> None:
 def test_blocks_are_fused_however_many_tokens_run_at_a_time(
     name: str, size: tuple[int, int], tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isaseg.models.fuse._TOKENS", tokens)
+    monkeypatch.setattr("isaseg.models.attention._TOKENS", tokens)
     torch.manual_seed(0)
     module = randomise(BLOCKS[name](24))
     fused = fuse(module)

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from isaseg import config
 from isaseg.errors import ConfigError, DataError
-from isaseg.models.attention import Cost
+from isaseg.models.block import Cost
 from isaseg.report import reach
 from isaseg.report.ablation import figures, jobs, results, table
 from isaseg.report.ablation.jobs import Job

@@ -17,13 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.models.attend import by_definition
-from isaseg.models.attention import (
-    AttentionBlock,
-    Core,
-    InterlacedSparseAttention,
-    ParallelInterlacedSparseAttention,
-    pad_to_multiple,
-)
+from isaseg.models.attention import InterlacedSparseAttention, ParallelInterlacedSparseAttention
+from isaseg.models.block import AttentionBlock
+from isaseg.models.cores import Core
+from isaseg.models.regroup import pad_to_multiple
 from isaseg.models.segmenter import Segmenter
 
 Position = tuple[int, int]

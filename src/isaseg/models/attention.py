@@ -1,131 +1,40 @@
 """Interlaced sparse and dense self-attention over maps: the science of this project.
 
-Pure PyTorch. Each module maps a feature map (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, adds no outer
-residual, and reports its analytic `cost(height, width)`, so that one can replace another; so do criss_cross.py and
-context.py.
+Pure PyTorch. Each context module maps a feature map (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, adds no
+outer residual, and reports its analytic `cost(height, width)`, so that one can replace another. The others are in
+criss_cross.py and context.py.
 
-Legend: B batch, C channels, H W map, D key channels, V value channels, G groups, L positions in a group;
-`group_size` P = (P_h, P_w) is the number of long-range groups and the short-range window, per axis;
-Q = (ceil(H / P_h), ceil(W / P_w)).
-ISA: arXiv 1907.12273, section 3; module details: openseg.pytorch, mmsegmentation.
-
-What runs is the same function as the definition, up to rounding, in another order: regrouping commutes with projecting,
-and since the weights of a position sum to 1, the output projection may be applied to the values. Under
-`attend.by_definition` the definition itself runs, which tests compare with.
+Legend: B batch, C channels, H W map, D key channels, V value channels, N positions; `group_size` P = (P_h, P_w) is the
+number of long-range groups and the short-range window, per axis; Q = (ceil(H / P_h), ceil(W / P_w)).
+ISA: arXiv 1907.12273, section 3; details of the modules: openseg.pytorch, mmsegmentation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attend import attend, is_by_definition
-from isaseg.models.block import AttentionBlock, Core, Cost, Pointwise, total, width
-from isaseg.models.recompute import recomputed
-from isaseg.models.regroup import (
-    Layout,
-    deinterlace,
-    for_any_size,
-    grid,
-    interlace,
-    merge_windows,
-    pad_to_multiple,
-    padded,
-    regroup,
-    split_windows,
-)
+from isaseg.models.attend import is_by_definition
+from isaseg.models.block import AttentionBlock, Cost, total, width
+from isaseg.models.cores import dense, long_range, short_range
+from isaseg.models.recompute import run
+from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
 
-__all__ = [
-    "AttentionBlock",
-    "Core",
-    "Cost",
-    "InterlacedSparseAttention",
-    "ParallelInterlacedSparseAttention",
-    "Pointwise",
-    "SelfAttention2d",
-    "deinterlace",
-    "dense",
-    "interlace",
-    "long_range",
-    "merge_windows",
-    "pad_to_multiple",
-    "short_range",
-    "split_windows",
-]
+__all__ = ["InterlacedSparseAttention", "Order", "ParallelInterlacedSparseAttention", "SelfAttention2d"]
 
 Order = Literal["long_short", "short_long", "long", "short"]
-Size = tuple[int, int]
 
-_STAGES: dict[str, tuple[Layout, ...]] = {
+_STAGES: dict[str, tuple[Kind, ...]] = {
     "long_short": ("long_range", "short_range"),
     "short_long": ("short_range", "long_range"),
     "long": ("long_range",),
     "short": ("short_range",),
 }
-
-
-# ---------------------------------------------------------------- attention over maps
-
-
-def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Let every position of a map attend to every other: softmax(q k^T / sqrt(D)) v.
-
-    Args:
-        q: (B, D, H, W).
-        k: (B, D, H, W).
-        v: (B, V, H, W).
-        mask: Positions that may be attended to, bool (B, 1, H, W); None means all.
-
-    Returns:
-        (B, V, H, W).
-    """
-    q_BLD, k_BLD, v_BLV = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
-    mask_B1L = None if mask is None else mask.flatten(2)
-    context = attend(q_BLD, k_BLD, v_BLV, q.shape[1] ** -0.5, mask_B1L)
-    return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
-
-
-def long_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
-    """Attend among the positions that lie a multiple of `group_size` apart (the lattice of the query).
-
-    A map that is not a multiple of `group_size` is padded; padding is never attended to.
-    Shapes as in `dense`. `fits` promises that the maps are multiples, which an ONNX graph cannot ask.
-    """
-    return _grouped(q, k, v, group_size, interlace, partial(deinterlace, group_size=group_size), fits)
-
-
-def short_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
-    """Attend inside each P_h x P_w window. Padding is never attended to. Shapes and `fits` as in `long_range`."""
-    size = (padded(q.shape[2], group_size[0]), padded(q.shape[3], group_size[1]))
-    return _grouped(q, k, v, group_size, split_windows, partial(merge_windows, size=size), fits)
-
-
-def _grouped(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    group_size: Size,
-    split: Callable[[Tensor, Size], Tensor],
-    merge: Callable[[Tensor], Tensor],
-    fits: bool,
-) -> Tensor:
-    height, width = q.shape[-2:]
-    mask, top, left = None, 0, 0
-    if not fits and (for_any_size() or height % group_size[0] or width % group_size[1]):
-        (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
-        inside = q.new_zeros((q.shape[0], 1, *q.shape[-2:]), dtype=torch.bool)
-        inside[..., top : top + height, left : left + width] = True
-        mask = split(inside, group_size)
-        # A group that holds nothing but padding is cropped away below; it only must not become NaN.
-        mask = mask | ~mask.flatten(1).any(1)[:, None, None, None]
-    q, k, v = (split(t, group_size) for t in (q, k, v))
-    context = merge(dense(q, k, v, mask))
-    return context[..., top : top + height, left : left + width]
-
-
-# ---------------------------------------------------------------- modules
+_TOKENS = (
+    2048  # that a CPU handles at a time in evaluation, so that they stay in its cache: 4 MB of 512 channels
+)
 
 
 class InterlacedSparseAttention(nn.Module):
@@ -187,7 +96,7 @@ class InterlacedSparseAttention(nn.Module):
             block = AttentionBlock(channels, keys, values, value_bias=value_bias)
             self.add_module(name, block)
 
-    def _stages(self) -> list[tuple[str, Layout]]:
+    def _stages(self) -> list[tuple[str, Kind]]:
         """Return name and kind of each stage, in the order in which they run."""
         kinds = _STAGES[self.order]
         return [(k if n == 1 else f"{k}_{n}", k) for n in range(1, self.depth + 1) for k in kinds]
@@ -195,33 +104,36 @@ class InterlacedSparseAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
         height, width = x.shape[-2:]
-        if is_by_definition() or for_any_size():
-            return self._define(x)
-        if self.mask_padding and (height % self.group_size[0] or width % self.group_size[1]):
-            return self._define(x)
-        x, (top, left) = pad_to_multiple(x, self.group_size)
-        cells = grid(x.shape[0], (x.shape[2], x.shape[3]), self.group_size)
-        stages = [(cast(AttentionBlock, self.get_submodule(name)), kind) for name, kind in self._stages()]
-        before: Layout = "map"
-        for block, kind in stages:
-            x = regroup(x, cells, before, kind)
-            x = recomputed(block, x, dense) if self.recompute and self.training else block(x, dense)
-            before = kind
-        x = regroup(x, cells, before, "map")
-        return x[..., top : top + height, left : left + width]
-
-    def _define(self, x: Tensor) -> Tensor:
-        """Compute `forward` on the map as it is: project, regroup query, key and value, attend, put together."""
-        height, width = x.shape[-2:]
         top = left = 0
         if not self.mask_padding:
             x, (top, left) = pad_to_multiple(x, self.group_size)
+        stage = self._stage_in_groups if self._may_run_in_groups(x) else self._stage
         for name, kind in self._stages():
-            core = long_range if kind == "long_range" else short_range
-            core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
-            block = self.get_submodule(name)
-            x = recomputed(block, x, core) if self.recompute and self.training else block(x, core)
+            x = stage(self.get_submodule(name), kind, x)
         return x[..., top : top + height, left : left + width]
+
+    def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
+        """Run a stage by its definition: project the map, attend within the groups, project back."""
+        core = {"long_range": long_range, "short_range": short_range}[kind]
+        core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
+        return run(block, x, core, recompute=self.recompute)
+
+    def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
+        """Run a stage on the groups of the map, which is faster: one tensor is regrouped, not four.
+
+        Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
+        at a time.
+        """
+        at_once = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        tokens = None if at_once or x.device.type != "cpu" else _TOKENS
+        attend = partial(run, block, core=dense, recompute=self.recompute)
+        return in_groups(attend, x, self.group_size, kind, tokens)
+
+    def _may_run_in_groups(self, x: Tensor) -> bool:
+        """Return whether a stage may run on groups: their positions must all be those of the padded map."""
+        if is_by_definition() or for_any_size():
+            return False
+        return x.shape[2] % self.group_size[0] == 0 and x.shape[3] % self.group_size[1] == 0
 
     def cost(self, height: int, width: int) -> Cost:
         """Return the cost for one map; scores N(P + Q) times depth, for the padded N = P Q positions."""
@@ -309,10 +221,7 @@ class SelfAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""
-        out: Tensor = (
-            recomputed(self.block, x, dense) if self.recompute and self.training else self.block(x, dense)
-        )
-        return out
+        return run(self.block, x, dense, recompute=self.recompute)
 
     def cost(self, height: int, width: int) -> Cost:
         """Return the cost for one map; N^2 scores."""

@@ -16,7 +16,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from isaseg.models.backbone import Backbone
-from isaseg.models.block import AttentionBlock, Core, Pointwise, project_values
+from isaseg.models.block import AttentionBlock, Pointwise, project_values
+from isaseg.models.cores import Core
 
 _TOKENS = (
     2048  # that a block handles at a time on a CPU, so that they stay in its cache: 4 MB of 512 channels
@@ -76,13 +77,7 @@ class FusedBlock(nn.Module):
             self.proj = nn.Sequential(*rest)
 
     def forward(self, x: Tensor, core: Core) -> Tensor:
-        """Return what the block returns. The maps of a batch do not mix, so on a CPU a few of them run at a time."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling() or len(x) == 0:
-            return self._run(x, core)
-        parts = torch.split(x, max(_TOKENS // x[0, 0].numel(), 1))
-        return torch.cat([self._run(part, core) for part in parts])
-
-    def _run(self, x: Tensor, core: Core) -> Tensor:
+        """Return what the block returns."""
         query, key = self.query_key(x).chunk(2, dim=1)
         out: Tensor = self.proj(core(self.query(query), self.key(key), self.value(x)))
         return out
@@ -94,7 +89,7 @@ def _layers(part: Iterable[nn.Module]) -> list[Any]:
 
 def _pointwise(weight: Tensor, bias: Tensor | None) -> Pointwise:
     conv = Pointwise(weight.shape[1], weight.shape[0], bias=bias is not None)
-    conv.weight = nn.Parameter(weight.view(*weight.shape[:2], 1, 1), requires_grad=False)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
     conv.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return conv
 

@@ -1,27 +1,29 @@
-"""Trade time for memory in training: compute a part of a network a second time instead of keeping what it made."""
+"""Trade time for memory in training: compute a block a second time instead of keeping its intermediate results."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from isaseg.models.cores import Core
 
-def recomputed(module: nn.Module, *arguments: Any) -> Tensor:
-    """Return `module(*arguments)`, keeping the arguments alone until the backward pass, which runs it again.
+
+def run(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> Tensor:
+    """Return `module(x, core)`. With `recompute`, training keeps `x` alone, and the backward pass runs the module again.
 
     Batch norms count the batch once.
     """
     out: Tensor
-    if torch.compiler.is_compiling():  # whose backward graph has no running statistics
-        out = checkpoint(module, *arguments, use_reentrant=False)
-        return out
-    contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
-    contexts = partial(_contexts, module)
-    out = checkpoint(module, *arguments, use_reentrant=False, context_fn=contexts)
+    if not (recompute and module.training):
+        out = module(x, core)
+    elif torch.compiler.is_compiling():  # its backward graph has no running statistics
+        out = checkpoint(module, x, core, use_reentrant=False)
+    else:
+        contexts = partial(_contexts, module)
+        out = checkpoint(module, x, core, use_reentrant=False, context_fn=contexts)
     return out
 
 
@@ -31,7 +33,7 @@ def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], Abstract
 
 @contextmanager
 def _as_they_were(module: nn.Module) -> Iterator[None]:
-    """Give the buffers, such as running statistics, the values back that they have now."""
+    """Restore the buffers, such as running statistics, at the end."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

@@ -1,89 +1,37 @@
 """How a map is cut into the groups of interlaced sparse self-attention, and put together again.
 
-Legend: B batch, C channels, H W map, P = `group_size`, Q = (H / P_h, W / P_w). Each function is one copy, into
-channels-last memory: attention wants the channels of a token together. Pure PyTorch.
+Legend: B batch, C channels, H W map, P = `group_size`, Q = (H / P_h, W / P_w). Pure PyTorch.
+
+All goes through the cells of a map, a view (B, Q_h, P_h, Q_w, P_w, C). Groups are one copy of it into channels-last
+memory: attention wants the channels of a token together.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "AXES",
-    "Grid",
-    "Layout",
+    "Kind",
+    "Size",
     "deinterlace",
     "for_any_size",
-    "grid",
+    "in_groups",
     "interlace",
     "merge_windows",
     "pad_to_multiple",
     "padded",
-    "regroup",
     "split_windows",
 ]
 
 Size = tuple[int, int]
-Layout = Literal["map", "long_range", "short_range"]
+Kind = Literal["long_range", "short_range"]
 
-# Where the axes (B, Q_h, P_h, Q_w, P_w) of a map stand: first those that number the groups, then those inside one.
-AXES: dict[str, tuple[int, ...]] = {
-    "map": (0, 1, 2, 3, 4),
-    "long_range": (0, 2, 4, 1, 3),
-    "short_range": (0, 1, 3, 2, 4),
-}
-
-
-class Grid(NamedTuple):
-    """A map of `batch` images of (Q_h * P_h) x (Q_w * P_w)."""
-
-    batch: int
-    rows: int
-    group_rows: int
-    columns: int
-    group_columns: int
-
-    def shape(self, layout: Layout) -> tuple[int, int, int]:
-        """Return number, height and width of the groups; of the map itself, of the images."""
-        axes = [self[axis] for axis in AXES[layout]]
-        if layout == "map":
-            return axes[0], axes[1] * axes[2], axes[3] * axes[4]
-        return axes[0] * axes[1] * axes[2], axes[3], axes[4]
-
-
-def grid(batch: int, size: Size, group_size: Size) -> Grid:
-    """Return the grid of a map.
-
-    Raises:
-        ValueError: If `size` is not a multiple of `group_size`.
-    """
-    height, width = size
-    if height % group_size[0] or width % group_size[1]:
-        raise ValueError(
-            f"expected a map whose height and width are multiples of {group_size=}, got {height=}, {width=}; "
-            "pad it first with pad_to_multiple"
-        )
-    return Grid(batch, height // group_size[0], group_size[0], width // group_size[1], group_size[1])
-
-
-def regroup(x: Tensor, grid: Grid, before: Layout, after: Layout) -> Tensor:
-    """Take a map, or its groups, from one layout to another.
-
-    Args:
-        x: (n, C, h, w) with n, h, w = `grid.shape(before)`.
-        grid: Of the whole map.
-        before: How `x` is laid out: `map`, the groups of the long-range stage, or the windows of the short-range one.
-        after: How it is to be.
-
-    Returns:
-        (n, C, h, w) with n, h, w = `grid.shape(after)`.
-    """
-    axes = AXES[before]
-    x = x.permute(0, 2, 3, 1).reshape(*(grid[axis] for axis in axes), x.shape[1])
-    x = x.permute(*(axes.index(axis) for axis in AXES[after]), 5)
-    return x.reshape(*grid.shape(after), x.shape[-1]).permute(0, 3, 1, 2)
+# The order of the axes of cells that gives groups: first the three that number them, then the two inside one, then C.
+_TO_GROUPS = {"long_range": (0, 2, 4, 1, 3, 5), "short_range": (0, 1, 3, 2, 4, 5)}
+_TO_CELLS = {"long_range": (0, 3, 1, 4, 2, 5), "short_range": (0, 1, 3, 2, 4, 5)}
 
 
 def interlace(x: Tensor, group_size: Size) -> Tensor:
@@ -101,13 +49,12 @@ def interlace(x: Tensor, group_size: Size) -> Tensor:
     Raises:
         ValueError: If H or W is not a multiple.
     """
-    return regroup(x, grid(x.shape[0], (x.shape[2], x.shape[3]), group_size), "map", "long_range")
+    return _groups(_cells(x, group_size), "long_range")
 
 
 def deinterlace(x: Tensor, group_size: Size) -> Tensor:
     """Undo `interlace`: (B * P_h * P_w, C, Q_h, Q_w) to (B, C, Q_h * P_h, Q_w * P_w)."""
-    batch = x.shape[0] // (group_size[0] * group_size[1])
-    return regroup(x, Grid(batch, x.shape[2], group_size[0], x.shape[3], group_size[1]), "long_range", "map")
+    return _map(_cells_of_groups(x, "long_range", group_size))
 
 
 def split_windows(x: Tensor, group_size: Size) -> Tensor:
@@ -116,14 +63,61 @@ def split_windows(x: Tensor, group_size: Size) -> Tensor:
     Raises:
         ValueError: If H or W is not a multiple of the window.
     """
-    return regroup(x, grid(x.shape[0], (x.shape[2], x.shape[3]), group_size), "map", "short_range")
+    return _groups(_cells(x, group_size), "short_range")
 
 
 def merge_windows(x: Tensor, size: Size) -> Tensor:
     """Undo `split_windows`: (B * Q_h * Q_w, C, P_h, P_w) to (B, C, H, W), where `size` = (H, W)."""
-    rows, columns = size[0] // x.shape[2], size[1] // x.shape[3]
-    batch = x.shape[0] // (rows * columns)
-    return regroup(x, Grid(batch, rows, x.shape[2], columns, x.shape[3]), "short_range", "map")
+    return _map(_cells_of_groups(x, "short_range", (size[0] // x.shape[2], size[1] // x.shape[3])))
+
+
+def in_groups(
+    run: Callable[[Tensor], Tensor], x: Tensor, group_size: Size, kind: Kind, tokens: int | None = None
+) -> Tensor:
+    """Return what `run` makes of the groups of a map, as a map.
+
+    Args:
+        run: Takes groups as a batch, (n, C, h, w), and treats each like any other.
+        x: The map, (B, C, H, W).
+        group_size: (P_h, P_w), which divides H and W.
+        kind: Which groups: those of `interlace` or those of `split_windows`.
+        tokens: About how many positions `run` is given at a time; None means all.
+    """
+    cells, axis = _cells(x, group_size), _TO_GROUPS[kind][1]
+    parts: tuple[Tensor, ...] = (cells,)
+    if tokens is not None:
+        few = max(tokens * cells.shape[axis] // max(cells[..., 0].numel(), 1), 1)
+        parts = torch.split(cells, few, axis)
+    done = []
+    for part in parts:
+        out = run(_groups(part, kind))
+        done.append(_cells_of_groups(out, kind, (part.shape[axis], part.shape[_TO_GROUPS[kind][2]])))
+    return _map(torch.cat(done, axis))
+
+
+def _cells(x: Tensor, group_size: Size) -> Tensor:
+    height, width = x.shape[-2:]
+    if height % group_size[0] or width % group_size[1]:
+        raise ValueError(
+            f"expected a map whose height and width are multiples of {group_size=}, got {height=}, {width=}; "
+            "pad it first with pad_to_multiple"
+        )
+    x_BHWC = x.permute(0, 2, 3, 1)
+    return torch.unflatten(torch.unflatten(x_BHWC, 2, (-1, group_size[1])), 1, (-1, group_size[0]))
+
+
+def _map(cells: Tensor) -> Tensor:
+    return cells.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
+def _groups(cells: Tensor, kind: Kind) -> Tensor:
+    """Return (n, C, h, w)."""
+    return cells.permute(_TO_GROUPS[kind]).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
+    """Return the cells of groups (B * n_h * n_w, C, h, w), where `number` = (n_h, n_w)."""
+    return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
 
 
 def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
@@ -148,5 +142,5 @@ def padded(size: int, multiple: int) -> int:
 
 
 def for_any_size() -> bool:
-    """Tell whether an ONNX graph is being recorded, which serves every size: no branch may then depend on one."""
+    """Return whether an ONNX graph is being recorded. It must serve every size, so no branch may depend on one."""
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()

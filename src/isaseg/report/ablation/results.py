@@ -20,8 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg import config
 from isaseg.errors import DataError
 from isaseg.files import replace_file, sha256
-from isaseg.models.attention import Cost
-from isaseg.models.block import conv_norm_act
+from isaseg.models.block import Cost, conv_norm_act
 from isaseg.report import reach
 from isaseg.report.ablation.jobs import ROWS, STEPS, Job, Row, compose_job, is_finished, select_rows
 
