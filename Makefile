@@ -42,11 +42,14 @@ format: $(STAMP) ## bring the code into shape
 sweep: $(STAMP) ## train every partition size on Lamps, one after the other
 	$(BIN)/python src/train.py -m sweep=group_size $(ARGS)
 
-ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and draw the table and the figures
-	$(BIN)/python src/ablation.py $(ARGS)
+ABLATION := src/compare.py outputs/lamps_isa/context.sweep --output outputs/ablation --also val/group_acc val/group_acc_far --bounds
 
-figures: $(STAMP) ## draw the ablation's table and figures again from the runs on disk
-	$(BIN)/python src/ablation.py --report-only $(ARGS)
+ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and write the table and the figures
+	$(BIN)/python src/train.py -m sweep=context hydra.launcher.slots=2 $(ARGS)
+	$(BIN)/python $(ABLATION)
+
+figures: $(STAMP) ## write the ablation's table and figures again from the runs on disk
+	$(BIN)/python $(ABLATION) $(ARGS)
 
 compare: $(STAMP) ## tables, figures and one page of every run in outputs
 	$(BIN)/python src/compare.py outputs $(ARGS)

@@ -1,6 +1,7 @@
 """Growth of multiply-adds, memory and time with the side of the map, both axes logarithmic, names beside the lines."""
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from benchmarks.modules import Growth, Point
 from benchmarks.modules_rows import ROWS
 from isaseg.files import replace_file
-from isaseg.report.ablation.figures import spread_out
 
 # Okabe and Ito without yellow, and grey; a dash pattern says the same again
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
@@ -27,6 +27,33 @@ _DASHES = (
 )
 _HELD = (0, (2, 2))
 _GAP = 0.047  # between two names, as a share of the axis
+
+
+def spread_out(
+    wanted: Sequence[float], gap: float, low: float = -math.inf, high: float = math.inf
+) -> list[float]:
+    """Move places apart until neighbours are `gap` apart, each as near as it can be to where it was wanted.
+
+    Order is kept. If they do not all fit between `low` and `high` they go beyond `high`.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    clusters: list[tuple[float, list[int]]] = []  # centre, members
+    for index in order:
+        centre, members = min(max(wanted[index], low), high), [index]
+        while (
+            clusters
+            and centre - (len(members) - 1) / 2 * gap < clusters[-1][0] + (len(clusters[-1][1]) + 1) / 2 * gap
+        ):
+            members = clusters.pop()[1] + members
+            half = (len(members) - 1) / 2 * gap
+            centre = statistics.fmean(wanted[i] for i in members)
+            centre = max(min(centre, high - half), low + half)
+        clusters.append((centre, members))
+    places = [0.0] * len(wanted)
+    for centre, members in clusters:
+        for position, index in enumerate(members):
+            places[index] = centre + (position - (len(members) - 1) / 2) * gap
+    return places
 
 
 def plot_growth(curves: Sequence[Growth], limit: int, path: Path) -> None:

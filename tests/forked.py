@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 _MODULES = (
     "isaseg.training.run",
     "isaseg.inference.evaluate",
-    "isaseg.report.ablation.study",
+    "isaseg.report.bounds",
     "isaseg.cli.data_commands",
     "torch._dynamo",
 )

@@ -183,13 +183,6 @@ def test_documented_training_commands_compose(command: str, compose: Callable[..
         config.check(compose(*job, *root))
 
 
-@pytest.mark.parametrize("command", commands("python src/ablation.py"))
-def test_documented_ablation_commands_have_their_options(command: str) -> None:
-    shown = run(sys.executable, "src/ablation.py", "--help").stdout
-    options = [word for word in command.split()[2:] if not word.isdigit()]
-    assert options and all(re.search(rf"(?<![\w-]){re.escape(o)}(?![\w-])", shown) for o in options)
-
-
 @pytest.mark.parametrize("command", commands("python src/data.py"))
 def test_documented_data_commands_compose(command: str) -> None:
     word, *overrides = command.split()[2:]

@@ -263,7 +263,6 @@ def test_x5_weights_are_fetched_only_where_they_are_asked_for(
         ("train.py", ["output_dir=file/out"]),
         ("train.py", ["run_dir=file/run"]),
         ("train.py", ["-m", "seed=0,1", "output_dir=file/out"]),
-        ("ablation.py", ["--dry", "--output", "file/out"]),
     ],
 )
 def test_x3_a_folder_that_cannot_be_made_is_told(script: str, words: list[str], tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The figures as files: score against cost, curves, the grid of group sizes, classes against the baseline."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,34 +10,36 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from isaseg.files import replace_file
-from isaseg.report.intervals import spread
 from isaseg.report.rows import Comparison, Row, finite, is_share
 from isaseg.report.table import metric_name
 
-# Okabe and Ito: apart for colour-blind readers too; a dash pattern and a marker say the same again. Seven colours
-# and four patterns have no common divisor: twenty-eight rows look different.
+# Okabe and Ito's colours, which colour-blind readers can tell apart, with a dash pattern and a marker besides. Seven
+# colours and four patterns have no common divisor: twenty-eight rows look different.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 DASHES = ((), (6, 2), (2, 1.6), (7, 2, 1.5, 2))
 _MARKERS = "os^D"
-COSTS = {  # of the plots against cost, the first two that are known are drawn
-    "attention_mult_adds": "multiply-adds of attention (millions)",
+COSTS = {  # the first two that are known are drawn
+    "attention_mult_adds": "multiply-adds of attention",
     "ms": "milliseconds a step",
-    "mult_adds": "multiply-adds of the network (millions)",
-    "parameters": "parameters (millions)",
+    "mult_adds": "multiply-adds of the network",
+    "parameters": "parameters",
     "attention_score_mib": "score memory (MiB)",
 }
-_LEAST = 1.0  # point that the colours of a heat map span
+_LEAST = (
+    1.0  # points that the colours of a heat map span at least: hundredths must not look like black and white
+)
+_ONE_PANEL = 6  # rows; curves of more are drawn in a panel for each context module
 
 
 def write_figures(comparison: Comparison, output: Path) -> list[str]:
-    """Draw what there is to draw and return the names of the files; one of an earlier comparison does not stay."""
-    drawn = []
+    """Draw what there is to draw and return the names of the files; remove those of an earlier comparison."""
     draw: dict[str, Callable[[Comparison], Figure | None]] = {
         "accuracy_cost.png": _accuracy_cost,
         "curves.png": _curves,
         "group_size.png": _group_size,
         "classes.png": _classes,
     }
+    drawn = []
     for name, function in draw.items():
         figure = function(comparison)
         if figure is None:
@@ -49,16 +51,8 @@ def write_figures(comparison: Comparison, output: Path) -> list[str]:
     return drawn
 
 
-def cost(row: Row, key: str) -> float | None:
-    """Return a cost of a row: a number of facts.json, or "ms" a step; None if it is not known."""
-    if key == "ms":
-        times = row.measured("seconds_per_step")
-        return 1000 * spread(times).mean if times else None
-    return row.fact(key)
-
-
 def grids(comparison: Comparison) -> dict[str, dict[tuple[int, int], Row]]:
-    """Return the rows by group size, for each of what else tells them apart; only where group sizes vary."""
+    """Return the rows by group size, where it varies, for each label without the group size."""
     found: dict[str, dict[tuple[int, int], Row]] = {}
     for row in comparison.rows:
         high, _, wide = row.values.get("attention.group_size", "").partition("x")
@@ -68,8 +62,17 @@ def grids(comparison: Comparison) -> dict[str, dict[tuple[int, int], Row]]:
     return {rest: cells for rest, cells in found.items() if len(cells) > 1}
 
 
+def heat(cells: dict[tuple[int, int], Row], scale: float) -> tuple[list[int], list[int], NDArray[np.float64]]:
+    """Return the heights, the widths and the mean scores (heights, widths) of one of the `grids`, NaN where unknown."""
+    high, wide = (sorted({place[axis] for place in cells}) for axis in (0, 1))
+    values = np.full((len(high), len(wide)), math.nan)
+    for (h, w), row in cells.items():
+        values[high.index(h), wide.index(w)] = scale * row.score.mean
+    return high, wide, values
+
+
 def class_gaps(comparison: Comparison) -> tuple[list[str], list[tuple[Row, list[float]]]]:
-    """Return the baseline's classes, and the IoU of each row minus the baseline's in points; NaN where one lacks it."""
+    """Return the baseline's classes, and each row's IoU minus the baseline's in points; NaN where one is missing."""
     base = comparison.baseline.classes() if comparison.baseline is not None else {}
     found = []
     for row in comparison.rows:
@@ -79,46 +82,49 @@ def class_gaps(comparison: Comparison) -> tuple[list[str], list[tuple[Row, list[
     return list(base), found
 
 
+def marked(comparison: Comparison, row: Row) -> str:
+    """Return the label, with a star if not all of the runs have converged."""
+    return row.label + (" *" if _is_hollow(comparison, row) else "")
+
+
+def _is_hollow(comparison: Comparison, row: Row) -> bool:
+    return row.converged(comparison.metric) not in (None, row.count("finished"))
+
+
 def _accuracy_cost(comparison: Comparison) -> Figure | None:
     rows = [row for row in comparison.rows if row.scores]
-    known = [key for key in COSTS if any(cost(row, key) is not None for row in rows)][:2]
+    known = [key for key in COSTS if any(row.cost(key) is not None for row in rows)][:2]
     if not known:
         return None
     scale = 100 if is_share(comparison.metric) else 1
     figure = Figure(figsize=(4.4 * len(known) + 2.4, 4.2), dpi=120, facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, known, strict=True):
-        unit = 1e6 if "millions" in COSTS[key] else 1
-        places = [None if (value := cost(row, key)) is None else value / unit for row in rows]
+        places = [row.cost(key) for row in rows]
         for row, x in zip(rows, places, strict=True):
-            if x is None:
-                continue
-            colour, _, marker = style(comparison, row)
-            error = None if math.isnan(row.score.sd) else scale * row.score.sd
-            y = scale * row.score.mean
-            axes.errorbar(
-                x,
-                y,
-                error,
-                ls="none",
-                color=colour,
-                marker=marker,
-                ms=6.5,
-                capsize=2.5,
-                label=_plain(row.label),
-            )
+            if x is not None:
+                colour, _, marker = style(comparison, row)
+                axes.errorbar(
+                    x,
+                    scale * row.score.mean,
+                    None if math.isnan(row.score.sd) else scale * row.score.sd,
+                    ls="none",
+                    color=colour,
+                    marker=marker,
+                    mfc="white" if _is_hollow(comparison, row) else colour,
+                    ms=6.5,
+                    capsize=2.5,
+                    label=_plain(marked(comparison, row)),
+                )
         positive = [x for x in places if x]
         if len(positive) > 1 and max(positive) > 10 * min(positive):
-            axes.set_xscale("symlog", linthresh=min(positive))  # a place for 0, which no context costs
+            axes.set_xscale("symlog", linthresh=min(positive))  # has a place for 0, the cost of no context
+        elif positive:
+            axes.ticklabel_format(axis="x", style="sci", scilimits=(-3, 4))
         axes.set_xlabel(COSTS[key], fontsize=9)
         _tidy(axes)
     panels[0].set_ylabel(_plain(metric_name(comparison)), fontsize=9)
-    named = {
-        label: line for axes in panels for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        named.values(), named.keys(), loc="outside right upper", fontsize=8, frameon=False, handlelength=3
-    )
+    _legend(figure, comparison, panels)
     return figure
 
 
@@ -126,25 +132,47 @@ def _curves(comparison: Comparison) -> Figure | None:
     metric, scale = comparison.metric, 100 if is_share(comparison.metric) else 1
     if not any(run.history.get(metric) for row in comparison.rows for run in row.runs):
         return None
-    figure = Figure(figsize=(9.6, 4.4), dpi=120, facecolor="white", layout="constrained")
-    axes = figure.subplots()
-    for row in comparison.rows:
-        colour, dash, _ = style(comparison, row)
-        label: str | None = _plain(row.label)
-        for run in row.runs:
-            curve = finite(run.history.get(metric, {}))
-            axes.plot(list(curve), [scale * v for v in curve.values()], color=colour, alpha=0.4, lw=0.8)
-        mean = row.mean_curve(metric)
-        if mean:
-            values = [scale * value for value in mean.values()]
-            axes.plot(list(mean), values, color=colour, dashes=dash or (None, None), lw=1.9, label=label)
-        else:
-            axes.plot([], [], color=colour, alpha=0.4, lw=0.8, label=f"{label} (none finished)")
-    axes.set_xlabel("step (thin: each seed; thick: mean of the finished ones)", fontsize=9)
-    axes.set_ylabel(_plain(f"{metric} %" if scale == 100 else metric), fontsize=9)
-    _tidy(axes)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3)
+    groups = _panels(comparison.rows)
+    columns = min(len(groups), 2)
+    lines = math.ceil(len(groups) / columns)
+    size = (9.6 + 2.4 * (columns - 1), 1.4 + 3.0 * lines)
+    figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes, rows in zip(panels, groups, strict=False):
+        for row in rows:
+            colour, dash, _ = style(comparison, row)
+            label = _plain(marked(comparison, row))
+            for run in row.runs:
+                curve = finite(run.history.get(metric, {}))
+                axes.plot(list(curve), [scale * v for v in curve.values()], color=colour, alpha=0.4, lw=0.8)
+            mean = {step: scale * value for step, value in row.mean_curve(metric).items()}
+            look = {"lw": 1.9, "dashes": dash or (None, None)} if mean else {"lw": 0.8, "alpha": 0.4}
+            named = label if mean else f"{label} (none finished)"
+            axes.plot(list(mean), list(mean.values()), color=colour, label=named, **look)
+        if comparison.baseline is not None and comparison.baseline not in rows:
+            mean = comparison.baseline.mean_curve(metric)
+            axes.plot(list(mean), [scale * v for v in mean.values()], color="#999999", lw=1.0, zorder=1)
+        axes.set_xlabel("step", fontsize=9)
+        _tidy(axes)
+    for axes in panels[len(groups) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel(_plain(f"{metric} %" if scale == 100 else metric), fontsize=9)
+    _legend(
+        figure, comparison, panels, "thin: each seed; thick: mean" + "; grey: baseline" * (len(groups) > 1)
+    )
     return figure
+
+
+def _panels(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows by context module if there are many; modules of a single row share a panel."""
+    if len(rows) <= _ONE_PANEL:
+        return [list(rows)]
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.values.get("attention._target_", ""), []).append(row)
+    single = [row for group in found.values() if len(group) == 1 for row in group]
+    return [group for group in (*found.values(), single) if len(group) > 1 or group is single and single]
 
 
 def _group_size(comparison: Comparison) -> Figure | None:
@@ -158,16 +186,12 @@ def _group_size(comparison: Comparison) -> Figure | None:
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     every = [scale * row.score.mean for cells in found.values() for row in cells.values()]
-    # hundredths of a point must not look like black and white
-    high_end = max(every)
-    low = min(*every, high_end - _LEAST) if scale == 100 else min(every)
+    top = max(every)
+    low = min(*every, top - _LEAST) if scale == 100 else min(every)
     for axes, (rest, cells) in zip(panels, found.items(), strict=False):
-        high, wide = (sorted({place[axis] for place in cells}) for axis in (0, 1))
-        values = np.full((len(high), len(wide)), math.nan)
-        for (h, w), row in cells.items():
-            values[high.index(h), wide.index(w)] = scale * row.score.mean
-        image = axes.imshow(values, cmap="cividis", vmin=low, vmax=high_end)
-        _numbers(axes, values, values > (low + high_end) / 2, ".2f" if scale == 100 else ".4g")
+        high, wide, values = heat(cells, scale)
+        image = axes.imshow(values, cmap="cividis", vmin=low, vmax=top)
+        _numbers(axes, values, values > (low + top) / 2, ".2f" if scale == 100 else ".4g")
         axes.set_xticks(range(len(wide)), [str(w) for w in wide], fontsize=8)
         axes.set_yticks(range(len(high)), [str(h) for h in high], fontsize=8)
         axes.set_title(_plain(rest), fontsize=9)
@@ -175,8 +199,7 @@ def _group_size(comparison: Comparison) -> Figure | None:
         axes.set_ylabel("$P_h$", fontsize=9)
     for axes in panels[len(found) :]:
         axes.set_visible(False)
-    bar = figure.colorbar(image, ax=panels, shrink=0.8)
-    bar.set_label(_plain(metric_name(comparison)), fontsize=8)
+    figure.colorbar(image, ax=panels, shrink=0.8).set_label(_plain(metric_name(comparison)), fontsize=8)
     return figure
 
 
@@ -192,14 +215,7 @@ def _classes(comparison: Comparison) -> Figure | None:
     image = axes.imshow(values, cmap="PuOr_r", vmin=-reach, vmax=reach, aspect="auto")
     if len(names) <= 40:
         _numbers(axes, values, np.abs(values) < 0.7 * reach, "+.1f")
-    axes.set_xticks(
-        range(len(names)),
-        [_plain(name) for name in names],
-        fontsize=8,
-        rotation=45,
-        ha="right",
-        rotation_mode="anchor",
-    )
+    axes.set_xticks(range(len(names)), [_plain(name) for name in names], fontsize=8, rotation=45, ha="right")
     axes.set_yticks(range(len(found)), [_plain(row.label) for row, _ in found], fontsize=8)
     title = f"IoU minus that of {comparison.baseline.label}, points, at the best checkpoints, mean over seeds"
     figure.suptitle(_plain(title), fontsize=8.5)
@@ -211,6 +227,25 @@ def style(comparison: Comparison, row: Row) -> tuple[str, tuple[float, ...], str
     """Return colour, dash pattern and marker of a row."""
     place = comparison.rows.index(row)
     return COLOURS[place % len(COLOURS)], DASHES[place % len(DASHES)], _MARKERS[place % len(_MARKERS)]
+
+
+def _legend(figure: Figure, comparison: Comparison, panels: Iterable[Axes], note: str = "") -> None:
+    named = {
+        text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    stars = any(_is_hollow(comparison, row) for row in comparison.rows)
+    notes = [note] * bool(note) + ["* not converged: speed of learning"] * stars
+    figure.legend(
+        named.values(),
+        named.keys(),
+        loc="outside right upper",
+        title="\n".join(notes) or None,
+        title_fontsize=7.5,
+        fontsize=8,
+        frameon=False,
+        handlelength=3,
+        alignment="left",
+    )
 
 
 def _numbers(axes: Axes, values: NDArray[np.float64], bright: NDArray[np.bool_], pattern: str) -> None:
@@ -227,4 +262,4 @@ def _tidy(axes: Axes) -> None:
 
 
 def _plain(text: str) -> str:
-    return text.replace("$", r"\$")  # no formula
+    return text.replace("$", r"\$")  # matplotlib would read a formula

@@ -2,10 +2,9 @@
 
 import math
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
-
-from scipy.special import stdtrit  # scipy.stats takes a second longer to import
 
 
 class Spread(NamedTuple):
@@ -17,7 +16,7 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A difference of two means with its confidence interval; no interval (NaN) if a side has a single seed."""
+    """A difference of two means with its confidence interval; the interval is NaN if a side has a single seed."""
 
     value: float
     low: float
@@ -26,39 +25,32 @@ class Difference(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return mean and sample standard deviation of any number of values."""
-    return Spread(
-        len(values),
-        statistics.fmean(values) if values else math.nan,
-        statistics.stdev(values) if len(values) > 1 else math.nan,
-    )
+    """Return the mean and the sample standard deviation of any number of values."""
+    mean = statistics.fmean(values) if values else math.nan
+    return Spread(len(values), mean, statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
 def difference(scores: Mapping[int, float], baseline: Mapping[int, float], confidence: float) -> Difference:
-    """Return mean of `scores` minus mean of `baseline`, both by seed.
+    """Return the mean of `scores` minus the mean of `baseline`, both by seed.
 
-    With the same seeds on both sides, two at least, the differences of each seed are taken (paired t); otherwise
-    variances are not assumed equal (Welch 1947, degrees of freedom after Satterthwaite).
+    If both sides have the same seeds, at least two, the t interval is that of the differences per seed (paired).
+    Otherwise it is Welch's, which does not assume equal variances.
 
     Args:
-        scores: Score of each seed, one at least.
+        scores: Score of each seed, at least one.
         baseline: Likewise.
         confidence: Between 0 and 1, such as 0.95.
     """
-    ours, theirs = spread(list(scores.values())), spread(list(baseline.values()))
-    value = ours.mean - theirs.mean
-    if min(ours.n, theirs.n) < 2:
+    from scipy import stats  # takes two seconds to import
+
+    ours, theirs = ([side[seed] for seed in sorted(side)] for side in (scores, baseline))
+    value = statistics.fmean(ours) - statistics.fmean(theirs)
+    if min(len(ours), len(theirs)) < 2:
         return Difference(value, math.nan, math.nan, "none")
-    if scores.keys() == baseline.keys():
-        error = spread([scores[seed] - baseline[seed] for seed in scores]).sd / math.sqrt(ours.n)
-        return _interval(value, error, ours.n - 1, confidence, "paired")
-    a, b = ours.sd**2 / ours.n, theirs.sd**2 / theirs.n
-    freedom = (a + b) ** 2 / (a**2 / (ours.n - 1) + b**2 / (theirs.n - 1)) if a + b > 0 else 1.0
-    return _interval(value, math.sqrt(a + b), freedom, confidence, "Welch")
-
-
-def _interval(
-    value: float, error: float, freedom: float, confidence: float, how: Literal["paired", "Welch"]
-) -> Difference:
-    half = float(stdtrit(freedom, (1 + confidence) / 2)) * error
-    return Difference(value, value - half, value + half, how)
+    paired = scores.keys() == baseline.keys()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns of values that are all alike
+        test = stats.ttest_rel(ours, theirs) if paired else stats.ttest_ind(ours, theirs, equal_var=False)
+        interval = test.confidence_interval(confidence)
+    low, high = (value if math.isnan(end) else float(end) for end in interval)  # NaN: neither side varies
+    return Difference(value, low, high, "paired" if paired else "Welch")

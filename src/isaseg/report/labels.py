@@ -1,4 +1,4 @@
-"""What tells one row from another: the keys of the configurations that differ, and labels made of them."""
+"""What distinguishes the rows: the keys of the configurations that differ, and labels made of them."""
 
 import json
 from collections import Counter
@@ -12,15 +12,16 @@ from isaseg import config
 Values = Mapping[str, str]  # dotted keys and their values as text
 
 _UNSET = "unset"
-_IN_LABEL = 3  # keys that a label shows, unless it needs more to be told from the others
-_LONGEST = 32  # letters of a value in a label
+_IN_LABEL = 3  # keys in a label, unless more are needed to make all labels different
+_LONGEST = 32  # characters of a value in a label
+_IN_COLUMNS = ("trainer.max_steps",)  # the table has a column for it: in a label only where it is needed
 
 # Keys of later sections follow from those of earlier ones by interpolation (conf/): the earlier one is shown.
 _SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss")
 
 
 def identity(cfg: DictConfig) -> dict[str, str]:
-    """Return what defines a run, flat and as text, without its seed; as `config.run_name` sees it."""
+    """Return what defines a run, as `config.run_name` sees it: flat, as text, without the seed."""
     flat: dict[str, str] = {}
 
     def collect(node: dict[Any, Any], path: str) -> None:
@@ -41,21 +42,16 @@ def _text(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text without what moves a terminal's cursor."""
+    """Return the text without characters that move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def differing(attention: Sequence[str], values: Sequence[Values]) -> list[str]:
-    """Return the keys that differ, without those that say the same as an earlier one."""
-
-    def column(key: str) -> tuple[str, ...]:
-        return tuple(held.get(key, _UNSET) for held in values)
-
-    keys = sorted({key for held in values for key in held}, key=_rank)
+    """Return the keys that differ, without those that repeat what an earlier one says."""
     found: dict[str, tuple[str, ...]] = {}
     heads: dict[str, Sequence[str]] = {"attention": attention}
-    for key in keys:
-        cells, section = column(key), key.split(".")[0]
+    for key in sorted({key for held in values for key in held}, key=_rank):
+        cells, section = tuple(held.get(key, _UNSET) for held in values), key.split(".")[0]
         if len(set(cells)) == 1 or cells in found.values():
             continue
         if section in heads and _follows(cells, heads[section]):
@@ -73,12 +69,12 @@ def _rank(key: str) -> tuple[Any, ...]:
 
 
 def _follows(cells: Sequence[str], head: Sequence[str]) -> bool:
-    """Tell whether `cells` is a function of `head`."""
+    """Return whether `cells` is a function of `head`."""
     return len(set(zip(head, cells, strict=True))) == len(set(head))
 
 
 def labels(attention: Sequence[str], values: Sequence[Values], keys: Sequence[str]) -> list[str]:
-    """Return different labels: the keys that this takes, and others up to three."""
+    """Return a different label for each row: the context module, the keys that are needed, and others up to three."""
     parts: list[tuple[str, ...]] = [(name,) for name in attention]
     needed = []
     for key in keys:
@@ -86,13 +82,15 @@ def labels(attention: Sequence[str], values: Sequence[Values], keys: Sequence[st
         if len(set(longer)) > len(set(parts)):
             parts = longer
             needed.append(key)
-    others = [key for key in keys if key not in needed]
+    others = [key for key in keys if key not in (*needed, *_IN_COLUMNS)]
     shown = [key for key in keys if key in {*needed, *others[: max(_IN_LABEL - len(needed), 0)]}]
-    several = Counter(map(short, shown))
+    several = Counter(map(_short, shown))
 
     def part(key: str, held: Values) -> str:
-        name = short(key) if several[short(key)] == 1 else key
-        return f"{name}={_shown(key, held.get(key, _UNSET))}"
+        name = _short(key) if several[_short(key)] == 1 else key
+        text = held.get(key, _UNSET)
+        text = text.rpartition(".")[2] if key.endswith("_target_") else text
+        return f"{name}={text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
 
     return [
         ", ".join([name, *(part(key, held) for key in shown)])
@@ -100,12 +98,7 @@ def labels(attention: Sequence[str], values: Sequence[Values], keys: Sequence[st
     ]
 
 
-def _shown(key: str, value: str) -> str:
-    text = value.rpartition(".")[2] if key.endswith("_target_") else value
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def short(key: str) -> str:
+def _short(key: str) -> str:
     """Return how a key is shown: `data` for data.name, `lr` for optim.lr."""
     section, _, leaf = key.rpartition(".")
     return section if leaf in ("name", "_target_") and section else leaf

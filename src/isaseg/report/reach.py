@@ -1,13 +1,13 @@
-"""What a pixel can hear of: field of view, attention support, and the accuracy that they allow on Lamps.
+"""What reaches a pixel: field of view, attention support, and the group accuracy that they allow on Lamps.
 
-All of it is measured on the code that trains, by the support of gradients, before anything is trained:
-nothing here is a formula that could drift from the modules. The bound assumes a perfect decision wherever the cue is
-in reach, and a guess among three lamp colours wherever it is not.
+All of it is measured on the untrained modules, by the support of gradients: there is no formula that could drift from
+the code. The bound assumes a perfect decision wherever the cue is in reach, and a guess among three lamp colours
+elsewhere.
 """
 
 import copy
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,22 +20,12 @@ GROUPS = 3  # lamp colours
 _LARGEST = 1024
 
 
-class Source(Protocol):
-    """Scenes of one split: image (H, W, 3) uint8, mask (H, W) uint8, and `far` (H, W) bool or None."""
-
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-
-    def load(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_] | None]:
-        """Return scene `index`."""
-
-
 class FieldOfView(NamedTuple):
-    """Which pixels one feature sees: for cell row i, `size` rows from row i * stride + offset on.
+    """The pixels that one feature sees: cell row i sees `size` rows from row i * stride + offset on.
 
     Attributes:
-        size: Pixels (rows, columns).
-        offset: Where the window begins, from the pixel i * stride, (rows, columns).
+        size: Height and width of the window in pixels.
+        offset: Where the window begins, relative to pixel i * stride: (rows, columns).
         stride: Pixels between neighbouring cells.
     """
 
@@ -45,12 +35,7 @@ class FieldOfView(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The highest group accuracy that geometry allows, as fractions.
-
-    Attributes:
-        group_acc: Over all object pixels.
-        group_acc_far: Over those of the `far` region; NaN where the source has none.
-    """
+    """The highest group accuracy that geometry allows, as fractions: over all object pixels, and over the far ones."""
 
     group_acc: float
     group_acc_far: float
@@ -59,14 +44,13 @@ class Bound(NamedTuple):
 def field_of_view(stages: Sequence[nn.Module]) -> FieldOfView:
     """Measure the pixels that one feature sees after `stages`, e.g. `[backbone, head.reduce]`.
 
-    A stage may return a list of maps, of which the last goes on.
+    If a stage returns a list of maps, the next stage takes the last.
 
     Raises:
         ValueError: If a feature sees more than 1024 pixels.
     """
-    opened = [
-        _opened(stage, torch.float64) for stage in stages
-    ]  # the rim of a deep one underflows in float32
+    # in float32 the border of the window underflows for deep networks
+    opened = [_opened(stage, torch.float64) for stage in stages]
     side = 64
     while side <= _LARGEST:
         rows, cols, cell, stride = _seen_from_centre(opened, side)
@@ -75,13 +59,13 @@ def field_of_view(stages: Sequence[nn.Module]) -> FieldOfView:
             return FieldOfView(size, (rows[0] - cell * stride, cols[0] - cell * stride), stride)
         side *= 2
     raise ValueError(
-        f"expected a field of view of at most {_LARGEST} pixels, got more; a backbone that sees the whole "
-        "picture sets no bound"
+        f"expected a field of view of at most {_LARGEST} pixels, got more; a backbone that sees the whole image sets "
+        "no bound"
     )
 
 
 def attention_support(module: nn.Module, height: int, width: int, channels: int | None = None) -> Tensor:
-    """Tell which input cells each output cell of a context module hears.
+    """Return which input cells (columns) each output cell (row) of a context module depends on.
 
     Args:
         module: Context module, (B, C, H, W) to (B, out_channels, H, W).
@@ -90,11 +74,9 @@ def attention_support(module: nn.Module, height: int, width: int, channels: int 
         channels: C; default `module.out_channels`.
 
     Returns:
-        bool (N, N) with N = H W, row-major; row: output cell, column: input cell.
+        bool (N, N) with N = H W, row-major.
     """
-    opened = _opened(
-        module, torch.float32
-    )  # all terms are positive: nothing cancels, half the time of float64
+    opened = _opened(module, torch.float32)  # all terms are positive, so nothing cancels
     depth = channels or int(module.out_channels)  # type: ignore[arg-type]
     cells = height * width
     x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
@@ -110,38 +92,32 @@ def attention_support(module: nn.Module, height: int, width: int, channels: int 
 
 
 def group_accuracy_bound(
-    support: Tensor, fov: FieldOfView, source: Source, scenes: int | None = None
+    support: Tensor, fov: FieldOfView, scenes: Iterable[tuple[NDArray[np.uint8], NDArray[np.bool_]]]
 ) -> Bound:
     """Return the group accuracy on Lamps that no model of this reach can exceed, up to luck.
 
-    An object pixel is decidable if a lamp pixel lies in the field of view of a cell which is heard by one of
-    the cells that bilinear up-sampling makes this pixel from. It then counts 1, otherwise 1/3.
+    An object pixel can be decided if a lamp pixel lies in the field of view of a cell on which one of the cells depends
+    from which bilinear upsampling makes this pixel. It then counts 1, otherwise 1/3.
 
     Args:
-        support: bool (N, N) as `attention_support` gives it; each cell hears itself as well, because the head
+        support: bool (N, N) from `attention_support`. Each cell depends on itself as well, because the head
             concatenates the input of the context module.
         fov: What each cell sees.
-        source: Scenes of Lamps.
-        scenes: How many, from the first; default all.
+        scenes: Masks (H, W) of Lamps, each with the region (H, W) that is far from the lamp.
     """
-    hears = (support | torch.eye(len(support), dtype=torch.bool)).float()
+    depends = (support | torch.eye(len(support), dtype=torch.bool)).float()
     sums = torch.zeros(2, 2, dtype=torch.float64)  # (all, far) x (score, pixels)
-    for index in range(len(source) if scenes is None else min(scenes, len(source))):
-        _, mask, far = source.load(index)
+    for mask, far in scenes:
         labels = torch.from_numpy(np.asarray(mask, dtype=np.int64))
         seen = cells_that_see(labels == LAMP, fov)
-        heard = (hears @ seen.flatten().float() > 0).view(seen.shape)
+        informed = (depends @ seen.flatten().float() > 0).view(seen.shape)
         # a positive weight of any of the neighbouring cells suffices
-        up = F.interpolate(heard[None, None].float(), size=labels.shape, mode="bilinear", align_corners=False)
+        up = F.interpolate(informed[None, None].float(), labels.shape, mode="bilinear", align_corners=False)
         score = torch.where(up[0, 0] > 0, 1.0, 1 / GROUPS).double()
         objects = (labels > 0) & (labels < LAMP)
-        regions = (
-            [objects] if far is None else [objects, objects & torch.from_numpy(np.asarray(far, dtype=bool))]
-        )
-        for row, region in enumerate(regions):
+        for row, region in enumerate((objects, objects & torch.from_numpy(np.asarray(far, dtype=bool)))):
             sums[row] += torch.stack((score[region].sum(), region.sum().double()))
-    group_acc, group_acc_far = (sums[:, 0] / sums[:, 1]).tolist()
-    return Bound(group_acc, group_acc_far)
+    return Bound(*(sums[:, 0] / sums[:, 1]).tolist())
 
 
 def cells_that_see(cue: Tensor, fov: FieldOfView) -> Tensor:
@@ -177,10 +153,10 @@ def _positive(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.d
 
 
 def _opened(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a module such that a gradient passes wherever one can pass.
+    """Return a copy of a module in which a gradient passes wherever one can pass.
 
-    Positive random weights, neutral norms, no bias, gates at 1: every ReLU is alive and nothing cancels.
-    Max pooling, which passes the gradient of one pixel only, becomes average pooling of the same windows.
+    Weights are positive and random, norms neutral, biases 0 and gates 1: every ReLU is active and nothing cancels.
+    Max pooling, which passes the gradient of a single pixel, becomes average pooling of the same windows.
     """
     module = copy.deepcopy(module).to(dtype).eval()
     for parent in list(module.modules()):

@@ -1,1 +1,0 @@
-"""The ablation over context modules: runs (jobs), what they gave (results), table and figures."""

@@ -1,0 +1,104 @@
+"""The ablation: the sweep over context modules, and what the report says of it beyond any other sweep."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from isaseg import config
+from isaseg.report import figures, table
+from isaseg.report.bounds import with_bounds
+from tests import forked
+from tests.conftest import compose_overrides
+from tests.report.fake_runs import compared, write_run
+
+ROOT = Path(__file__).parents[2]
+ROWS = [row.split() for row in OmegaConf.load(ROOT / "conf" / "sweep" / "context.yaml").hydra.sweeper.rows]
+
+
+def test_every_row_is_another_module_in_the_same_experiment() -> None:
+    cfgs = [compose_overrides(*row) for row in ROWS]
+    for cfg in cfgs:
+        config.check(cfg)
+    assert len({config.attention_label(cfg) for cfg in cfgs}) == len(ROWS) == 13
+    for cfg in cfgs:
+        cfg.trainer.max_steps = 1
+        del cfg.attention
+    assert all(cfg == cfgs[0] for cfg in cfgs), "rows differ in the context module and the steps alone"
+
+
+def test_rows_that_differ_in_module_and_steps_are_labelled_by_the_module(tmp_path: Path) -> None:
+    for row in ROWS:
+        write_run(tmp_path / "_".join(row), *row)
+    labels = [row.label for row in compared(tmp_path).rows]
+    assert labels[:5] == [
+        "criss-cross-plain-r1",
+        "criss-cross-plain-r2",
+        "criss-cross-r1",
+        "criss-cross-r2",
+        "dense",
+    ]
+    assert not any("steps" in label for label in labels)
+
+
+def test_rows_that_have_not_converged_are_marked_wherever_they_are_shown(tmp_path: Path) -> None:
+    flat = {200: 0.9, 250: 0.99, 300: 0.99}
+    for seed, end in enumerate((0.99, 0.9)):
+        write_run(tmp_path / f"dense{seed}", "attention=dense", seed=seed, curve=flat)
+        write_run(tmp_path / f"none{seed}", "attention=none", seed=seed, curve={**flat, 300: end})
+    comparison = compared(tmp_path)
+    assert [figures.marked(comparison, row) for row in comparison.rows] == ["dense", "none *"]
+    assert table.columns(comparison)["converged"] == ("converged", ["2", "1"])
+    assert "Converged: the score moved by less than 1 point" in table.markdown(comparison)
+
+
+def test_further_metrics_and_bounds_are_columns(tmp_path: Path) -> None:
+    for name in ("none", "isa"):
+        folder = write_run(
+            tmp_path / "lamps" / name, f"attention={name}", "data.val_length=8", "backbone=tiny"
+        )
+        text = "step,val/mIoU,val/group_acc\n50,0.2,0.1\n100,0.9,0.345\n"
+        (folder / "metrics.csv").write_text(text)
+    write_run(tmp_path / "cards", "attention=none", "data=cards")
+    comparison = with_bounds(compared(tmp_path, also=["val/group_acc"]))
+    shown = table.columns(comparison)
+    assert shown["val/group_acc"] == ("val/group_acc %", ["34.50", "–", "34.50"])
+    isa, cards, none = (table.record(comparison, row) for row in comparison.rows)
+    assert (isa["bound"], isa["bound_far"], cards["bound"]) == (1.0, 1.0, None)
+    assert 1 / 3 < none["bound"] < 0.6
+    assert none["bound_far"] == pytest.approx(1 / 3, abs=0.02)
+    assert "Bound: group accuracy" in table.latex(comparison)
+
+
+@pytest.mark.parametrize("count", [1, 5, 13])
+def test_figures_are_drawn_for_any_number_of_rows(count: int, tmp_path: Path) -> None:
+    for row in ROWS[:count]:
+        write_run(tmp_path / "_".join(row), *row)
+    assert {"accuracy_cost.png", "curves.png"} <= set(figures.write_figures(compared(tmp_path), tmp_path))
+    for name in ("accuracy_cost.png", "curves.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert 700 < picture.width < 1600
+            assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_the_sweep_and_the_report_go_all_the_way(tmp_path: Path) -> None:
+    few = [
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=2",
+        "data.val_length=8",
+        "data.batch_size=2",
+        "seed=0",
+    ]
+    rows = 'hydra.sweeper.rows=["attention=none trainer.max_steps=600","attention=isa"]'
+    trained = forked.run("train.py", "-m", "sweep=context", rows, *few, "logger=csv", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    members = "outputs/lamps_isa/context.sweep"
+    done = forked.run("compare.py", members, "--bounds", "--also", "val/group_acc", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    header, _, isa, none, *_ = done.stdout.splitlines()
+    assert isa.startswith("| isa-8x8 | 1 |") and none.startswith("| none | 1 |")
+    assert "val/group_acc %" in header and "bound %" in header
+    for name in ("table.md", "table.csv", "curves.png", "accuracy_cost.png", "index.html"):
+        assert (tmp_path / "outputs" / "compare" / name).stat().st_size > 0, name

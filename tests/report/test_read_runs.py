@@ -1,0 +1,173 @@
+"""Reading run folders, whatever state they are in and whoever wrote them."""
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from isaseg.errors import DataError
+from isaseg.report import page, rows, runs, table
+from isaseg.report.pictures import sample_pictures
+from tests.report.fake_runs import compared, write_run
+
+
+def test_a_sweep_file_gives_its_members_those_not_begun_too(tmp_path: Path) -> None:
+    write_run(tmp_path / "one", "attention=dense")
+    write_run(tmp_path / "other", "attention=dense", seed=1)
+    (tmp_path / "grid.sweep").write_text("# seed=0,1\none\nnot there yet\n\n")
+    found = runs.read_runs([tmp_path / "grid.sweep"])
+    assert [(run.folder.name, run.state) for run in found] == [
+        ("one", "finished"),
+        ("not there yet", "unfinished"),
+    ]
+    assert len(runs.read_runs([tmp_path / "grid.sweep", tmp_path / "one", tmp_path])) == 3
+
+
+@pytest.mark.parametrize("line", ["../elsewhere", "/etc", "one/../../x", "link"])
+def test_a_sweep_file_that_leads_out_of_its_folder_is_refused(line: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    write_run(folder / "one", "attention=dense")
+    (folder / "link").symlink_to(tmp_path, target_is_directory=True)
+    (folder / "grid.sweep").write_text(f"one\n{line}\n")
+    with pytest.raises(DataError, match=re.escape(repr(line))):
+        runs.read_runs([folder / "grid.sweep"])
+
+
+def test_what_lies_inside_a_run_is_no_other_run(tmp_path: Path) -> None:
+    inner = write_run(tmp_path / "a" / "run", "attention=dense") / "wandb" / "offline" / "files"
+    inner.mkdir(parents=True)
+    (inner / "config.yaml").write_text("x: 1\n")
+    (found,) = runs.read_runs([tmp_path])
+    assert found.folder == tmp_path / "a" / "run"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "state"),
+    [
+        ("metrics.json", '{"val/mIoU": 0.', "unfinished"),
+        ("metrics.json", "[1, 2]", "unfinished"),
+        ("metrics.csv", "step,val/mIoU\n50,0.5\n100,0.", "unfinished"),
+        ("metrics.csv", "step,val/mIoU,val/loss\n50,0.5,1\n60,0.5\n100,0.6,1\n", "unfinished"),
+        ("facts.json", "{", "finished"),
+        ("config.yaml", "seed: [1\n", "finished"),
+        ("config.yaml", "seed: ${oc.env:HOME}\n", "finished"),
+    ],
+)
+def test_a_broken_file_is_one_line_that_names_it(
+    name: str, content: str, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_run(tmp_path / "run", "attention=dense")
+    (folder / name).write_text(content)
+    with caplog.at_level(logging.WARNING):
+        comparison = compared(tmp_path)
+    (message,) = caplog.messages
+    assert str(folder / name) in message and "\n" not in message
+    (run,) = [run for row in comparison.rows for run in row.runs] or comparison.loose
+    assert run.state == state
+    assert (run.config is None) == (name == "config.yaml")
+    for text in (table.markdown, table.latex, table.as_csv, table.runs_csv, page.page):
+        assert isinstance(text(comparison), str)
+    assert str(folder) in table.markdown(comparison) or name == "facts.json"
+
+
+@pytest.mark.parametrize("word", ['"\\x24{oc.env:SECRET}"', "'${oc.env:SECRET}'"])
+def test_a_configuration_of_a_stranger_is_not_resolved(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SECRET", "sk-leaked")
+    write_run(tmp_path / "good")
+    bad = write_run(tmp_path / "bad", seed=1)
+    with (bad / "config.yaml").open("a") as file:
+        file.write(f"note: {word}\n")
+    comparison = compared(tmp_path)
+    assert [run.folder for run in comparison.loose] == [bad]
+    assert "sk-leaked" not in repr(comparison) + table.markdown(comparison)
+    assert "config.yaml is broken" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "failed.txt", "pictures/00_val.png"])
+def test_a_link_out_of_a_run_folder_is_not_followed(name: str, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "elsewhere" / "run", pictures=1)
+    (other / "failed.txt").write_text("a secret\n")
+    run = write_run(tmp_path / "runs" / "run", seed=3)
+    (run / "pictures").mkdir()
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(other / name)
+    (found,) = runs.read_runs([tmp_path / "runs"])
+    assert found.error == ""
+    assert (found.config is None) == (name == "config.yaml")
+    assert (found.state == "unfinished") == (name == "metrics.json")
+    assert sample_pictures(compared(tmp_path / "runs").rows if found.config and found.metrics else []) == {}
+
+
+@pytest.mark.parametrize("section", ["trainer", "data"])
+def test_a_configuration_that_is_cut_short_is_one_line(
+    section: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(tmp_path / "good")
+    path = write_run(tmp_path / "bad", seed=1) / "config.yaml"
+    text = path.read_text()
+    end = re.search(rf"^{section}:$", text, re.M)
+    assert end is not None
+    path.write_text(text[: end.end()] + "\n")
+    comparison = compared(tmp_path)
+    assert (len(comparison.rows), len(comparison.loose)) == (1, 1)
+    assert "config.yaml is broken" in caplog.text
+
+
+@pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
+def test_numbers_beyond_all_measure_are_none(value: float, tmp_path: Path) -> None:
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        known = json.loads((run / "facts.json").read_text())
+        (run / "facts.json").write_text(json.dumps({**known, "parameters": value}))
+        scores = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps({**scores, "seconds_per_step": value}))
+    (row,) = compared(tmp_path).rows
+    assert row.fact("parameters") is None
+    assert list(row.measured("seconds_per_step")) == []
+
+
+def test_scenes_of_another_seed_are_another_row_unless_they_follow_the_runs(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "scenes" / str(seed), f"data.seed={seed}")
+        write_run(tmp_path / "runs" / str(seed), seed=seed)
+        write_run(tmp_path / "files" / str(seed), f"data.seed={seed}", seed=seed)
+    assert [len(row.runs) for row in compared(tmp_path / "scenes").rows] == [1, 1, 1]
+    assert [len(row.runs) for row in compared(tmp_path / "runs").rows] == [3]
+    assert [len(row.runs) for row in compared(tmp_path / "files").rows] == [3]
+
+
+def test_what_strangers_wrote_is_no_formula_and_moves_no_cursor(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    known = json.loads((run / "facts.json").read_text())
+    (run / "facts.json").write_text(json.dumps({**known, "device": "=HYPERLINK(1)", "git_commit": "+1"}))
+    failed = write_run(tmp_path / "failed", seed=1, finished=False)
+    (failed / "failed.txt").write_text("\x1b[2J<img src=x onerror=alert(1)>\n")
+    comparison = compared(tmp_path)
+    (line,) = [
+        line for line in csv.DictReader(io.StringIO(table.runs_csv(comparison))) if line["seed"] == "0"
+    ]
+    assert (line["device"], line["git_commit"]) == ("'=HYPERLINK(1)", "'+1")
+    text = table.markdown(comparison)
+    assert "\x1b" not in text + table.runs_csv(comparison)
+    assert "\\<img" in text
+
+
+def test_of_repeated_steps_the_later_row_holds_and_cells_may_be_empty(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", "attention=dense")
+    (folder / "metrics.csv").write_text("step,a,val/mIoU\n50,1,0.1\n100,2,0.5\n50,3,\n100,,0.6\n150,4,nan\n")
+    run = runs.read_run(folder)
+    assert run.history == {
+        "a": {50: 3, 100: 2, 150: 4},
+        "val/mIoU": pytest.approx({50: 0.1, 100: 0.6, 150: math.nan}, nan_ok=True),
+    }
+    assert run.score("val/mIoU", "last") is None, (
+        "what is not a number is no score, and an earlier one is not the last"
+    )
+    assert rows.finite(run.history["val/mIoU"]) == {50: 0.1, 100: 0.6}

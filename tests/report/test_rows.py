@@ -1,0 +1,149 @@
+"""Which runs make a row, what a row is called, and what is computed of its scores."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from isaseg.report import figures, intervals, labels, rows, table
+from tests.report.fake_runs import CLASSES, compared, write_run, write_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+def test_a_sweep_over_any_key_is_told_by_that_key(tmp_path: Path) -> None:
+    for place, words in enumerate(
+        [
+            ("optim.lr=1e-3",),
+            ("optim.lr=2e-3",),
+            ("optim.lr=1e-3", "trainer.max_steps=600"),
+            ("backbone=resnet18",),
+        ]
+    ):
+        write_run(tmp_path / f"run{place}", *words)
+    comparison = compared(tmp_path)
+    names = [row.label for row in comparison.rows]
+    assert names == [
+        "isa-8x8, backbone=resnet18.a1_in1k, max_steps=300, lr=0.004",
+        "isa-8x8, backbone=tiny, max_steps=300, lr=0.001",
+        "isa-8x8, backbone=tiny, max_steps=300, lr=0.002",
+        "isa-8x8, backbone=tiny, max_steps=600, lr=0.001",
+    ] or names == [name.replace(".a1_in1k", "") for name in names]
+    assert not any("total_steps" in key or key == "data.max_steps" for key in comparison.differing)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ("attention.group_size=[4,8]", ["isa-4x8", "isa-8x8"]),
+        ("attention.mask_padding=true", ["isa-8x8, mask_padding=false", "isa-8x8, mask_padding=true"]),
+        ("data=cards", ["isa-8x8, data=cards", "isa-8x8, data=lamps"]),
+        ("data.crop_size=[64,128]", ["isa-8x8, crop_size=64x128", "isa-8x8, crop_size=128x128"]),
+        ("aux_weight=0.2", ["isa-8x8, aux_weight=0.2", "isa-8x8, aux_weight=0.4"]),
+    ],
+)
+def test_labels_show_what_differs(changed: str, expected: Sequence[str], tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", changed)
+    found = [row.label.split(", class_weights")[0] for row in compared(tmp_path).rows]
+    assert [label[: len(want)] for label, want in zip(found, expected, strict=True)] == list(expected)
+
+
+def test_seeds_devices_and_folders_do_not_split_a_row(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "attention=dense")
+    write_run(tmp_path / "b", "attention=dense", "trainer.devices=2", "logger=csv", "output_dir=x", seed=1)
+    (row,) = compared(tmp_path).rows
+    assert sorted(row.scores) == [0, 1]
+
+
+def test_rows_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for place, rate in enumerate(("1e-2", "2e-4", "1e-3", "5e-5")):
+        write_run(tmp_path / str(place), f"optim.lr={rate}")
+    ends = [row.label.partition("lr=")[2] for row in compared(tmp_path).rows]
+    assert ends == ["5e-05", "0.0002", "0.001", "0.01"]
+
+
+def test_the_same_run_twice_counts_once_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "a", "attention=dense", curve={100: 0.5})
+    write_run(tmp_path / "b", "attention=dense", finished=False)
+    (row,) = compared(tmp_path).rows
+    assert [run.folder.name for run in row.runs] == ["a"]
+    assert "the same run" in caplog.text
+
+
+def test_labels_of_random_configurations_are_never_the_same() -> None:
+    dice = random.Random(0)
+    keys_of_all = [f"{s}.{k}" for s in ("attention", "optim", "data") for k in ("name", "x", "y")]
+    for _ in range(200):
+        held = {
+            tuple((key, str(dice.randint(0, 2))) for key in keys_of_all) for _ in range(dice.randint(1, 9))
+        }
+        values = [dict(pairs) for pairs in held]
+        attention = [value["attention.x"] for value in values]
+        keys = labels.differing(attention, values)
+        made = labels.labels(attention, values, keys)
+        assert len(set(made)) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ({600: 0.2, 800: 0.990, 900: 0.995, 1000: 0.998}, True),
+        ({600: 0.2, 800: 0.980, 900: 0.995, 1000: 0.998}, False),
+        ({800: 0.99, 900: 0.97, 1000: 0.99}, False),
+        ({700: 0.99, 1000: 0.99}, False),
+        ({800: 0.99, 900: 0.99}, False),
+        ({}, False),
+    ],
+    ids=["flat", "rising", "dip", "one validation", "not at the end", "empty"],
+)
+def test_converged_means_flat_over_the_last_fifth(curve: dict[int, float], expected: bool) -> None:
+    assert rows.is_converged(curve, 1000) is expected
+
+
+def test_no_difference_is_taken_to_other_data(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "attention=dense")
+    write_run(tmp_path / "b", "attention=dense", "data=cards")
+    comparison = compared(tmp_path)
+    assert all(row.gap is None for row in comparison.rows)
+    assert "No difference to a baseline on other data: dense, data=" in table.markdown(comparison)
+
+
+@pytest.mark.parametrize(
+    ("sort", "first", "last"),
+    [("label", "dense", "isa-8x8"), ("score", "isa-8x8", "isa-4x8"), ("score_memory", "isa-4x8", "isa-4x4")],
+)
+def test_rows_are_sorted(sort: rows.Sort, first: str, last: str, study: Path) -> None:
+    names = [row.label for row in compared(study, sort=sort).rows]
+    assert (names[0], names[-1]) == (first, last)
+
+
+def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
+    assert intervals.spread([])[0] == 0 and math.isnan(intervals.spread([]).mean)
+    one = intervals.difference({0: 0.5}, {0: 0.4, 1: 0.6}, 0.95)
+    assert one.how == "none" and math.isnan(one.low) and one.value == pytest.approx(0.0)
+    assert intervals.difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}, 0.95) == (0, 0, 0, "Welch")
+    assert intervals.spread([1.0, 3.0]).sd == pytest.approx(math.sqrt(2)), "the sample's, n - 1"
+
+
+def test_the_grid_of_group_sizes_and_the_classes_are_those_of_the_rows(study: Path) -> None:
+    comparison = compared(study)
+    (cells,) = figures.grids(comparison).values()
+    assert {place: row.label for place, row in cells.items()} == {
+        (4, 4): "isa-4x4",
+        (4, 8): "isa-4x8",
+        (8, 8): "isa-8x8",
+    }
+    names, gaps = figures.class_gaps(comparison)
+    assert names == list(CLASSES), "a class that is never there has no IoU"
+    assert {row.label: values for row, values in gaps}["isa-8x8"] == pytest.approx([1.0] * 4)
+
+
+def test_many_rows_look_different() -> None:
+    looks = {(figures.COLOURS[i % 7], figures.DASHES[i % 4]) for i in range(28)}
+    assert len(looks) == 28
