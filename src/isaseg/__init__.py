@@ -1,3 +1,23 @@
 """Interlaced sparse self-attention for semantic segmentation."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isaseg.checkpoints.loading import load_segmenter
+    from isaseg.models.attention import InterlacedSparseAttention
+
+__all__ = ["InterlacedSparseAttention", "load_segmenter"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import isaseg` does not wait for torch."""
+    if name == "InterlacedSparseAttention":
+        from isaseg.models.attention import InterlacedSparseAttention
+
+        return InterlacedSparseAttention
+    if name == "load_segmenter":
+        from isaseg.checkpoints.loading import load_segmenter
+
+        return load_segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""What can be imported from `isaseg` and `isaseg.models`, and what it costs."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import isaseg
+from isaseg import models
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def answer(code: str) -> Any:
+    """Return what `code` prints as JSON in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """The best of three: other processes may be busy."""
+    code = """
+        import time
+        start = time.perf_counter()
+        import isaseg
+        print(1e3 * (time.perf_counter() - start))
+    """
+    assert min(answer(code) for _ in range(3)) < 50
+
+
+def test_the_public_names_need_neither_lightning_nor_hydra() -> None:
+    loaded = answer("""
+        import json, sys
+        from isaseg import InterlacedSparseAttention, load_segmenter
+        import isaseg.models
+        isaseg.models.context_modules(), isaseg.models.build_segmenter
+        print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+    """)
+    assert {"torch", "timm"} <= set(loaded)
+    assert not {"lightning", "pytorch_lightning", "hydra", "omegaconf"} & set(loaded)
+
+
+@pytest.mark.parametrize("package", [isaseg, models])
+def test_every_public_name_is_there_and_no_other(package: Any) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        package.Nothing
+
+
+def test_context_modules_are_those_of_the_configuration() -> None:
+    """Each has a configuration, and can be imported from `isaseg.models`; blocks and heads are none."""
+    found = models.context_modules()
+    targets = {yaml.safe_load(path.read_text())["_target_"] for path in (CONF / "attention").glob("*.yaml")}
+    assert {f"{kind.__module__}.{name}" for name, kind in found.items()} == targets
+    for name, kind in found.items():
+        assert getattr(models, name) is kind
+    assert not {"AttentionBlock", "FusedBlock", "ContextHead", "Backbone"} & set(found)
