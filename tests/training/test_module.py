@@ -127,17 +127,3 @@ def test_images_of_mixed_sizes_are_scored_at_the_size_of_their_labels() -> None:
         trainer.validate(model, torch.utils.data.DataLoader(val, batch_size=None), verbose=False)  # type: ignore[arg-type]
     assert torch.equal(mixed.last_scores["matrix"], apart.last_scores["matrix"])
     assert mixed.last_scores["matrix"].sum() == 2 * (2 * 4 * 6 - 6)
-
-
-def test_predictions_have_the_size_of_the_picture() -> None:
-    labelled, alone = batches(2)
-    del alone["mask"]
-    model = module()
-    found = model.predict_step([labelled, {**alone, "size": (9, 5)}], 0)
-    assert [(name, tuple(labels.shape)) for name, labels in found] == [
-        ("a", (4, 6)),
-        ("b", (4, 6)),
-        ("a", (9, 5)),
-        ("b", (9, 5)),
-    ]
-    assert all(labels.dtype == torch.uint8 and (labels == 0).all() for _, labels in found)

@@ -3,7 +3,9 @@
 import math
 from typing import Any
 
+import lightning
 import pytest
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
@@ -39,16 +41,10 @@ def rates(schedule: Schedule, steps: int, group: int = 0) -> list[float]:
     return seen
 
 
-@pytest.mark.parametrize("step", [0, 1, 37, 99, 100])
-def test_poly_falls_to_zero(model: nn.Module, step: int) -> None:
-    got = rates(sgd_poly(model, 0.01, 100), 100)
-    assert got[step] == pytest.approx(0.01 * (1 - step / 100) ** 0.9, abs=1e-15)
-
-
-@pytest.mark.parametrize("step", [0, 50, 99, 100])
-def test_poly_falls_to_min_lr_as_in_mmseg(model: nn.Module, step: int) -> None:
-    got = rates(sgd_poly(model, 0.01, 100, min_lr=1e-4), 100)
-    assert got[step] == pytest.approx((0.01 - 1e-4) * (1 - step / 100) ** 0.9 + 1e-4, rel=1e-12)
+@pytest.mark.parametrize("min_lr", [0.0, 1e-4])
+def test_poly_falls_to_min_lr_as_in_mmseg(min_lr: float, model: nn.Module) -> None:
+    want = [(0.01 - min_lr) * (1 - k / 100) ** 0.9 + min_lr for k in range(101)]
+    assert rates(sgd_poly(model, 0.01, 100, min_lr=min_lr), 100) == pytest.approx(want, rel=1e-12, abs=1e-15)
 
 
 def test_poly_of_adamw(model: nn.Module) -> None:
@@ -67,22 +63,10 @@ def test_steps_after_the_end_stay_at_the_end() -> None:
     assert one_cycle(10, 0.2)(15) == pytest.approx(0, abs=1e-15)
 
 
-@pytest.mark.parametrize("step", [0, 1, 7, 15, 16, 60, 100])
-def test_one_cycle_rises_and_falls_as_half_cosines(model: nn.Module, step: int) -> None:
-    got = rates(adamw_one_cycle(model, 4e-3, 100, warmup=0.15), 100)[step]
-    if step <= 15:
-        want = 4e-3 / 25 + (4e-3 - 4e-3 / 25) * (1 - math.cos(math.pi * step / 15)) / 2
-    else:
-        want = 4e-3 * (1 + math.cos(math.pi * (step - 15) / 85)) / 2
-    assert got == pytest.approx(want, abs=1e-12)
-
-
-def test_one_cycle_peaks_once_at_the_end_of_the_warm_up() -> None:
-    values = [one_cycle(200, 0.15)(k) for k in range(201)]
-    assert values.index(max(values)) == 30
-    assert values[30] == 1
-    assert values[:31] == sorted(values[:31])
-    assert values[30:] == sorted(values[30:], reverse=True)
+def test_one_cycle_rises_and_falls_as_half_cosines(model: nn.Module) -> None:
+    rise = [4e-3 / 25 + (4e-3 - 4e-3 / 25) * (1 - math.cos(math.pi * k / 15)) / 2 for k in range(15)]
+    fall = [4e-3 * (1 + math.cos(math.pi * k / 85)) / 2 for k in range(86)]
+    assert rates(adamw_one_cycle(model, 4e-3, 100, warmup=0.15), 100) == pytest.approx(rise + fall, abs=1e-12)
 
 
 @pytest.mark.parametrize("total", [1, 2])
@@ -102,21 +86,14 @@ def settings(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, tuple[
 
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
 @pytest.mark.parametrize("mult", [1.0, 10.0])
-def test_every_parameter_is_in_one_group(model: nn.Module, decay_norm_and_bias: bool, mult: float) -> None:
+def test_every_parameter_is_in_one_group_and_the_head_learns_faster(
+    decay_norm_and_bias: bool, mult: float, model: nn.Module
+) -> None:
     groups = parameter_groups(model, 0.1, 0.01, decay_norm_and_bias, mult)
-    ids = [id(p) for g in groups for p in g["params"]]
-    assert len(ids) == len(set(ids))
-    assert set(ids) == {id(p) for p in model.parameters()}
-
-
-def test_the_head_learns_faster_by_its_factor(model: nn.Module) -> None:
-    got = settings(model, parameter_groups(model, 0.1, 0.01, True, 10.0))
-    assert {name.split(".")[0]: lr for name, (lr, _) in got.items()} == {
-        "backbone": 0.1,
-        "head": 1.0,
-        "aux_head": 1.0,
-    }
-    assert len({(name.split(".")[0], lr) for name, (lr, _) in got.items()}) == 3
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    found = {(name.split(".")[0], lr) for name, (lr, _) in settings(model, groups).items()}
+    assert found == {("backbone", 0.1), ("head", 0.1 * mult), ("aux_head", 0.1 * mult)}
 
 
 def test_the_schedule_keeps_the_factor(model: nn.Module) -> None:
@@ -170,3 +147,10 @@ def test_a_resumed_schedule_goes_on_where_it_was(model: nn.Module) -> None:
     second[0].load_state_dict(first[0].state_dict())
     second[1].load_state_dict(first[1].state_dict())
     assert rates(second, 5) == pytest.approx(whole[4:10])
+
+
+def test_the_private_api_is_that_of_the_versions_it_was_written_for(model: nn.Module) -> None:
+    """`_compat.unscaled_by_lightning`; Lightning above 2.6 may have lightning#21436, and bf16 then needs it no more."""
+    assert lightning.__version__.startswith("2.6.") and torch.__version__.startswith("2.")
+    assert AdamW(model.parameters(), fused=True)._step_supports_amp_scaling
+    assert not adamw_poly(model, 1e-4, 10)[0]._step_supports_amp_scaling  # type: ignore[attr-defined]

@@ -36,7 +36,7 @@ def test_c3_a_damaged_last_gives_way_to_an_older_good_one(
     damage(last, how)
     caplog.clear()
     assert find_resume(tmp_path, "auto") == best
-    assert "passed over" in caplog.text
+    assert "skipped" in caplog.text
     assert "last.ckpt" in caplog.text
     assert "at step 6" in caplog.text
     assert not last.exists(), "renamed: a new one will take its place"

@@ -1,6 +1,5 @@
 """The entry point as a user calls it: real processes, real folders, exit codes."""
 
-import csv
 import json
 import re
 import resource
@@ -19,6 +18,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from isaseg.errors import CheckpointError, ConfigError
+from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests import fakes, forked
@@ -49,21 +49,13 @@ def test_a_run_leaves_what_the_readme_says(
     assert 0 <= metrics["val/mIoU"] <= 1
     assert metrics["step"] in (2, 4)
     assert 0 <= metrics["test/mIoU"] <= 1
-    for name in (
-        "config.yaml",
-        "metrics.csv",
-        "curves.png",
-        "checkpoints/last.ckpt",
-        "checkpoints/best.ckpt",
-    ):
+    for name in ("config.yaml", "curves.png", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (folder / name).stat().st_size > 0, name
     pictures = list((folder / "pictures").glob("*.png"))
     assert len(pictures) >= 4
     with Image.open(pictures[0]) as picture:
         assert picture.width > 3 * 100
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(r["val/mIoU"]) for r in rows if r.get("val/mIoU")]
+    assert read_history(folder).curves["val/mIoU"].keys() == {2, 4}
     assert list((folder / "wandb").glob("**/*.wandb")), "an offline W&B run"
     assert "lamp" in result.stderr, "the per-class table"
     assert [p.name for p in work.iterdir()] == ["out"], "nothing outside the output folder"
@@ -76,10 +68,9 @@ def test_the_best_checkpoint_scores_what_metrics_json_says(
     checkpoint = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert checkpoint["global_step"] == metrics["step"]
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r.get("val/mIoU")]
-    best = max(float(r["val/mIoU"]) for r in rows)
-    assert metrics["val/mIoU"] == pytest.approx(best, abs=1e-6)
+    assert metrics["val/mIoU"] == pytest.approx(
+        max(read_history(folder).curves["val/mIoU"].values()), abs=1e-6
+    )
 
 
 def test_a_finished_run_returns_at_once(
@@ -155,40 +146,31 @@ def test_bad_input_is_one_sentence_and_exit_code_2(
 
 def make_folder(root: Path) -> Path:
     rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        for kind in ("images", "masks"):
-            (root / kind / split).mkdir(parents=True, exist_ok=True)
-        for i in range(3):
-            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(
-                root / "images" / split / f"a {i}.jpg"
-            )
-            Image.fromarray(rng.integers(0, 2, (40, 56), np.uint8)).save(
-                root / "masks" / split / f"a {i}.png"
-            )
+    for folder, shape, suffix in (("images", (40, 56, 3), "jpg"), ("masks", (40, 56), "png")):
+        for split in ("train", "val"):
+            (root / folder / split).mkdir(parents=True, exist_ok=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256 if folder == "images" else 2, shape, np.uint8)
+                Image.fromarray(pixels).save(root / folder / split / f"a {i}.{suffix}")
     return root
 
 
-def spoil_missing(root: Path) -> None:
-    (root / "masks/train/a 1.png").unlink()
+def spoil(root: Path, how: str) -> None:
+    if how == "a missing mask":
+        (root / "masks/train/a 1.png").unlink()
+    elif how == "another size":
+        Image.fromarray(np.zeros((40, 55), np.uint8)).save(root / "masks/val/a 1.png")
+    elif how == "an unknown label":
+        Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")
+    else:
+        path = root / "masks/train/a 2.png"
+        path.write_bytes(path.read_bytes()[:60])
 
 
-def spoil_size(root: Path) -> None:
-    Image.fromarray(np.zeros((40, 55), np.uint8)).save(root / "masks/val/a 1.png")
-
-
-def spoil_label(root: Path) -> None:
-    Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")
-
-
-def spoil_png(root: Path) -> None:
-    path = root / "masks/train/a 2.png"
-    path.write_bytes(path.read_bytes()[:60])
-
-
-@pytest.mark.parametrize("spoil", [spoil_missing, spoil_size, spoil_label, spoil_png])
-def test_a_fault_in_the_users_folder_stops_before_the_first_step(spoil, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("how", ["a missing mask", "another size", "an unknown label", "a torn file"])
+def test_a_fault_in_the_users_folder_stops_before_the_first_step(how: str, tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data")
-    spoil(root)
+    spoil(root, how)
     result = run(*folder_arguments(root), f"run_dir={tmp_path / 'run'}")
     assert result.returncode == 2, result.stderr
     assert re.search(r"a [12]", result.stderr), "names the file"
@@ -356,17 +338,6 @@ def test_sigterm_saves_the_step_at_which_it_comes(
         for name in ("whole", "cut")
     )
     assert all(torch.equal(a[k], b[k]) for k in a)
-    whole, cut = (
-        {
-            row["step"]: row["train/loss"]
-            for row in read_csv(tmp_path / name / "metrics.csv")
-            if row["train/loss"]
-        }
-        for name in ("whole", "cut")
-    )
+    whole, cut = (read_history(tmp_path / name).curves["train/loss"] for name in ("whole", "cut"))
+    assert len(whole) == 4
     assert cut == whole, "the row of the step at which it was ended too"
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -55,36 +55,41 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit of the checkout whose top is `folder`, with "+dirty" if a file is changed; None outside one."""
+    """Return the commit of the checkout whose top is `folder`, with "+dirty" if a file is changed; None outside one.
+
+    Nothing is locked or written, and no hook or program that the repository names is run.
+    """
     if not (folder / ".git").exists():  # a file in a worktree; an installed package has none
         return None
-    head = _git(folder, "rev-parse", "--verify", "HEAD")
-    # not `describe --dirty`, which locks and writes the index while its owner may be using it
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    if not head or changed is None:
-        return None
-    return f"{head}+dirty" if changed else head
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """Return what git prints in `folder`, None if it fails; no hook or program that the repository names is run."""
     # a hook of git, or another tool, may have pointed git elsewhere
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    command = ["git", "-c", "core.fsmonitor=false", *words]
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    command = [
+        "git",
+        "-c",
+        "core.fsmonitor=false",
+        "status",
+        "--porcelain=v2",
+        "--branch",
+        "--untracked-files=no",
+    ]
     try:
         done = subprocess.run(
             command,
             cwd=folder,
-            env={**environment, "GIT_OPTIONAL_LOCKS": "0"},
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=5,
-            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    lines = done.stdout.splitlines()
+    commits = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
+    if not commits or commits == ["(initial)"]:
+        return None
+    return commits[0] + ("" if all(line.startswith("#") for line in lines) else "+dirty")
 
 
 def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, int, int]:
@@ -92,28 +97,17 @@ def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None
 
     Those of the context module are left to its `cost`: what a kernel really does depends on the machine.
     """
-    height, width = (-(-side // segmenter.backbone.strides[-1]) for side in crop_size)
+    network = copy.deepcopy(segmenter).to("meta").eval()
+    sizes = [tuple(-(-side // segmenter.backbone.strides[-1]) for side in crop_size)]
+    network.head.attention.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
     counter = FlopCounterMode(display=False)
-    inside = 0
-
-    def enter(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        nonlocal height, width, inside
-        height, width = inputs[0].shape[-2:]
-        inside -= counter.get_total_flops()
-
-    def leave(*_: Any) -> None:
-        nonlocal inside
-        inside += counter.get_total_flops()
-
     try:
-        network = copy.deepcopy(segmenter).to("meta").eval()
-        network.head.attention.register_forward_pre_hook(enter)
-        network.head.attention.register_forward_hook(leave)
         with torch.no_grad(), counter:
             network(torch.zeros(1, 3, *crop_size, dtype=torch.uint8, device="meta"))
     except Exception:  # a part of the user's own may look at values: no run fails for this number
-        return None, height, width
-    return (counter.get_total_flops() - inside) // 2, height, width
+        return None, *sizes[-1]
+    inside = counter.get_flop_counts().get(f"{type(network).__name__}.head.attention", {})
+    return (counter.get_total_flops() - sum(inside.values())) // 2, *sizes[-1]
 
 
 def _device_name(cfg: DictConfig) -> str:

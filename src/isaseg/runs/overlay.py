@@ -1,4 +1,4 @@
-"""Predictions for people: the classes' colours laid over a picture, and what the colours mean."""
+"""Predictions as people see them: a picture under the colours of its classes, and the legend of the colours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +9,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from isaseg.files import replace_file
 
-_LONGEST_SIDE = 2048  # more no screen shows; the label file has every pixel
+_LONGEST_SIDE = 2048  # as much as a screen shows; the label file has every pixel
 _BLEND = 0.5  # share of the colour of the class
 _JPEG_QUALITY = 90
 _COLUMNS, _ROW, _MARGIN, _NAME = 4, 28, 16, 48  # of the legend
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Return the picture under the colours of its classes, parted by light lines, thinned to 2048 pixels a side.
+    """Return the picture under the colours of its classes, with light borders, at most 2048 pixels on a side.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -39,7 +39,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.nd
 
 
 def write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
-    """Write `overlay` as a JPEG; whole or not at all."""
+    """Write `overlay` as a JPEG, whole or not at all."""
     blend = np.ascontiguousarray(overlay(image, labels, colours)[..., ::-1])  # OpenCV's order
     _, content = cv2.imencode(".jpg", blend, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
     with replace_file(path) as file:
@@ -47,7 +47,7 @@ def write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, colours: np
 
 
 def write_legend(path: Path, classes: Sequence[str], ids: np.ndarray, colours: np.ndarray) -> None:
-    """Write a PNG that shows each class's colour, id and name; whole or not at all."""
+    """Write a PNG that shows each class's colour, id and name, whole or not at all."""
     font = ImageFont.load_default(16)
     texts = [f"{number}  {name[:_NAME]}" for number, name in zip(ids, classes, strict=True)]
     cell = 44 + max(int(font.getlength(text)) for text in texts)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from isaseg.data.module import SegmentationDataModule
 from isaseg.files import replace_file
 
 Palette = Sequence[Sequence[int]]
@@ -30,24 +31,7 @@ class Sample(NamedTuple):
     id: str
 
 
-class PictureSource(Protocol):
-    """What the functions below need of a data module."""
-
-    ignore_index: int
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes."""
-
-    @property
-    def palette(self) -> Palette:
-        """One RGB triple, 0 to 255, per class."""
-
-    def dataset(self, split: str) -> Any:
-        """Return a split as a sequence of dicts of `image`, `mask` and `id`."""
-
-
-def validation_samples(datamodule: PictureSource, count: int) -> list[Sample]:
+def validation_samples(datamodule: SegmentationDataModule, count: int) -> list[Sample]:
     """Return `count` validation images, or all if there are fewer, evenly spread and always the same."""
     dataset = datamodule.dataset("val")
     count = min(count, len(dataset))
@@ -66,7 +50,9 @@ def predict_sample(segmenter: nn.Module, sample: Sample) -> Tensor:
     return labels
 
 
-def save_pictures(segmenter: nn.Module, datamodule: PictureSource, folder: Path, count: int = 6) -> None:
+def save_pictures(
+    segmenter: nn.Module, datamodule: SegmentationDataModule, folder: Path, count: int = 6
+) -> None:
     """Write `count` validation images, each beside ground truth and prediction, as PNGs named by their ids."""
     for number, sample in enumerate(validation_samples(datamodule, count)):
         save_picture(

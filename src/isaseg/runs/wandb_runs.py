@@ -22,12 +22,12 @@ _OF_A_RUN = ("seconds_per_step", "peak_memory_mib")
 def fetch_runs(project: str, folder: Path, group: str | None = None) -> Path:
     """Write config.yaml, facts.json, metrics.csv and metrics.json of every training run of a W&B project.
 
-    What only the run's own folder has is not fetched: checkpoints, pictures, confusion matrix, IoU of each class. A run
-    that W&B calls failed, crashed or killed gets a failed.txt instead of metrics.json, a running one neither.
+    What only the run folder itself has is not fetched: checkpoints, pictures, confusion matrix, IoU of each class. A run
+    that W&B calls failed, crashed or killed gets failed.txt instead of metrics.json; a running one gets neither.
 
     Args:
         project: ENTITY/PROJECT, or PROJECT of the key's own entity.
-        folder: Takes one folder for each run; runs that are there already are written anew.
+        folder: Gets one folder for each run; those that are there already are overwritten.
         group: Only runs of this experiment or sweep; None: all.
 
     Returns:
@@ -48,7 +48,7 @@ def fetch_runs(project: str, folder: Path, group: str | None = None) -> Path:
             for run in runs:
                 _write(run, folder / config.safe_name(f"{run.name}-{run.id}"), known)
                 advance()
-    except Exception as error:  # W&B has many words for a project that is not there
+    except Exception as error:  # W&B raises many kinds for a project that does not exist
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"cannot fetch the runs of W&B's project {project!r} ({reason})") from error
     if not runs:
@@ -58,7 +58,7 @@ def fetch_runs(project: str, folder: Path, group: str | None = None) -> Path:
 
 
 def _write(run: Any, folder: Path, known: Collection[str]) -> None:
-    """Write a run's folder; what of its configuration is not `known`, the keys of conf/train.yaml, are facts."""
+    """Write the folder of a run; the keys of its configuration that conf/train.yaml does not know are facts."""
     given = {key: value for key, value in run.config.items() if not key.startswith("_")}
     settings = {key: value for key, value in given.items() if key in known}
     summary = dict(run.summary_metrics)
@@ -80,7 +80,7 @@ def _write(run: Any, folder: Path, known: Collection[str]) -> None:
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what metrics.json holds: scores of the best checkpoint, which W&B has as best/... ."""
+    """Return the contents of metrics.json; W&B has the scores of the best checkpoint as best/..."""
     best = {key.replace("best/", "val/"): value for key, value in summary.items() if key.startswith("best/")}
     step = {"step": best.pop("val/step")} if "val/step" in best else {}
     others = {k: v for k, v in summary.items() if k.startswith("test/") or k in _OF_A_RUN}

@@ -1,4 +1,4 @@
-"""What happens beside the training loop: divergence, timing, progress, W&B pictures."""
+"""Callbacks that watch a run: divergence, speed, progress, pictures for W&B."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class DivergenceGuard(Callback):
-    """Stop before the optimizer step that would spoil the weights, so that the last checkpoint stays good.
+    """Stops a run before the optimizer step that would spoil the weights, so that the last checkpoint stays good.
 
-    Loss and gradients are checked together, once per optimizer step: one wait for the GPU. Of several processes all stop.
+    Loss and gradients are checked together once per optimizer step, so that there is one wait for the GPU. If one of
+    several processes diverges, all stop.
     """
 
     def __init__(self) -> None:
@@ -46,18 +47,20 @@ class DivergenceGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Check the losses since the last step and the gradients.
+        """Check the losses since the last step, and the gradients.
 
         Raises:
-            DivergenceError: If one is not finite; names step, learning rate, loss and samples.
+            DivergenceError: If one of them is not finite; names step, learning rate, loss and samples.
         """
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         loss = torch.stack(self._losses).mean()
         norm = torch.nn.utils.get_total_norm(grads).to(loss) if grads else torch.zeros_like(loss)
         if trainer.precision == "16-mixed":
-            norm = torch.zeros_like(loss)  # the gradient scaler meets infinity by design and skips the step
+            norm = torch.zeros_like(
+                loss
+            )  # the gradient scaler produces infinity by design, and skips the step
         both = torch.stack((loss, norm))
-        if trainer.world_size > 1:  # together, or those that go on wait for the one that stopped
+        if trainer.world_size > 1:  # all decide alike, or the others would wait for the one that stopped
             both = trainer.strategy.reduce(both, reduce_op="mean")
         loss_value, norm_value = both.tolist()
         ids, self._ids, self._losses = self._ids, [], []
@@ -72,13 +75,10 @@ class DivergenceGuard(Callback):
 
 
 class StepTimer(Callback):
-    """Measure the seconds from one optimizer step to the next, data included, validation left out.
+    """Measures the seconds per optimizer step, including the data but not validation.
 
-    Logs train/images_per_second, of all devices, and on a GPU train/gpu_memory_mib, the most that was allocated so
-    far, whenever training logs; without waiting for the GPU.
-
-    Attributes:
-        seconds_per_step: The median of the last 1000, which start-up does not move; NaN before two.
+    Logs train/images_per_second (of all devices) and, on a GPU, train/gpu_memory_mib (the peak so far) whenever training
+    logs; never waits for the GPU.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class StepTimer(Callback):
 
     @property
     def seconds_per_step(self) -> float:
-        """Median seconds of the last steps, NaN before the first."""
+        """Median over the last 1000 batches, which a slow start does not move; NaN before the second batch."""
         return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
 
     def on_train_batch_end(
@@ -100,7 +100,7 @@ class StepTimer(Callback):
         batch: Any,
         *args: Any,
     ) -> None:
-        """Take the time; log if training does now."""
+        """Take the time; log if training does at this step."""
         now = time.perf_counter()
         if self._last is not None:
             self._batches.append(now - self._last)
@@ -118,28 +118,18 @@ class StepTimer(Callback):
                 )
 
     def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Let the clock go on from here."""
+        """Restart the clock, so that the validation is left out."""
         self._last = None if self._last is None else time.perf_counter()
 
 
-class PlainProgress(ProgressBar):
-    """Log a line about every 5 % of the steps, for files and pipes.
+class PlainProgress(Callback):
+    """Logs a line about every 5 % of the steps, for files and pipes.
 
     `step 100/1000  loss 0.531  val/mIoU 0.4120  12.3 steps/s`
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._enabled = True
-        self._mark = (0, 0.0)
-
-    def disable(self) -> None:
-        """Stay silent (Lightning calls this on every rank but 0)."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """Speak again."""
-        self._enabled = True
+        self._mark = (0, 0.0)  # step and time of the last line
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Start the clock."""
@@ -148,8 +138,8 @@ class PlainProgress(ProgressBar):
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Log a line if one is due."""
         step, total = trainer.global_step, trainer.max_steps
-        every = max(total // 20, 1)
-        if self._enabled and step != self._mark[0] and (step % every == 0 or step == total):
+        due = step % max(total // 20, 1) == 0 or step == total
+        if trainer.is_global_zero and step != self._mark[0] and due:
             self._line(trainer, step, total)
 
     def _line(self, trainer: lightning.Trainer, step: int, total: int) -> None:
@@ -163,13 +153,13 @@ class PlainProgress(ProgressBar):
         log.info("%s", "  ".join([*parts, f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"]))
 
 
-def progress() -> ProgressBar:
-    """Return a moving bar for a terminal, sparse lines for anything else; both on standard error."""
+def progress() -> Callback:
+    """Return a moving bar for a terminal, and sparse lines for anything else; both on standard error."""
     return RichProgressBar(console_kwargs={"stderr": True}) if sys.stderr.isatty() else PlainProgress()
 
 
 class WandbPictures(Callback):
-    """Send the same few validation images to W&B after every validation, with truth and prediction laid over.
+    """Sends the same few validation images to W&B after every validation, with truth and prediction as overlays.
 
     Args:
         count: How many; 0 for none.
@@ -180,20 +170,17 @@ class WandbPictures(Callback):
         self._samples: list[pictures.Sample] | None = None
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Predict and send, on rank 0, if there is a W&B logger."""
+        """Predict and send, in the first process, if there is a W&B logger."""
         loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalWandbLogger)]
-        if not loggers or self.count < 1 or trainer.state.fn != "fit" or trainer.sanity_checking:
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not (loggers and self.count and fitting and trainer.is_global_zero):
             return
-        if not trainer.is_global_zero:
-            return
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        network: Any = pl_module.segmenter
         if self._samples is None:
-            self._samples = pictures.validation_samples(datamodule, self.count)
-        segmenter: Any = pl_module.segmenter
+            self._samples = pictures.validation_samples(data, self.count)
         images = [
-            pictures.wandb_image(
-                s, pictures.predict_sample(segmenter, s), datamodule.classes, datamodule.ignore_index
-            )
+            pictures.wandb_image(s, pictures.predict_sample(network, s), data.classes, data.ignore_index)
             for s in self._samples
         ]
         for logger in loggers:

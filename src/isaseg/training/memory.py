@@ -1,4 +1,4 @@
-"""What glibc does with the memory of freed tensors."""
+"""How glibc treats the memory of freed tensors."""
 
 import ctypes
 import sys
@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
 
 
 def map_every_tensor() -> None:
-    """Ask glibc for pages of its own for every tensor, given back when it is freed: a peak then holds nothing freed."""
+    """Ask glibc to map every tensor separately and unmap it when freed, so that a peak of memory holds nothing freed."""
     _mallopt((-3, 2**16))
 
 

@@ -1,4 +1,4 @@
-"""The LightningModule: which loss, which metric, which log key. No mathematics of its own."""
+"""The LightningModule: which loss, which metric, which log key. The mathematics is elsewhere."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,21 +21,21 @@ Batch = dict[str, Any]
 class SegmentationModule(lightning.LightningModule):
     """Train and validate a `Segmenter`.
 
-    Logs train/loss, train/loss_aux, train/lr every step; val/loss, val/mIoU, val/mAcc, val/aAcc every validation
-    (fractions), and val/group_acc, val/group_acc_far where the data set has groups; test/... alike. (The speed is
-    logged by `callbacks.StepTimer`.)
+    Logs train/loss, train/loss_aux and train/lr every step; val/loss, val/mIoU, val/mAcc and val/aAcc (fractions) every
+    validation, with val/group_acc and val/group_acc_far if the data set has groups; and the same as test/... The speed is
+    logged by `callbacks.StepTimer`.
 
     Args:
         segmenter: The network.
-        loss: Of logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits to the target.
-        make_optimizer: Gives optimizer and schedule for the network.
+        loss: Takes logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits.
+        make_optimizer: Returns optimizer and schedule for the network.
         num_classes: K.
-        ignore_index: Label that is left out.
+        ignore_index: Label of the pixels that do not count.
         aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
-        class_weights: Of the auxiliary cross-entropy; openseg weighs both losses alike.
-        groups: Groups of classes of which the group accuracy is reported.
-        description: Plain data from which `build_described` builds the network again; stored in each checkpoint as
-            `isaseg`, so that the file alone suffices.
+        class_weights: Of the auxiliary cross-entropy; in openseg they are those of the main loss.
+        groups: Groups of classes, for the group accuracy.
+        description: Plain data from which `build_described` rebuilds the network; stored in each checkpoint as `isaseg`,
+            so that the file alone suffices.
         config: What defines the run, plain data; stored in each checkpoint as `config`.
     """
 
@@ -69,7 +69,7 @@ class SegmentationModule(lightning.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch, auxiliary loss included."""
+        """Return the loss of one batch, including the auxiliary loss."""
         logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])
         mask = batch["mask"].long()
         loss: Tensor = self.loss(logits, mask, self.segmenter.align_corners)
@@ -82,30 +82,21 @@ class SegmentationModule(lightning.LightningModule):
         return loss
 
     def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
-        """Count batches, each of images of one size."""
+        """Score batches, each with images of one size."""
         for batch in batches:
             self._count(batch, "val")
 
     def test_step(self, batches: list[Batch], batch_idx: int) -> None:
-        """Count batches, each of images of one size."""
+        """Score batches, each with images of one size."""
         for batch in batches:
             self._count(batch, "test")
 
-    def predict_step(self, batches: list[Batch], batch_idx: int) -> list[tuple[str, Tensor]]:
-        """Return name and labels, uint8 (H, W), of each image, at its own size."""
-        found = []
-        for batch in batches:
-            size = batch["mask"].shape[-2:] if "mask" in batch else batch["size"]
-            labels = self.segmenter(batch["image"], size).argmax(1).byte()
-            found += list(zip(batch["id"], labels, strict=True))
-        return found
-
     def on_validation_epoch_end(self) -> None:
-        """Log the split's scores."""
+        """Log the scores of the split."""
         self._score("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the split's scores."""
+        """Log the scores of the split."""
         self._score("test")
 
     def _count(self, batch: Batch, split: str) -> None:
@@ -121,7 +112,7 @@ class SegmentationModule(lightning.LightningModule):
     def _score(self, split: str) -> None:
         self.last_scores = self.confusion.compute()
         if self.last_scores["aAcc"].isnan():
-            log.warning("no pixel of the %s split has a label that counts: its scores are NaN", split)
+            log.warning("no pixel of the %s split has a label that counts, so its scores are NaN", split)
         for name in ("mIoU", "mAcc", "aAcc"):
             self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
         if self.groups:
@@ -139,14 +130,16 @@ class SegmentationModule(lightning.LightningModule):
         checkpoint.update(config=self.config, world_size=self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say so if the run goes on with another number of processes."""
+        """Warn if the run continues with another number of processes."""
         before, now = checkpoint.get("world_size", 1), self.trainer.world_size
         if before != now:
             log.warning(
-                "goes on with %s instead of %s processes: the same samples, but not bit for bit", now, before
+                "continues with %s processes instead of %s: with the same samples, but not bit for bit",
+                now,
+                before,
             )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return optimizer and schedule, stepped every optimizer step."""
+        """Return the optimizer and its schedule, which advances every optimizer step."""
         optimizer, scheduler = self.make_optimizer(self.segmenter)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,7 +1,7 @@
-"""Optimizers and their schedules; a schedule's length comes from the configuration, in optimizer steps.
+"""Optimizers and their schedules; the length of a schedule comes from the configuration, in optimizer steps.
 
-(Lightning's `estimated_stepping_batches` is not used: touching it loses the loader's position on resume,
-lightning#20550.)
+Lightning's `estimated_stepping_batches` is not used: reading it loses the position of the loader when a run resumes
+(lightning#20550).
 """
 
 import math
@@ -29,7 +29,7 @@ def sgd_poly(
     min_lr: float = 0.0,
     warmup_steps: int = 0,
 ) -> Schedule:
-    """Return SGD, its rate falling as (1 - step / total_steps) ** power from `lr` to `min_lr`."""
+    """Return SGD with a rate that falls from `lr` to `min_lr` as (1 - step / total_steps) ** power."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
     optimizer = unscaled_by_lightning(SGD(groups, lr=lr, momentum=momentum, fused=True))
     return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
@@ -62,7 +62,7 @@ def adamw_one_cycle(
     warmup: float = 0.15,
     power: float = 1.0,
 ) -> Schedule:
-    """Return AdamW with a cosine rise to `lr` over the share `warmup` of the steps and a cosine ** `power` fall to 0."""
+    """Return AdamW; a cosine rise to `lr` over the fraction `warmup` of the steps, then a cosine ** `power` fall to 0."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
     optimizer = unscaled_by_lightning(AdamW(groups, lr=lr, fused=True))
     return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
@@ -71,7 +71,7 @@ def adamw_one_cycle(
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, head_lr_mult: float
 ) -> list[dict[str, Any]]:
-    """Split the parameters by learning rate (backbone, the rest) and by decay (weights, norms and biases)."""
+    """Return groups of parameters by learning rate (backbone or not) and by decay (weights, or norms and biases)."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -83,7 +83,7 @@ def parameter_groups(
 
 
 def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int = 0) -> Callable[[int], float]:
-    """Return the factor of step k: floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
+    """Return a function from step k to its factor, floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
 
     def factor(step: int) -> float:
         value = floor + (1 - floor) * float((1 - min(step, total_steps) / total_steps) ** power)
@@ -93,7 +93,7 @@ def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int =
 
 
 def one_cycle(total_steps: int, warmup: float, power: float = 1.0) -> Callable[[int], float]:
-    """Return the factor of step k: cosine from 1/25 to 1 over the warm-up, then cosine ** `power` down to 0."""
+    """Return a function from step k to its factor, cosine from 1/25 to 1 in the warm-up, cosine ** `power` to 0 after it."""
     rise = max(round(total_steps * warmup), 1)
 
     def factor(step: int) -> float:

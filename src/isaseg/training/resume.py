@@ -1,4 +1,4 @@
-"""Which checkpoint an interrupted run continues from, and whether it may."""
+"""From which checkpoint an interrupted run continues, and whether it may."""
 
 import logging
 from contextlib import suppress
@@ -13,10 +13,10 @@ from isaseg.models.tensor_files import load_checkpoint
 
 log = logging.getLogger(__name__)
 
-# Of two at the same step, best.ckpt is the later: it is written after the validation and knows the best score.
+# Of two at the same step, best.ckpt is the later one: it is written after the validation and knows the best score.
 _NAMES = ("best.ckpt", "last.ckpt")
 
-# These change how far a run goes and where its files lie, not what its steps compute,
+# These keys change how far a run goes and where its files are, not what its steps compute,
 _LONGER = (
     "name",
     "trainer.max_steps",
@@ -25,7 +25,7 @@ _LONGER = (
     "data.root",
     "data.source.root",
 )
-# and these how numbers are rounded.
+# and these change how numbers are rounded.
 _ROUNDING = (
     "trainer.precision",
     "trainer.deterministic",
@@ -35,10 +35,10 @@ _ROUNDING = (
 
 
 def find_resume(run_dir: Path, resume: str) -> Path | None:
-    """Return the checkpoint to continue from, or None to start afresh; which of both is logged.
+    """Return the checkpoint to continue from, or None to start from scratch; which of the two is logged.
 
-    Temporary files that a killed run left in `run_dir` are removed. A checkpoint that does not load is renamed where
-    another one does: the run shall write a new one in its place, and not take the old one's score for the one to beat.
+    Temporary files that a killed run left in `run_dir` are removed. A checkpoint that does not load is renamed if another
+    one loads, so that the run writes a new one in its place and does not try to beat the score of the old one.
 
     Args:
         run_dir: Run folder.
@@ -47,7 +47,7 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
 
     Raises:
         CheckpointError: If there are checkpoints and none loads, there is none and there must be, or the path
-            does not load. A run never starts from scratch unsaid.
+            does not load. A run never silently starts from scratch.
     """
     folder = run_dir / "checkpoints"
     for stale in folder.glob(".*.tmp"):
@@ -64,7 +64,7 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
         try:
             steps[path] = _step(path)
         except CheckpointError as error:
-            log.warning("passed over: %s", error)
+            log.warning("skipped: %s", error)
             rejected[path] = str(error)
     if steps:
         for path in rejected:
@@ -77,13 +77,13 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
     if rejected or aside:
         raise CheckpointError(
             f"expected a checkpoint that loads in '{folder}', got {len(rejected) + len(aside)} that do not "
-            f"({'; '.join([*rejected.values(), *aside])}). Restore one, or start over with resume=never"
+            f"({'; '.join([*rejected.values(), *aside])}); restore one, or start over with resume=never"
         )
     if resume == "must":
         raise CheckpointError(
-            f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start afresh"
+            f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start from scratch"
         )
-    log.info("no checkpoint in %s: starts afresh", folder)
+    log.info("no checkpoint in %s: starts from scratch", folder)
     return None
 
 
@@ -95,35 +95,35 @@ def _step(path: Path) -> int:
 
 
 def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
-    """Check that a checkpoint is of the run that `cfg` describes; how long and where it trains may differ.
+    """Check that a checkpoint belongs to the run that `cfg` describes; how long and where it trains may differ.
 
     Args:
         cfg: The configuration.
-        made_with: What `config.identity` gave when the checkpoint was made, as the file has it; None: not known.
+        made_with: What `config.identity` returned when the checkpoint was made, as stored in it; None if it is not.
         path: The checkpoint, for the message.
 
     Raises:
         CheckpointError: Lists each key that differs.
     """
-    if made_with is None:  # of an older version
-        log.warning("%s does not say with which configuration it was made: not compared", path)
+    if made_with is None:
+        log.warning("%s does not hold the configuration that it was made with, so it is not checked", path)
         return
     old, new = _leaves(made_with), _leaves(config.identity(cfg))
     changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _LONGER]
-    told = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}
-    wrong = [told[key] for key in changed if key not in _ROUNDING]
+    said = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}
+    wrong = [said[key] for key in changed if key not in _ROUNDING]
     if wrong:
         more = f" and {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise CheckpointError(
             f"expected the configuration with which '{path}' was made, got other values (old -> new): "
-            f"{', '.join(wrong[:20])}{more}. Give the old ones, or start over with resume=never"
+            f"{', '.join(wrong[:20])}{more}; give the old ones, or start over with resume=never"
         )
     if changed:
-        log.warning("goes on, but not bit for bit: %s", ", ".join(told.values()))
+        log.warning("continues, but not bit for bit: %s", ", ".join(said.values()))
 
 
 def _leaves(node: Any, path: str = "") -> dict[str, str]:
-    """Return the values of nested mappings by their dotted keys, as text: a stranger's compare as they like."""
+    """Return the values of nested mappings by dotted key; as text, since foreign objects may define `==` as they like."""
     if not isinstance(node, dict):
         return {path: repr(node)}
     return {

@@ -54,6 +54,7 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
         default_root_dir=str(folder),
         logger=loggers,
         callbacks=_callbacks(cfg, folder, interval),
+        enable_progress_bar=sys.stderr.isatty(),
         plugins=plugins,
     )
     return trainer
