@@ -83,7 +83,7 @@ def parameter_groups(
 
 
 def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int = 0) -> Callable[[int], float]:
-    """Return a function from step k to its factor, floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
+    """Return the factor as a function of step k: floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
 
     def factor(step: int) -> float:
         value = floor + (1 - floor) * float((1 - min(step, total_steps) / total_steps) ** power)
@@ -93,7 +93,7 @@ def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int =
 
 
 def one_cycle(total_steps: int, warmup: float, power: float = 1.0) -> Callable[[int], float]:
-    """Return a function from step k to its factor, cosine from 1/25 to 1 in the warm-up, cosine ** `power` to 0 after it."""
+    """Return the factor as a function of the step: a cosine from 1/25 to 1, then a cosine ** `power` from 1 to 0."""
     rise = max(round(total_steps * warmup), 1)
 
     def factor(step: int) -> float:
