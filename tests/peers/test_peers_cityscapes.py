@@ -20,7 +20,7 @@ from isaseg.inference import predict
 from isaseg.inference.label_files import known_format, write_labels, write_submission
 from isaseg.inference.metrics import ConfusionMatrix
 from tests import fakes
-from tests.inference.test_predict import make_checkpoint
+from tests.inference.tiny import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".venv-peers" / "bin" / "python"

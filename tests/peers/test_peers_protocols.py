@@ -26,7 +26,7 @@ from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 from tests.fakes import make_fake_cityscapes
-from tests.inference.test_predict import make_checkpoint
+from tests.inference.tiny import make_checkpoint
 from tests.peers import test_peers_cityscapes as cityscapes
 from tests.peers.test_peers import PEER, blobs, run_peer
 

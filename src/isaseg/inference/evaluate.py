@@ -8,13 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
@@ -31,7 +29,7 @@ from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
-from isaseg.runs import pictures as report
+from isaseg.runs.pictures import save_picture, stem
 from isaseg.runs.scores import class_table, finite_number, plot_confusion
 
 log = logging.getLogger(__name__)
@@ -39,41 +37,47 @@ console = Console(stderr=True)
 
 
 class Evaluation(lightning.LightningModule):
-    """Label pictures and count.
+    """Label the pictures of a split, and count.
 
     Args:
         segmenter: The network.
         how: How it is applied.
-        num_classes: K.
-        ignore_index: Label that is left out.
-        make_loader: Called with rank and number of processes: this process' share of the pictures.
+        data: Has the split.
+        split: Its name.
+        stack: Closes the progress bar.
 
     Attributes:
-        scores: At the end: what `metrics.scores` returns for the split, of all processes.
-        pictures: At the end: mIoU and name of every picture, of all processes, the worst first, those without labels that
-            count (NaN) last.
+        scores: At the end, on every process: what `metrics.scores` returns for the whole split.
+        pictures: At the end: mIoU and name of every picture of the split, the worst first, and last those without a label
+            that counts (NaN).
+        images_per_second: Of all processes, NaN before the first.
     """
 
     scores: Mapping[str, Tensor]
     pictures: list[tuple[float, str]]
+    images_per_second = math.nan
 
     def __init__(
-        self,
-        segmenter: Segmenter,
-        how: Inference,
-        num_classes: int,
-        ignore_index: int,
-        make_loader: Callable[[int, int], EvalLoader],
+        self, segmenter: Segmenter, how: Inference, data: SegmentationDataModule, split: str, stack: ExitStack
     ) -> None:
         super().__init__()
-        self.segmenter, self.how, self.make_loader = segmenter, how, make_loader
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        self.segmenter, self.how, self.data, self.split, self.stack = segmenter, how, data, split, stack
+        source = data.source(split)
+        self.num_classes, self.ignore_index = len(source.classes), source.ignore_index
+        self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        self.total, self.done = len(data.eval_dataset(split)), 0
         self.mine: list[tuple[float, str]] = []
+        self.advance: Callable[[int], None] = lambda number: None
 
     def test_dataloader(self) -> EvalLoader:
         """Return this process' pictures."""
-        return self.make_loader(self.trainer.global_rank, self.trainer.world_size)
+        return self.data.eval_loader(self.split, self.trainer.global_rank, self.trainer.world_size)
+
+    def on_test_start(self) -> None:
+        """Start the clock."""
+        if self.trainer.is_global_zero:
+            self.advance = self.stack.enter_context(counted("evaluate", self.total, "images"))
+        self.start = time.perf_counter()
 
     def test_step(self, batches: list[dict[str, Any]], batch_idx: int) -> None:
         """Count batches, each of pictures of one size."""
@@ -83,6 +87,11 @@ class Evaluation(lightning.LightningModule):
                 counts = count(predicted, target, self.num_classes, self.ignore_index).cpu()
                 self.matrix += counts
                 self.mine.append((float(scores(counts)["mIoU"]), name))
+        # the other processes are assumed to be as far
+        number = min(self.trainer.world_size * len(self.mine), self.total) - self.done
+        self.done += number
+        self.images_per_second = self.done / (time.perf_counter() - self.start)
+        self.advance(number)
 
     def on_test_epoch_end(self) -> None:
         """Bring together what the processes have counted."""
@@ -97,13 +106,17 @@ class Evaluation(lightning.LightningModule):
 
 
 def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
-    """Score a network on a labelled split and leave everything in the folder of results.
+    """Score a network on a labelled split, and write everything into the folder of results.
+
+    Args:
+        cfg: Of conf/evaluate.yaml.
+        model: The network and its description.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; nothing on any process but the first.
 
     Raises:
-        IsasegError: For whatever the user can mend.
+        IsasegError: For whatever the user can fix.
     """
     _check(cfg, model)
     datamodule: SegmentationDataModule = config.build(cfg.data, "data", val_resize=None)
@@ -112,27 +125,19 @@ def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
     if not datamodule.is_labelled(cfg.split):
         raise ConfigError(
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
-            "src/predict.py writes what is sent to the server"
+            "`isaseg predict` writes what is sent to the server"
         )
     _compare_names(model, source.classes)
     folder = _folder(cfg)
-    module = Evaluation(
-        model.segmenter.fuse(),
-        how,
-        len(source.classes),
-        source.ignore_index,
-        partial(datamodule.eval_loader, cfg.split),
-    )
     with warnings.catch_warnings(), ExitStack() as stack:
         quiet()
-        pace = ImageProgress(len(datamodule.eval_dataset(cfg.split)), stack)
+        module = Evaluation(model.segmenter.fuse(), how, datamodule, cfg.split, stack)
         trainer: lightning.Trainer = config.build(
             cfg.trainer,
             "trainer",
             use_distributed_sampler=False,
             default_root_dir=str(folder),
             logger=False,
-            callbacks=[pace],
             enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -143,48 +148,9 @@ def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
             raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
     if not trainer.is_global_zero:
         return {}
-    module.to(trainer.strategy.root_device)  # from which Lightning took it at the end
+    module.to(trainer.strategy.root_device)  # Lightning took it off the device at the end
     with trainer.precision_plugin.test_step_context():
-        return _report(cfg, model, module, datamodule, folder, pace.images_per_second)
-
-
-class ImageProgress(Callback):
-    """Show how many pictures are done, and how many a second.
-
-    Args:
-        total: Pictures of all processes.
-        stack: When it ends, the bar is taken away.
-
-    Attributes:
-        images_per_second: Of all processes, NaN before the first.
-    """
-
-    images_per_second = math.nan
-
-    def __init__(self, total: int, stack: ExitStack) -> None:
-        self.total, self.stack, self.done, self.start = total, stack, 0, 0.0
-        self.advance: Callable[[int], None] | None = None
-
-    def on_test_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Start the clock."""
-        if trainer.is_global_zero:
-            self.advance = self.stack.enter_context(counted("evaluate", self.total, "images"))
-        self.start = time.perf_counter()
-
-    def on_test_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: list[dict[str, Any]],
-        *args: Any,
-    ) -> None:
-        """Count a batch; the other processes are taken to be as far."""
-        number = min(trainer.world_size * sum(len(b["id"]) for b in batch), self.total - self.done)
-        self.done += number
-        self.images_per_second = self.done / (time.perf_counter() - self.start)
-        if self.advance is not None:
-            self.advance(number)
+        return _report(cfg, model, module, folder)
 
 
 def _check(cfg: DictConfig, model: Model) -> None:
@@ -211,7 +177,7 @@ def _check(cfg: DictConfig, model: Model) -> None:
 
 
 def _compare_names(model: Model, classes: Sequence[str]) -> None:
-    """Warn where the checkpoint calls a class otherwise than the data set: their order may differ."""
+    """Warn if the checkpoint and the data set have different names for a class: their order may differ."""
     theirs = model.description.get("classes")
     if theirs is None:
         return
@@ -241,26 +207,19 @@ def _folder(cfg: DictConfig) -> Path:
     return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
 
 
-def _report(
-    cfg: DictConfig,
-    model: Model,
-    module: Evaluation,
-    datamodule: SegmentationDataModule,
-    folder: Path,
-    images_per_second: float,
-) -> dict[str, Any]:
-    scores, classes = module.scores, datamodule.source(cfg.split).classes
+def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> dict[str, Any]:
+    scores, classes = module.scores, module.data.source(cfg.split).classes
     matrix = scores["matrix"].long()
     plot_confusion(folder / "confusion.png", matrix, classes)
     worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
-    _draw_worst(cfg, module, datamodule, [name for _, name in worst], folder / "worst")
+    _draw_worst(module, [name for _, name in worst], folder / "worst")
     metrics = {
         "checkpoint": str(cfg.checkpoint),
         "kind": model.kind,
         "data": cfg.data.name,
         "split": cfg.split,
         "images": len(module.pictures),
-        "images_per_second": images_per_second,
+        "images_per_second": module.images_per_second,
         "test": OmegaConf.to_container(cfg.test, resolve=True),
         **{key: finite_number(scores[key]) for key in ("mIoU", "mAcc", "aAcc")},
         "IoU": {name: finite_number(x) for name, x in zip(classes, scores["iou"], strict=True)},
@@ -268,44 +227,35 @@ def _report(
         "worst": [{"id": name, "mIoU": score} for score, name in worst],
         "confusion": matrix.tolist(),
     }
+    text = json.dumps(metrics, indent=2, allow_nan=False)
+    # each row of the confusion matrix on one line
+    text = re.sub(r"\[[\d,\s]+\]", lambda row: re.sub(r"\s+", " ", row.group()), text)
     with replace_file(folder / "metrics.json") as file:
-        file.write((_compact(metrics) + "\n").encode())
+        file.write((text + "\n").encode())
     console.print(class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
     console.print(
         f"mIoU [bold]{100 * metrics['mIoU']:.2f}[/], mAcc {100 * metrics['mAcc']:.2f}, aAcc {100 * metrics['aAcc']:.2f} "
-        f"on {metrics['images']} images, {images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
+        f"on {metrics['images']} images, {module.images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
         if metrics["mIoU"] is not None
         else "no pixel of the split has a label that counts"
     )
     return metrics
 
 
-def _compact(metrics: Mapping[str, Any]) -> str:
-    """Return JSON with a row of the confusion matrix in a line."""
-    text = json.dumps(metrics, indent=2, allow_nan=False)
-    return re.sub(r"\[[\d,\s]+\]", lambda row: re.sub(r"\s+", " ", row.group()), text)
-
-
-def _draw_worst(
-    cfg: DictConfig,
-    module: Evaluation,
-    datamodule: SegmentationDataModule,
-    names: Sequence[str],
-    folder: Path,
-) -> None:
+def _draw_worst(module: Evaluation, names: Sequence[str], folder: Path) -> None:
     for stale in folder.glob("*.png"):
         stale.unlink()
-    dataset = datamodule.eval_dataset(cfg.split)
-    places = {dataset.source.name(index): index for index in range(len(dataset))} if names else {}
+    dataset = module.data.eval_dataset(module.split)
+    indices = {dataset.source.name(index): index for index in range(len(dataset))} if names else {}
     for rank, name in enumerate(names):
-        sample = dataset[places[name]]
+        sample = dataset[indices[name]]
         labels = predict_labels(module.segmenter, sample["image"][None], module.how)[0].cpu()
-        report.save_picture(
-            folder / f"{rank:02d}_{report.stem(name)}.png",
+        save_picture(
+            folder / f"{rank:02d}_{stem(name)}.png",
             sample["image"],
             sample["mask"],
             labels,
             dataset.source.palette.tolist(),
-            datamodule.ignore_index,
+            module.ignore_index,
             dataset.source.classes,
         )
