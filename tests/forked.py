@@ -23,7 +23,7 @@ _MODULES = (
     "isaseg.training.run",
     "isaseg.inference.evaluate",
     "isaseg.report.bounds",
-    "isaseg.cli.data_commands",
+    "isaseg.data.module",
     "torch._dynamo",
 )
 

@@ -1,65 +1,218 @@
-"""Check, prepare or cache a data set."""
+"""Check, prepare or cache a data set.
 
+usage: isaseg data {check|prepare|cache} data=NAME data.root=/path/to/it [KEY=VALUE ...]
+
+check    Decode every file and report all that is wrong; count sizes and classes; draw samples under their labels.
+         Writes report.json, report.txt and contact_sheet.png into <output_dir>/data/<name>.
+  splits=[train,val]       only these
+  workers=8                threads; by default one for each core
+  data.strict_size=true    a number of images other than the published one is a fault, not a warning
+
+prepare  Unpack the official archives into the layout that is read, and convert labels.
+  archives=FOLDER          where the archives are, as they were downloaded
+  verify=true              no archives: compare what is in data.root with the checksums noted by prepare
+
+cache    Decode every file once, so that training reads only the pixels of a crop. The same command continues.
+         Writes into data.cache, by default <output_dir>/cache/<name>.
+  splits, workers          as for check
+  verify=true              decode everything again, and write again what differs in a pixel
+
+Examples:
+  isaseg data check data=cityscapes data.root=/path/to/cityscapes
+  isaseg data check data=folder data.root=/path/to/it 'data.classes=[sky,ground]'
+  isaseg data prepare data=lip archives=/path/to/downloads data.root=/path/to/lip
+  isaseg data cache data=cityscapes data.root=/path/to/cityscapes splits=[train]
+
+Keys: conf/data_tool.yaml and conf/data
+"""
+
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
 
 from isaseg import config
 from isaseg.cli import command
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, DataError
+from isaseg.files import replace_file
 
-_HELP = {
-    "check": """\
-check    Decode every file and tell all that is wrong; count sizes and classes; draw samples under their labels.
-         Writes report.json, report.txt and contact_sheet.png into <output_dir>/data/<name>.
-           isaseg data check data=cityscapes data.root=/path/to/cityscapes
-           isaseg data check data=folder data.root=/path/to/it 'data.classes=[sky,ground]'
-         splits=[train,val]       only these
-         workers=8                threads; as many as there are cores unless given
-         data.strict_size=true    another number of images than the published one is a fault, not a warning
-""",
-    "prepare": """\
-prepare  Bring the official archives into the layout that is read.
-           isaseg data prepare data=lip archives=/path/to/downloads data.root=/path/to/lip
-         checksums=FILE           a list as sha256sum writes it, with which every archive must agree
-         verify=true              no archives: compare what is in data.root with the checksums that were noted then
-""",
-    "cache": """\
-cache    Decode every file once: training then reads only the pixels of a crop. The same command continues.
-         Writes into data.cache, which is <output_dir>/cache/<name> unless given.
-           isaseg data cache data=cityscapes data.root=/path/to/cityscapes
-         splits=[train]           only these
-         workers=8                threads; as many as there are cores unless given
-         verify=true              decode everything again and mend what differs in a pixel
-""",
-}
+if TYPE_CHECKING:
+    from isaseg.data.source import FileSource
+    from isaseg.data.tools.inspection import Fault
+
+_WORDS = ("check", "prepare", "cache")
+_SPLITS = ("train", "val", "test")
+_FAULTS_SHOWN = 20
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code, see `command.run`: 2 also for faulty files."""
-    words = sys.argv[1:] if words is None else words
-    left = "nothing is left half-written, give the same command again"
-    return command.main(_help(words), _work, words, left)
-
-
-def _work(arguments: Sequence[str]) -> int:
-    word = _word(arguments[0])
-    cfg = config.compose_from("data_tool", arguments[1:])
-    with command.fast_imports():  # imports torch: seconds that a typo need not wait for
-        from isaseg.cli import data_commands as commands
-
-    return {"check": commands.check, "prepare": commands.prepare, "cache": commands.cache}[word](cfg)
-
-
-def _word(word: str) -> str:
-    if word in _HELP:
-        return word
-    hint = config.suggest(word, list(_HELP))
-    raise ConfigError(f"expected check, prepare or cache as the first word, got '{word}'; {hint}see --help")
-
-
-def _help(arguments: Sequence[str]) -> str:
-    known = [_HELP[word] for word in arguments if word in _HELP]
     names = sorted(path.stem for path in (config.conf_dir() / "data").glob("[!_]*.yaml"))
-    usage = "usage: isaseg data {check|prepare|cache} data=NAME data.root=/path/to/it [KEY=VALUE ...]"
-    end = f"Data sets: {', '.join(names)}\nKeys: conf/data_tool.yaml and conf/data\n"
-    return f"{__doc__}\n\n{usage}\n\n" + "\n".join(known or _HELP.values()) + "\n" + end
+    text = f"{__doc__}Data sets: {', '.join(names)}\n"
+    return command.main(text, _work, words, "no file is half-written; run the same command again")
+
+
+def _work(words: list[str]) -> int:
+    if words[0] not in _WORDS:
+        hint = config.suggest(words[0], _WORDS)
+        raise ConfigError(f"expected one of {', '.join(_WORDS)} first, got '{words[0]}'; {hint}see --help")
+    cfg = config.compose_from("data_tool", words[1:])
+    _check_values(cfg)
+    with command.fast_imports():
+        import isaseg.data.module  # noqa: F401  # torch: a typo is reported before that
+    return {"check": check, "prepare": prepare, "cache": cache}[words[0]](cfg)
+
+
+def _check_values(cfg: DictConfig) -> None:
+    """Check the keys of conf/data_tool.yaml.
+
+    Raises:
+        ConfigError: For a value that cannot work.
+    """
+    plain = config.check_nodes(cfg)
+    splits = [plain["splits"]] if isinstance(plain["splits"], str) else plain["splits"]
+    if splits is not None and not (isinstance(splits, list) and splits and set(splits) <= set(_SPLITS)):
+        raise ConfigError(
+            f"expected splits as a list of {', '.join(_SPLITS)}, or null for all, got splits={splits}"
+        )
+    workers = plain["workers"]
+    if workers is not None and (type(workers) is not int or workers < 1):
+        raise ConfigError(f"expected workers to be an integer of at least 1, or null, got workers={workers}")
+    for key, value in (("verify", plain["verify"]), ("data.strict_size", plain["data"]["strict_size"])):
+        if not isinstance(value, bool):
+            raise ConfigError(f"expected {key} to be true or false, got {key}={value}")
+    cfg.splits = splits
+
+
+def check(cfg: DictConfig) -> int:
+    """Report on every file, into `config.data_dir`; return 0, or 2 if there are faults.
+
+    Raises:
+        ConfigError: If the data set is generated.
+        DataError: If no split can be found, or the folder cannot be written.
+    """
+    from rich.console import Console
+
+    from isaseg.data.tools.contact_sheet import contact_sheet
+    from isaseg.data.tools.inspection import Fault, as_json, inspect_split, render, tables
+
+    sources, faults = _find(cfg)
+    folder = config.data_dir(cfg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)  # before the work whose result goes there
+    except OSError as error:
+        raise DataError(
+            f"expected to write into '{folder}', got {error}; give another output_dir=/path"
+        ) from error
+    reports = [inspect_split(source, cfg.workers) for source in sources]
+    for report in reports:
+        faults += report.faults
+        if report.warning and cfg.data.strict_size:
+            text = f"{report.warning}; complete the data set, or set data.strict_size=false"
+            faults.append(Fault(report.split, "", str(cfg.data.root), text))
+        elif report.warning:
+            print(f"warning: {report.warning}", file=sys.stderr)
+    shown = tables(sources[0].info.title, reports)
+    Console(width=None if sys.stdout.isatty() else 110).print(shown)
+    content = as_json(cfg.data.name, cfg.data.root, reports, faults)
+    with replace_file(folder / "report.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+    with replace_file(folder / "report.txt") as file:
+        file.write(render(shown).encode())
+    with replace_file(folder / "contact_sheet.png") as file:
+        contact_sheet(list(zip(sources, reports, strict=True))).savefig(file, format="png")
+    more = f"{len(faults) - _FAULTS_SHOWN} more faults are in '{folder / 'report.json'}'"
+    _print_errors([fault.text for fault in faults], more)
+    print(f"faults: {len(faults)}; report.json, report.txt and contact_sheet.png are in '{folder}'")
+    return 2 if faults else 0
+
+
+def cache(cfg: DictConfig) -> int:
+    """Write or verify the cache of decoded files; return 0, or 2 if samples cannot be decoded.
+
+    Raises:
+        ConfigError: If the data set is generated.
+        DataError: If no split can be found, or the cache cannot be written.
+    """
+    from isaseg.data.tools.build_cache import build_cache
+
+    sources, faults = _find(cfg)
+    errors = [fault.text for fault in faults]
+    folder = Path(cfg.data.cache or Path(cfg.output_dir, "cache", config.data_dir(cfg).name))
+    for source in sources:
+        source.cache = folder
+        report = build_cache(source, cfg.workers, cfg.verify)
+        errors += report.errors
+        print(
+            f"{source.info.title} {source.split}: {report.samples} of {len(source)} samples, {report.size / 1e6:.1f} MB "
+            f"in '{folder / source.split}', {report.written} files written now, {len(report.repaired)} of them repaired"
+        )
+        for path in report.repaired:
+            print(f"warning: the cache file '{path}' was damaged and is written again", file=sys.stderr)
+    for text in errors:
+        command.report(text)
+    return 2 if errors else 0
+
+
+def prepare(cfg: DictConfig) -> int:
+    """Unpack official archives, or with `verify` compare what is there with the noted checksums.
+
+    Returns:
+        0, or 2 if a file is not as it was prepared.
+
+    Raises:
+        ConfigError: If a folder is not given, or the data set has no `prepare`.
+        DataError: If an archive or the folder cannot be used.
+    """
+    from isaseg.data.tools.manifest import verify
+    from isaseg.data.tools.prepare import prepare as unpack_archives
+
+    for key, value in (("data.root", cfg.data.root), *(() if cfg.verify else (("archives", cfg.archives),))):
+        if value is None:
+            raise ConfigError(f"expected a folder as {key}, got none; give it as {key}=/path/to/it")
+    root = Path(str(cfg.data.root)).expanduser()
+    if cfg.verify:
+        faults = verify(root)
+        _print_errors(faults, f"{len(faults) - _FAULTS_SHOWN} more faults")
+        print(f"faults: {len(faults)} in '{root}'")
+        return 2 if faults else 0
+    for line in unpack_archives(cfg.data.name, Path(str(cfg.archives)), root):
+        print(line)
+    return 0
+
+
+def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":
+    """Return the splits in files that are asked for and, if others are there, what keeps a split from being found."""
+    from isaseg.data.module import SegmentationDataModule
+    from isaseg.data.source import FileSource
+    from isaseg.data.tools.inspection import Fault
+
+    module: SegmentationDataModule = config.build(cfg.data, "data")
+    sources, faults = [], []
+    errors: list[DataError] = []
+    for split in cfg.splits or _SPLITS:
+        try:
+            source = module.source(split) if cfg.splits else module.find(split)
+        except DataError as error:
+            errors.append(error)
+            faults.append(Fault(split, "", str(cfg.data.root), str(error)))
+            continue
+        if source is not None and not isinstance(source, FileSource):
+            raise ConfigError(
+                f"expected a data set in files, got data={cfg.data.name}, which is generated; give another as data=NAME "
+                "data.root=/path/to/it, see --help"
+            )
+        if source is not None:
+            source.cache = None
+            sources.append(source)
+    if not sources:
+        raise errors[0]
+    return sources, faults
+
+
+def _print_errors(texts: Sequence[str], more: str) -> None:
+    for text in [*texts[:_FAULTS_SHOWN], *([more] if len(texts) > _FAULTS_SHOWN else [])]:
+        command.report(text)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from isaseg.data.decode import read_labels
 from isaseg.data.info import dataset_info
-from isaseg.data.tools.convert import convert_context, mat_to_png, write_labels
-from isaseg.data.tools.detail import DetailImage, Region, decode_rle, paint, read_detail
+from isaseg.data.tools.convert import convert_context, mat_to_png
+from isaseg.data.tools.detail import Region, decode_rle, paint, read_detail
 from isaseg.errors import DataError
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "pascal_context"
@@ -58,6 +58,12 @@ def detail(regions: list[dict[str, Any]], **image: Any) -> dict[str, Any]:
 def region(mask: np.ndarray, category: int, image_id: int = 2008000002) -> dict[str, Any]:
     code = {"size": list(mask.shape), "counts": encode_rle(mask)}
     return {"image_id": image_id, "category_id": category, "segmentation": code}
+
+
+def painted(*regions: tuple[int, np.ndarray]) -> np.ndarray:
+    """Return what regions of (category, mask) give on an image of the first mask's size."""
+    entries = [Region.model_validate_json(json.dumps(region(mask, category))) for category, mask in regions]
+    return paint(*regions[0][1].shape, entries, IDS)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 1), (5, 6), (40, 50), (300, 200)])
@@ -110,24 +116,17 @@ def test_any_text_is_decoded_or_refused() -> None:
 def test_a_later_region_covers_an_earlier_one() -> None:
     big, small = np.ones((4, 6), bool), np.zeros((4, 6), bool)
     big[0], small[1:3, 2:4] = False, True
-    regions = [Region(c, encode_rle(m), 4, 6) for c, m in ((2, big), (458, small))]
     expected = np.where(small, 59, np.where(big, 1, 0))
-    assert np.array_equal(paint(DetailImage("a", "train", 4, 6, regions), IDS), expected)
-    swapped = paint(DetailImage("a", "train", 4, 6, regions[::-1]), IDS)
-    assert np.array_equal(swapped, np.where(big, 1, 0))
-
-
-def test_a_category_that_is_none_of_the_59_is_background() -> None:
-    regions = [Region(c, encode_rle(np.ones((4, 6), bool)), 4, 6) for c in (2, 1)]
-    assert not paint(DetailImage("a", "train", 4, 6, regions), IDS).any()
+    assert np.array_equal(painted((2, big), (458, small)), expected)
+    assert np.array_equal(painted((458, small), (2, big)), np.where(big, 1, 0))
 
 
 def test_every_category_has_its_index() -> None:
     wanted = sorted(raw for raw, train in IDS.items() if train)
     assert len(wanted) == 59
-    for index, category in enumerate(wanted, 1):
-        labels = paint(DetailImage("a", "train", 1, 1, [Region(category, "01", 1, 1)]), IDS)
-        assert labels.tolist() == [[index]]
+    one = np.ones((1, 1), bool)
+    assert [painted((category, one)).item() for category in wanted] == list(range(1, 60))
+    assert painted((2, one), (1, one)).item() == 0, "none of the 59 is background"
 
 
 @needs_shared
@@ -147,12 +146,11 @@ def test_genuine_regions_give_the_genuine_labels(tmp_path: Path) -> None:
     ]
     source = tmp_path / "trainval_merged.json"
     source.write_text(json.dumps({"images": images, "annos_segmentation": regions}))
-    made = convert_context(tmp_path, {source.name: source})
-    names = [path.stem for path in made if path.suffix == ".png"]
-    assert len(names) == 79
-    for name in names:
-        converted = read_labels(tmp_path / "SegmentationClassContext" / f"{name}.png", ("L",))
-        assert np.array_equal(converted, np.asarray(Image.open(REAL / f"{name}.png"))), name
+    convert_context(tmp_path, tmp_path, {source.name: source})
+    made = list((tmp_path / "SegmentationClassContext").iterdir())
+    assert len(made) == 79
+    for path in made:
+        assert np.array_equal(read_labels(path, ("L",)), np.asarray(Image.open(REAL / path.name))), path.name
 
 
 @needs_shared
@@ -173,9 +171,9 @@ def test_the_merged_json_is_read(tmp_path: Path) -> None:
     )
     path = tmp_path / "trainval_merged.json"
     path.write_text(json.dumps(content))
-    (image,) = read_detail(path)
-    assert image[:4] == ("2008_000002", "train", 4, 6)
-    assert [r.category for r in image.regions] == [2]
+    ((image, regions),) = read_detail(path)
+    assert (image.name, image.phase, image.height, image.width) == ("2008_000002", "train", 4, 6)
+    assert [r.category_id for r in regions] == [2]
 
 
 MASK = np.ones((4, 6), bool)
@@ -206,7 +204,7 @@ def test_a_json_that_is_not_the_merged_one_is_refused(tmp_path: Path, bad: str) 
     path = tmp_path / "trainval_merged.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(DataError, match=r"trainval_merged\.json', got .*fetch it again"):
-        convert_context(tmp_path / "root", {path.name: path})
+        convert_context(tmp_path / "root", tmp_path / "root", {path.name: path})
     assert not (tmp_path / "root").exists()
 
 
@@ -221,54 +219,23 @@ def test_a_region_that_does_not_fit_is_refused(tmp_path: Path, change: Mapping[s
     path = tmp_path / "trainval_merged.json"
     path.write_text(json.dumps(detail([region(MASK, 2) | change])))
     with pytest.raises(DataError, match=f"2008_000002.*{match}"):
-        convert_context(tmp_path / "root", {path.name: path})
-
-
-@pytest.mark.parametrize(("top", "mode"), [(1, "L"), (255, "L"), (256, "I;16"), (65535, "I;16")])
-def test_ids_are_written_as_they_are(tmp_path: Path, top: int, mode: str) -> None:
-    labels = np.arange(24).reshape(4, 6) % (top + 1)
-    labels[0, 0] = top
-    write_labels(tmp_path / "a.png", labels)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == mode
-    assert np.array_equal(read_labels(tmp_path / "a.png", (mode,)), labels)
-
-
-def test_a_palette_is_only_shown(tmp_path: Path) -> None:
-    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
-    labels = np.arange(256).reshape(16, 16)
-    write_labels(tmp_path / "a.png", labels, palette)
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(picture, labels)
-        assert np.array_equal(picture.convert("RGB"), palette[labels])
-
-
-@pytest.mark.parametrize(("value", "palette"), [(-1, False), (65536, False), (256, True)])
-def test_ids_that_do_not_fit_are_refused(tmp_path: Path, value: int, palette: bool) -> None:
-    colours = np.zeros((256, 3), np.uint8) if palette else None
-    with pytest.raises(ValueError, match="do not fit"):
-        write_labels(tmp_path / "a.png", np.full((2, 2), value), colours)
-    assert not list(tmp_path.iterdir())
+        convert_context(tmp_path / "root", tmp_path / "root", {path.name: path})
 
 
 @pytest.mark.parametrize(
-    ("matrix", "match"),
+    ("matrix", "variable", "match"),
     [
-        (np.array([[1, 460]], np.uint16), r"from 0 to 459, got \[460\]"),
-        (np.array([[-1, 2]], np.int16), r"got \[-1\]"),
-        (np.array([[0.5]]), "fractions"),
-        (np.array([[70000]], np.int32), r"got \[70000\]"),
+        (np.array([[1, 460]], np.uint16), "LabelMap", r"from 0 to 459, got \[460\]"),
+        (np.array([[-1, 2]], np.int16), "LabelMap", r"got \[-1\]"),
+        (np.array([[0.5]]), "LabelMap", "fractions"),
+        (np.array([[70000]], np.int32), "LabelMap", r"got \[70000\]"),
+        (np.zeros((2, 2)), "S", "the matrix S"),
     ],
 )
-def test_a_matlab_file_with_strange_ids_is_refused(tmp_path: Path, matrix: np.ndarray, match: str) -> None:
+def test_a_matlab_file_that_is_another_is_refused(
+    tmp_path: Path, matrix: np.ndarray, variable: str, match: str
+) -> None:
     scipy.io.savemat(tmp_path / "a.mat", {"LabelMap": matrix})
     with pytest.raises(DataError, match=f"a.mat'.*{match}"):
-        mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", "LabelMap", IDS)
+        mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", variable, IDS)
     assert not (tmp_path / "a.png").exists()
-
-
-def test_a_matlab_file_without_the_matrix_is_refused(tmp_path: Path) -> None:
-    scipy.io.savemat(tmp_path / "a.mat", {"other": np.zeros((2, 2))})
-    with pytest.raises(DataError, match=r"a\.mat'.*LabelMap"):
-        mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", "LabelMap", IDS)

@@ -1,6 +1,7 @@
-"""Labels of other formats made into PNG: MATLAB files, the run lengths of PASCAL in Detail, the masks of SBD.
+"""Convert labels of other formats to PNG: MATLAB files, the run lengths of PASCAL in Detail, the masks of SBD.
 
-A conversion is a function of the data set's folder and of the files that were not unpacked; it returns what it made.
+A conversion reads the folder of the data set and the inputs that were not unpacked, and writes below another folder of
+the same layout.
 """
 
 import re
@@ -13,134 +14,123 @@ from PIL import Image
 
 from isaseg.data.decode import DecodeError, read_labels
 from isaseg.data.info import dataset_info
-from isaseg.data.parallel import Item, Result, in_threads
-from isaseg.data.tools.detail import DETAIL, DetailImage, paint, read_detail
-from isaseg.data.tools.unpack import whole_file
+from isaseg.data.parallel import Item, in_threads
+from isaseg.data.tools.detail import DETAIL, DetailImage, Region, paint, read_detail
 from isaseg.errors import DataError
 
-
-def write_labels(path: Path, labels: np.ndarray, palette: np.ndarray | None = None) -> None:
-    """Write label ids, whole numbers (H, W), as PNG: 8 bits, or 16 where an id is above 255.
-
-    Args:
-        path: The file, which appears whole or not at all.
-        labels: Ids from 0 to 65535.
-        palette: Colours, uint8 (K, 3) with K of at most 256, to show the ids in; ids are then at most 255.
-
-    Raises:
-        ValueError: If an id is out of range.
-    """
-    low, high = int(labels.min(initial=0)), int(labels.max(initial=0))
-    if low < 0 or high > (65535 if palette is None else 255):
-        raise ValueError(f"labels from {low} to {high} do not fit")
-    picture = Image.fromarray(labels.astype(np.uint8 if high < 256 else np.uint16))
-    if palette is not None:
-        picture.putpalette(palette.tobytes())
-    with whole_file(path) as file:
-        picture.save(file, format="png")
+_CONTEXT_LABELS = "SegmentationClassContext"
 
 
-def mat_to_png(
-    source: Path,
-    target: Path,
-    variable: str,
-    ids: Mapping[int, int] | None = None,
-    palette: np.ndarray | None = None,
-) -> None:
-    """Write the label matrix of a MATLAB file as PNG.
+def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]) -> None:
+    """Write the label matrix of a MATLAB file as PNG of 8 bits.
 
     Args:
         source: The MATLAB file.
         target: The PNG.
         variable: The matrix; `a.b` is field b of struct a.
-        ids: What is written for each id; an id that is not here is an error. None: the ids themselves.
-        palette: As for `write_labels`.
+        ids: What is written for each id, 0 to 255.
 
     Raises:
-        DataError: If the file cannot be read, or an id is unknown.
+        DataError: If the file cannot be read, or an id is not in `ids`.
     """
     try:
         labels = read_labels(source, (), variable)
-        write_labels(target, labels if ids is None else _mapped(labels, ids), palette)
+        if strange := sorted(set(np.unique(labels).tolist()) - ids.keys()):
+            raise ValueError(f"expected label ids from {min(ids)} to {max(ids)}, got {strange[:5]}")
     except (DecodeError, ValueError) as error:
         raise DataError(
             f"expected labels that can be converted in '{source}': {error}; fetch it again"
         ) from error
+    table = np.zeros(max(ids) + 1, np.uint8)
+    table[list(ids)] = list(ids.values())
+    _save(target, table[labels])
 
 
-def convert_context(folder: Path, inputs: Mapping[str, Path]) -> list[Path]:
-    """Make SegmentationClassContext, 0 to 59, and its lists in VOC2010, from the merged JSON, else from trainval/*.mat.
+def convert_context(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
+    """Make SegmentationClassContext, ids 0 to 59, and its lists, from the merged JSON, else from trainval/*.mat.
 
-    Of the MATLAB files the splits are those of VOC2010, which are the same images.
+    The MATLAB files come without splits; theirs are those of VOC2010, whose images are the same.
 
     Raises:
         DataError: If a file is missing or damaged.
     """
+    ids = dataset_info("pascal_context_60").ids
     if DETAIL in inputs:
-        return _convert_detail(folder, inputs[DETAIL])
+        _convert_detail(inputs[DETAIL], out, ids)
+        return
     mats = folder / "trainval"
     if not mats.is_dir():
-        return []
-    ids = dataset_info("pascal_context_60").ids
-    splits = {s: read_names(folder / "ImageSets" / "Main" / f"{s}.txt") for s in ("train", "val")}
+        return
+    splits = {s: _read_names(folder / "ImageSets" / "Main" / f"{s}.txt") for s in ("train", "val")}
 
-    def convert(name: str) -> Path:
-        target = _context_png(folder, name)
-        mat_to_png(mats / f"{name}.mat", target, "LabelMap", ids)
-        return target
+    def convert(name: str) -> None:
+        mat_to_png(mats / f"{name}.mat", out / _CONTEXT_LABELS / f"{name}.png", "LabelMap", ids)
 
-    names = sorted({name for split in splits.values() for name in split})
-    return _each(convert, names, "PASCAL-Context") + _context_lists(folder, splits)
+    _each(convert, sorted({name for split in splits.values() for name in split}), "PASCAL-Context")
+    _write_context_lists(out, splits)
 
 
-def convert_coco_10k(folder: Path, inputs: Mapping[str, Path]) -> list[Path]:
-    """Make annotations_png, the ids 0 to 182 as they are, from annotations/*.mat.
+def _convert_detail(source: Path, out: Path, ids: Mapping[int, int]) -> None:
+    images = read_detail(source)
+
+    def convert(entry: tuple[DetailImage, list[Region]]) -> None:
+        image, regions = entry
+        try:
+            _save(out / _CONTEXT_LABELS / f"{image.name}.png", paint(image.height, image.width, regions, ids))
+        except ValueError as error:
+            raise DataError(f"image {image.name} in '{source}': {error}; fetch it again") from error
+
+    _each(convert, images, "PASCAL-Context")
+    splits = {s: [image.name for image, _ in images if image.phase == s] for s in ("train", "val")}
+    _write_context_lists(out, splits)
+
+
+def convert_coco_10k(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
+    """Make annotations_png, with the ids 0 to 182 as they are, from annotations/*.mat.
 
     Raises:
         DataError: If a file is damaged.
     """
 
-    def convert(source: Path) -> Path:
-        target = folder / "annotations_png" / f"{source.stem}.png"
-        mat_to_png(source, target, "S", {i: i for i in range(183)})
-        return target
+    def convert(source: Path) -> None:
+        mat_to_png(source, out / "annotations_png" / f"{source.stem}.png", "S", {i: i for i in range(183)})
 
-    return _each(convert, sorted((folder / "annotations").glob("*.mat")), "COCO-Stuff")
+    _each(convert, sorted((folder / "annotations").glob("*.mat")), "COCO-Stuff")
 
 
-def convert_sbd(folder: Path, inputs: Mapping[str, Path]) -> list[Path]:
+def convert_sbd(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
     """Make SegmentationClassAug and trainaug.txt in VOC2012 from the files of SBD in `folder`/SBD.
 
-    trainaug is train of VOC with train and val of SBD, without val of VOC; VOC's own masks, which mark borders, stay.
+    trainaug is train of VOC with train and val of SBD, without val of VOC. VOC's own masks, which mark borders, stay.
 
     Raises:
         DataError: If a file is missing or damaged.
     """
-    sbd, lists = folder / "SBD", folder / "ImageSets" / "Segmentation"
+    sbd, lists = folder / "SBD", Path("ImageSets", "Segmentation")
     if not sbd.is_dir():
-        return []
-    train, val = set(read_names(lists / "train.txt")), set(read_names(lists / "val.txt"))
-    names = sorted((train | set(read_names(sbd / "train.txt")) | set(read_names(sbd / "val.txt"))) - val)
-    known = dataset_info("pascal_voc")
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(known.palette)] = known.palette
+        return
+    train, val = (set(_read_names(folder / lists / f"{split}.txt")) for split in ("train", "val"))
+    names = sorted((train | set(_read_names(sbd / "train.txt")) | set(_read_names(sbd / "val.txt"))) - val)
+    ids = dataset_info("pascal_voc").ids
 
-    def convert(name: str) -> list[Path]:
-        mask = folder / "SegmentationClassAug" / f"{name}.png"
+    def convert(name: str) -> None:
+        mask, image = out / "SegmentationClassAug" / f"{name}.png", Path("JPEGImages", f"{name}.jpg")
         if name in train:
             _copy(folder / "SegmentationClass" / f"{name}.png", mask)
         else:
-            mat_to_png(sbd / "cls" / f"{name}.mat", mask, "GTcls.Segmentation", known.ids, palette)
-        image = folder / "JPEGImages" / f"{name}.jpg"
-        if not image.is_file():
-            _copy(sbd / "img" / f"{name}.jpg", image)
-        return [mask, image]
+            mat_to_png(sbd / "cls" / f"{name}.mat", mask, "GTcls.Segmentation", ids)
+        if not (folder / image).is_file():
+            _copy(sbd / "img" / f"{name}.jpg", out / image)
 
-    made = [path for paths in _each(convert, names, "SBD") for path in paths]
-    return [*made, _write_names(lists / "trainaug.txt", names)]
+    _each(convert, names, "SBD")
+    _write_names(out / lists / "trainaug.txt", names)
 
 
-def read_names(path: Path) -> list[str]:
+def _save(path: Path, labels: np.ndarray) -> None:
+    Image.fromarray(labels).save(_ready(path))
+
+
+def _read_names(path: Path) -> list[str]:
     """Return the names of images in a list, one a line.
 
     Raises:
@@ -158,55 +148,29 @@ def read_names(path: Path) -> list[str]:
     return names
 
 
-def _convert_detail(folder: Path, source: Path) -> list[Path]:
-    ids = dataset_info("pascal_context_60").ids
-    images = read_detail(source)
-
-    def convert(image: DetailImage) -> Path:
-        target = _context_png(folder, image.name)
-        try:
-            write_labels(target, paint(image, ids))
-        except ValueError as error:
-            raise DataError(f"image {image.name} in '{source}': {error}; fetch it again") from error
-        return target
-
-    splits = {s: [image.name for image in images if image.split == s] for s in ("train", "val")}
-    return _each(convert, images, "PASCAL-Context") + _context_lists(folder, splits)
+def _write_names(path: Path, names: Iterable[str]) -> None:
+    _ready(path).write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
 
 
-def _context_png(folder: Path, name: str) -> Path:
-    return folder / "SegmentationClassContext" / f"{name}.png"
-
-
-def _context_lists(folder: Path, splits: Mapping[str, Iterable[str]]) -> list[Path]:
-    lists = folder / "ImageSets" / "SegmentationContext"
-    return [_write_names(lists / f"{split}.txt", names) for split, names in splits.items()]
-
-
-def _mapped(labels: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
-    table: np.ndarray = np.full(65536, -1, np.int64)
-    table[list(ids)] = list(ids.values())
-    if labels.min(initial=0) < 0 or labels.max(initial=0) > 65535 or (table[labels] < 0).any():
-        strange = sorted(set(np.unique(labels).tolist()) - set(ids))
-        raise ValueError(f"expected label ids from {min(ids)} to {max(ids)}, got {strange[:5]}")
-    mapped: np.ndarray = table[labels]
-    return mapped
-
-
-def _write_names(path: Path, names: Iterable[str]) -> Path:
-    with whole_file(path) as file:
-        file.write("".join(f"{name}\n" for name in sorted(names)).encode())
-    return path
+def _write_context_lists(out: Path, splits: Mapping[str, Iterable[str]]) -> None:
+    for split, names in splits.items():
+        _write_names(out / "ImageSets" / "SegmentationContext" / f"{split}.txt", names)
 
 
 def _copy(source: Path, target: Path) -> None:
     try:
-        with source.open("rb") as original, whole_file(target) as file:
-            shutil.copyfileobj(original, file)
+        shutil.copyfile(source, _ready(target))
     except OSError as error:
         raise DataError(f"expected to copy '{source}' to '{target}', got {error}; unpack it again") from error
 
 
-def _each(work: Callable[[Item], Result], items: Sequence[Item], text: str) -> list[Result]:
+def _ready(path: Path) -> Path:
+    """Make the folder of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _each(work: Callable[[Item], None], items: Sequence[Item], text: str) -> None:
     with in_threads(work, items, f"converting {text}") as results:
-        return list(results)
+        for _ in results:  # raises what an item raised
+            pass

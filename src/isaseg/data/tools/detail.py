@@ -1,61 +1,120 @@
 """PASCAL in Detail: its JSON of images and regions, from which the labels of PASCAL-Context are painted.
 
-Paint order is the order in the file, as in the Detail API and mmsegmentation: a later region covers an earlier one.
+Regions are painted in the order of the file, as the Detail API and mmsegmentation do: a later one covers an earlier one.
 """
 
-import json
-import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from isaseg.errors import DataError
 
 DETAIL = "trainval_merged.json"
-_MAX_JSON = 8 * 10**9  # bytes
-_MAX_PIXELS = 2**26
+Length = Annotated[int, Field(ge=1, le=2**13)]
 
 
-class Region(NamedTuple):
-    """A mask of one category: its compressed run lengths and size."""
+class Mask(BaseModel, strict=True):
+    """Compressed run lengths, and the height and width of their picture."""
 
-    category: int
+    size: tuple[Length, Length]
     counts: str
-    height: int
-    width: int
 
 
-class DetailImage(NamedTuple):
-    """An image of PASCAL in Detail: its name, split, size, and regions in the order in which they are painted."""
+class Region(BaseModel, strict=True):
+    """The mask of one category in an image."""
 
-    name: str
-    split: str
-    height: int
-    width: int
-    regions: list[Region]
+    image_id: int
+    category_id: int
+    segmentation: Mask
+
+
+class DetailImage(BaseModel, strict=True):
+    """An image: its size, and its split as `phase`."""
+
+    image_id: int
+    file_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+\.jpg$")]
+    height: Length
+    width: Length
+    phase: str
+
+    @property
+    def name(self) -> str:
+        """The name without its ending."""
+        return self.file_name.removesuffix(".jpg")
+
+
+class _Merged(BaseModel, strict=True):
+    images: list[DetailImage]
+    annos_segmentation: list[Region]
+
+
+def read_detail(path: Path) -> list[tuple[DetailImage, list[Region]]]:
+    """Read the images of train and val, each with its regions, from the merged JSON of PASCAL in Detail.
+
+    Raises:
+        DataError: If it is another file, or damaged.
+    """
+    try:
+        content = _Merged.model_validate_json(path.read_bytes())
+        regions = defaultdict(list)
+        for region in content.annos_segmentation:
+            regions[region.image_id].append(region)
+        if len({image.name for image in content.images}) < len(content.images):
+            raise ValueError("several images of one file_name")
+        if unknown := regions.keys() - {image.image_id for image in content.images}:
+            raise ValueError(f"regions of the unknown image {min(unknown)}")
+    except (OSError, ValueError) as error:
+        got = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"expected images and annos_segmentation of PASCAL in Detail in '{path}', got {got}; fetch it again"
+        ) from error
+    return [(image, regions[image.image_id]) for image in content.images if image.phase in ("train", "val")]
+
+
+def paint(height: int, width: int, regions: Iterable[Region], ids: Mapping[int, int]) -> np.ndarray:
+    """Paint regions over one another; what none of them covers is `ids[0]`.
+
+    Args:
+        height: H, of the image.
+        width: W, of the image.
+        regions: Each at the top left of the image.
+        ids: Label by category.
+
+    Returns:
+        Labels, uint8 (H, W).
+
+    Raises:
+        ValueError: If a region cannot be decoded, lies outside, or has a category that is not in `ids`.
+    """
+    labels = np.full((height, width), ids[0], np.uint8)
+    for region in regions:
+        if region.category_id not in ids:
+            raise ValueError(f"expected a category of the 459, got {region.category_id}")
+        h, w = region.segmentation.size
+        if h > height or w > width:
+            raise ValueError(f"expected a mask inside {labels.shape}, got {h} x {w}")
+        labels[:h, :w][decode_rle(region.segmentation.counts, h, w)] = ids[region.category_id]
+    return labels
 
 
 def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
-    """Decode a mask of COCO's compressed run lengths, bool (height, width).
+    """Decode COCO's compressed run lengths to a mask, bool (height, width).
 
-    The runs are of 0 and 1 by turns, down the columns. Each is a number in base 32, least digit first, a character a
-    digit (48 + digit, + 32 if more follow), signed by the top bit of the last; from the fourth run on it is the
-    difference from the run two before.
+    Runs of 0 and of 1 alternate, down the columns. A run is a number in base 32, least digit first. A digit is the
+    character 48 + digit, + 32 if more digits follow. The top bit of the last digit is the sign. From the fourth run on,
+    the number is the difference from the run two before.
 
     Raises:
-        ValueError: If it is not such a string, or its runs are not as long as the picture.
+        ValueError: If it is not such a string, or its runs do not add up to the picture.
     """
     digits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(digits & 32 == 0)
-    if (
-        len(digits) == 0
-        or digits.min() < 0
-        or digits.max() > 63
-        or len(ends) == 0
-        or ends[-1] != len(digits) - 1
-    ):
+    # the last digit must end a run, and there is one
+    if len(ends) == 0 or ends[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63:
         raise ValueError("expected compressed run lengths, got other characters")
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
@@ -69,61 +128,3 @@ def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
     if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
         raise ValueError(f"expected run lengths of {height * width} pixels in all, got others")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def read_detail(path: Path) -> list[DetailImage]:
-    """Read the images and regions of train and val from the merged JSON of PASCAL in Detail.
-
-    Raises:
-        DataError: If it is not that file.
-    """
-    if path.stat().st_size > _MAX_JSON:
-        raise DataError(
-            f"expected at most {_MAX_JSON} bytes in '{path}', got {path.stat().st_size}; fetch it again"
-        )
-    try:
-        content = json.loads(path.read_bytes())
-        images = {entry["image_id"]: _detail_image(entry) for entry in content["images"]}
-        if len({image.name for image in images.values()}) < len(images):
-            raise ValueError("one file_name of several images")
-        for entry in content["annos_segmentation"]:
-            height, width = entry["segmentation"]["size"]
-            region = Region(entry["category_id"], entry["segmentation"]["counts"], height, width)
-            if not all(isinstance(n, int) for n in (region.category, height, width)):
-                raise TypeError(f"a region of category {region.category!r}, {height!r} x {width!r}")
-            if not isinstance(region.counts, str):
-                raise TypeError("a region without compressed run lengths")
-            images[entry["image_id"]].regions.append(region)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"expected images and annos_segmentation of PASCAL in Detail in '{path}', got {error!r:.200}; fetch it again"
-        ) from error
-    return [image for image in images.values() if image.split in ("train", "val")]
-
-
-def paint(image: DetailImage, ids: Mapping[int, int]) -> np.ndarray:
-    """Paint the regions in their order, each over those before, uint8 (H, W); what none covers is `ids[0]`.
-
-    Raises:
-        ValueError: If a region cannot be decoded, lies outside, or has a category that is not in `ids`.
-    """
-    labels = np.full((image.height, image.width), ids[0], np.uint8)
-    for region in image.regions:
-        if region.category not in ids:
-            raise ValueError(f"expected a category of the 459, got {region.category}")
-        if not (0 < region.height <= image.height and 0 < region.width <= image.width):
-            raise ValueError(f"expected a mask inside {labels.shape}, got {region.height} x {region.width}")
-        mask = decode_rle(region.counts, region.height, region.width)
-        labels[: region.height, : region.width][mask] = ids[region.category]
-    return labels
-
-
-def _detail_image(entry: Mapping[str, Any]) -> DetailImage:
-    name, height, width = entry["file_name"], entry["height"], entry["width"]
-    if not re.fullmatch(r"\w+\.jpg", name, re.ASCII):
-        raise ValueError(f"file_name {name!r}")
-    if not (isinstance(height, int) and isinstance(width, int)):
-        raise TypeError(f"{name} of {height} x {width}")
-    if min(height, width) < 1 or height * width > _MAX_PIXELS:
-        raise ValueError(f"{name} of {height} x {width}")
-    return DetailImage(name.removesuffix(".jpg"), str(entry["phase"]), height, width, [])

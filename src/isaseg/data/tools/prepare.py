@@ -1,25 +1,26 @@
 """Bring the official archives of a data set into the layout that its module reads; nothing is downloaded.
 
-The steps are: each archive is unpacked, or the folder that a user unpacked himself is noted; then what no archive holds
-is converted. By the manifest a second run finds nothing to do, an interrupted one goes on, another archive of the same
-name is noticed, and `verify` finds a changed byte.
+Each archive is a step, and so is the conversion of labels. A step works in a temporary folder in the root. When it is
+done, the manifest notes its files with their SHA-256, and they move into the layout. The next run repeats the steps that
+are not noted, or of which a file is gone.
 """
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isaseg.data.info import dataset_info
-from isaseg.data.tools.archive import Place
-from isaseg.data.tools.manifest import MANIFEST, Manifest, describe, load_manifest, save_manifest, verify
-from isaseg.data.tools.recipes import RECIPES, Recipe
-from isaseg.data.tools.unpack import byte_progress, bytes_to_unpack, check_space, digest, unpack
+from isaseg.data.parallel import in_threads
+from isaseg.data.tools.manifest import MANIFEST, Manifest, PreparedStep, load_manifest, save_manifest
+from isaseg.data.tools.official import OFFICIAL, SHA256, OfficialArchives
+from isaseg.data.tools.unpack import Place, unpack
 from isaseg.errors import ConfigError, DataError
-
-__all__ = ["prepare", "verify"]
+from isaseg.files import sha256
 
 _CONVERT = "convert"
+_STAGING = ".unpacking"
 
 
 @dataclass(frozen=True)
@@ -27,192 +28,110 @@ class _Job:
     """A data set to prepare.
 
     Attributes:
-        recipe: How.
+        official: Its archives.
+        title: Its name for people.
         root: The folder that holds it.
-        folder: Where it is in there.
+        folder: Where in the root it is.
         archives: The folder with the archives.
-        found: The archives in there, by official name.
-        by_hand: The needed folders that are there, and that no archive is unpacked into.
+        found: The archives in there, by name.
         manifest: What is done.
     """
 
-    recipe: Recipe
+    official: OfficialArchives
+    title: str
     root: Path
     folder: Path
     archives: Path
     found: Mapping[str, Path]
-    by_hand: Mapping[str, Path]
     manifest: Manifest
 
-    @property
-    def title(self) -> str:
-        return dataset_info(self.recipe.facts).title
+    def missing(self, known: Iterable[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Return the needed folders that are not there, with their archives, of which none is in `known`."""
+        return [
+            (folders, archives)
+            for folders, archives in self.official.needs.items()
+            if not any((self.folder / sub).is_dir() for sub in folders) and not {*known} & {*archives}
+        ]
 
 
-def prepare(name: str, archives: Path, root: Path, checksums: Path | None = None) -> list[str]:
+def prepare(name: str, archives: Path, root: Path) -> list[str]:
     """Unpack and convert the archives of a data set, and write its manifest.
 
     Args:
-        name: Of the data set, as in conf/data.
-        archives: The folder with the official archives; what is unpacked in `root` already may be absent.
+        name: The data set, as in conf/data.
+        archives: The folder with the official archives. What `root` already holds unpacked may be absent.
         root: The folder for the data set.
-        checksums: A list as `sha256sum` writes it, with which every archive must agree.
 
     Returns:
         What was done, in lines for people.
 
     Raises:
-        ConfigError: If the data set has no archives.
-        DataError: If archives are missing, damaged, harmful, too large, or others than before or in the list.
+        ConfigError: If no official archives of the data set are known.
+        DataError: If archives are missing, damaged, harmful or too large, or are not those published or those of a
+            former run.
     """
-    root = root.expanduser()
-    _check_root(root)
-    job = _plan(name, archives.expanduser(), root)
-    _check_all_there(job)
-    new = _identify(job, checksums)
-    todo = _todo(job, new)
+    job = _plan(name, archives.expanduser(), root.expanduser())
+    if missing := job.missing({*job.found, *job.manifest.steps}):
+        raise DataError(
+            f"expected the archives of {job.title} in '{job.archives}', got {', '.join(job.found) or 'none'}; missing: "
+            f"{', '.join(dict.fromkeys(' or '.join(names) for _, names in missing))}; fetch them from "
+            f"{job.official.site}, or unpack them into '{job.folder}' yourself"
+        )
+    todo = _todo(job)
     if not todo and job.manifest.complete:
-        return [f"nothing to do: '{job.root}' holds {job.title}, {len(job.manifest.files)} files"]
-    nested = job.recipe.nested
-    needed = sum(
-        bytes_to_unpack(job.found[s], job.root, _place(job, s), nested) for s in todo if s in job.found
-    )
-    check_space(job.root, needed, job.title)
+        return [f"nothing to do: '{job.root}' holds {job.title}"]
+    sums = _checksums([job.found[step] for step in todo if step in job.found])
     job.manifest.complete = False
-    save_manifest(job.root, job.manifest)
-    lines = [_run(job, step) for step in todo]
-    _check_result(job)
+    lines = [_run(job, step, sums.get(step, "")) for step in todo]
+    for folders, names in job.missing(()):
+        raise DataError(
+            f"expected the folder {' or '.join(folders)} in '{job.folder}' after all archives are unpacked, got none; "
+            f"fetch {' or '.join(names)} again from {job.official.site}"
+        )
     job.manifest.complete = True
     save_manifest(job.root, job.manifest)
-    end = f"checksums of {len(job.manifest.files)} files are in '{job.root / MANIFEST}'"
-    return [*lines, *_absent(job), end]
-
-
-def _check_root(root: Path) -> None:
-    """Check that `root` is a folder, or can be one, in which no folder is a link that leads out of it."""
-    if root.exists() and not root.is_dir():
-        raise DataError(f"expected a folder for the data set, got the file data.root='{root}'; give another")
-    real = root.resolve()
-    for folder, names, _ in os.walk(root):
-        for path in (Path(folder, name) for name in names):
-            if path.is_symlink() and not path.resolve().is_relative_to(real):
-                raise DataError(
-                    f"expected to write below data.root='{root}', got the link '{path}' to '{path.resolve()}' there; "
-                    "remove the link"
-                )
+    return [*lines, f"checksums of {len(job.manifest.files)} files are in '{job.root / MANIFEST}'"]
 
 
 def _plan(name: str, archives: Path, root: Path) -> _Job:
-    recipe = RECIPES.get(name)
-    if recipe is None:
-        raise ConfigError(f"expected a data set that has archives, one of {', '.join(RECIPES)}, got {name!r}")
-    manifest = load_manifest(root) or Manifest(recipe.facts)
-    if manifest.dataset != recipe.facts:
-        raise DataError(
-            f"expected a folder of its own for {name}, got '{root}', which holds {manifest.dataset}"
+    official = OFFICIAL.get(name)
+    if official is None:
+        raise ConfigError(
+            f"expected a data set whose official archives are known, one of {', '.join(OFFICIAL)}, got {name!r}, which "
+            "has no `prepare`; unpack it yourself, then run check"
         )
-    folder, found = _folder(root, recipe), _find(archives, recipe)
-    by_hand = {}
-    for need in recipe.needs:
-        sub = next((sub for sub in need.folders if (folder / sub).is_dir()), None)
-        if sub is not None and not {*found, *manifest.archives} & set(need.archives):
-            by_hand[sub] = folder / sub
-    return _Job(recipe, root, folder, archives, found, by_hand, manifest)
-
-
-def _find(archives: Path, recipe: Recipe) -> dict[str, Path]:
-    """Return the archives that are there, by official name; case does not matter."""
-    found: dict[str, Path] = {}
-    names = {name.casefold(): name for name in recipe.archives}
-    for path in sorted(archives.iterdir()) if archives.is_dir() else ():
-        name = names.get(path.name.casefold())
-        if name is not None and path.is_file():
-            if name in found:
-                raise DataError(f"expected one file {name}, got '{found[name]}' and '{path}'; remove one")
-            found[name] = path
-    return found
-
-
-def _folder(root: Path, recipe: Recipe) -> Path:
-    """Return the data set's folder: where its module finds it, else where the archives put it."""
-    known = next((root / sub for sub in recipe.inside if (root / sub).is_dir()), None)
-    if known is not None:
-        return known
-    if any((root / sub).is_dir() for need in recipe.needs for sub in need.folders):
-        return root
-    parts, ends = Path(recipe.home).parts, root.absolute().parts
-    shared = next(k for k in range(len(parts), -1, -1) if ends[len(ends) - k :] == parts[:k])
-    return root.joinpath(*parts[shared:])  # a root called VOC2012 gets no other VOC2012 inside
-
-
-def _check_all_there(job: _Job) -> None:
-    known = {*job.found, *job.manifest.archives}
-    missing = [
-        " or ".join(need.archives)
-        for need in job.recipe.needs
-        if not known & set(need.archives) and not job.by_hand.keys() & set(need.folders)
-    ]
-    if missing:
+    if root.exists() and not root.is_dir():
+        raise DataError(f"expected a folder for the data set, got the file data.root='{root}'; give another")
+    manifest = load_manifest(root) or Manifest(dataset=official.info)
+    if manifest.dataset != official.info:
         raise DataError(
-            f"expected the archives of {job.title} in '{job.archives}', got {', '.join(job.found) or 'none'}; missing: "
-            f"{', '.join(dict.fromkeys(missing))}; fetch them from {job.recipe.site}, or unpack them into "
-            f"'{job.folder}' yourself"
+            f"expected a folder of its own for {name}, got '{root}', which holds {manifest.dataset}; give another"
         )
+    found = {name: archives / name for name in official.archives if (archives / name).is_file()}
+    folder = official.folder_in(root)
+    return _Job(official, dataset_info(official.info).title, root, folder, archives, found, manifest)
 
 
-def _identify(job: _Job, checksums: Path | None) -> set[str]:
-    """Check that the archives are those of the list and of former runs; return the names of new ones."""
-    wanted = None if checksums is None else _read_checksums(checksums)
-    noted = job.manifest.archives
-    known = set(noted)
-    for name, path in job.found.items():
-        now, before = path.stat(), noted.get(name)
-        same = before is not None and (before["bytes"], before["mtime_ns"]) == (now.st_size, now.st_mtime_ns)
-        if same and wanted is None:
-            continue
-        with byte_progress(f"checksum of {path.name}", now.st_size) as advance, path.open("rb") as file:
-            sha = digest(file, advance)[1]
-        listed = sha if wanted is None else wanted.get(path.name.casefold())
-        if listed is None:
+def _todo(job: _Job) -> list[str]:
+    """Return the steps that are not done, or of which a file is gone.
+
+    Raises:
+        DataError: If an archive that a step needs is absent, or is another than before.
+    """
+    steps, inputs = job.manifest.steps, job.official.inputs
+    for name in steps.keys() & job.found.keys():
+        if (size := job.found[name].stat().st_size) != steps[name].size:
             raise DataError(
-                f"expected every archive in the list '{checksums}', got none for '{path.name}'; add its line"
+                f"expected the {name} that '{job.root}' was made from, {steps[name].size} bytes, got {size} in "
+                f"'{job.found[name]}'; give that one, choose another root, or remove {MANIFEST} there to start over"
             )
-        if listed != sha:
-            raise DataError(
-                f"expected SHA-256 {listed} of '{path}' as in '{checksums}', got {sha}; fetch the archive again"
-            )
-        if before is not None and before["sha256"] != sha:
-            raise DataError(
-                f"expected the {name} that '{job.root}' was made from, SHA-256 {before['sha256']}, got {sha} in "
-                f"'{path}'; give that one, choose another root, or remove {MANIFEST} there to unpack this one over it"
-            )
-        noted[name] = {"bytes": now.st_size, "mtime_ns": now.st_mtime_ns, "sha256": sha}
-    return set(noted) - known
-
-
-def _read_checksums(path: Path) -> dict[str, str]:
-    try:
-        lines = [
-            line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
-        return {Path(name.strip().removeprefix("*")).name.casefold(): sha.lower() for sha, name in lines}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"expected lines as of `sha256sum` in '{path}', got {error}; make the list again"
-        ) from error
-
-
-def _todo(job: _Job, new: set[str]) -> list[str]:
-    """Return the steps that are not done, or of which a file is gone."""
-    places, noted = job.recipe.archives, job.manifest.archives
-    undone = job.manifest.stale(job.root) | ({*noted, *job.by_hand, _CONVERT} - set(job.manifest.done))
-    todo = [step for step, place in places.items() if step in undone and place is not None]
-    todo += [step for step in job.by_hand if step in undone]
-    if job.recipe.convert is not None and (todo or new or _CONVERT in undone):
+    done = {name for name, step in steps.items() if all((job.root / path).is_file() for path in step.files)}
+    known = [name for name in job.official.archives if name in steps or name in job.found]
+    todo = [name for name in known if name not in done]
+    if job.official.convert is not None and (todo or _CONVERT not in done):
         todo.append(_CONVERT)
-    used = {name for name in noted if name in todo or (places.get(name) is None and _CONVERT in todo)}
-    gone = sorted(used - job.found.keys())
-    if gone:
+    needed = {name for name in known if name in todo or (name in inputs and _CONVERT in todo)}
+    if gone := sorted(needed - job.found.keys()):
         raise DataError(
             f"expected {', '.join(gone)} in '{job.archives}' again, because files are missing in '{job.root}', got no "
             "such archive; put it back"
@@ -220,52 +139,78 @@ def _todo(job: _Job, new: set[str]) -> list[str]:
     return todo
 
 
-def _place(job: _Job, archive: str) -> Place:
-    place, prefix = job.recipe.archives[archive], job.folder.relative_to(job.root).as_posix()
-    assert place is not None
+def _checksums(archives: Sequence[Path]) -> dict[str, str]:
+    """Return the SHA-256 of archives by name.
 
-    def below_root(path: str) -> str | None:
-        inner = place(path)
-        return None if inner is None else f"{prefix}/{inner}"
+    Raises:
+        DataError: If one is not as published.
+    """
+    with in_threads(sha256, archives, "checksums of the archives") as results:
+        sums = {path.name: found for path, found in zip(archives, results, strict=True)}
+    for path in archives:
+        if sums[path.name] != (wanted := SHA256.get(path.name, sums[path.name])):
+            raise DataError(
+                f"expected SHA-256 {wanted} of '{path}' as published, got {sums[path.name]}; fetch the archive again"
+            )
+    return sums
 
-    return below_root
 
-
-def _run(job: _Job, step: str) -> str:
+def _run(job: _Job, step: str, checksum: str) -> str:
     """Do a step and note it in the manifest; return a line about it."""
+    staging = job.root / _STAGING
+    out = staging / job.folder.relative_to(job.root)
+    shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
+        out.mkdir(parents=True)
         if step == _CONVERT:
-            assert job.recipe.convert is not None
-            inputs = {name: path for name, path in job.found.items() if job.recipe.archives[name] is None}
-            made = describe(job.root, job.recipe.convert(job.folder, inputs))
-        elif step in job.by_hand:
-            there = sorted(job.by_hand[step].rglob("*"))
-            made = describe(job.root, [path for path in there if path.is_file() and not path.is_symlink()])
-        else:
-            made = unpack(job.found[step], job.root, _place(job, step), job.recipe.nested)
+            assert job.official.convert is not None
+            inputs = {name: job.found[name] for name in job.official.inputs & job.found.keys()}
+            job.official.convert(job.folder, out, inputs)
+        elif step not in job.official.inputs:
+            _unpack_nested(job.official.archives, job.found[step], out)
+        paths = [path for path in sorted(staging.rglob("*")) if path.is_file()]
+        with in_threads(sha256, paths, "making checksums") as results:
+            files = {p.relative_to(staging).as_posix(): s for p, s in zip(paths, results, strict=True)}
+        before = job.manifest.steps.pop(step, PreparedStep())  # a conversion copies only what is not there
+        size = job.found[step].stat().st_size if step in job.found else 0
+        job.manifest.steps[step] = PreparedStep(size=size, sha256=checksum, files=before.files | files)
+        save_manifest(job.root, job.manifest)  # first: where the move is cut short, files are missing
+        _move(files, staging, job.root)
     except OSError as error:
         raise DataError(
-            f"expected to read and write below '{job.root}', got {error}; mend that, start again"
+            f"expected to read and write below '{job.root}', got {error}; fix that and start again"
         ) from error
-    job.manifest.note(step, made)
-    save_manifest(job.root, job.manifest)
-    return f"{step}: {len(made)} files"
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    known = (
+        "as published" if SHA256.get(step) == checksum else f"not known to be official, SHA-256 {checksum}"
+    )
+    return f"{step}: {len(files)} files" + (f"; {known}" if checksum else "")
 
 
-def _check_result(job: _Job) -> None:
-    for need in job.recipe.needs:
-        if not any((job.folder / sub).is_dir() for sub in need.folders):
+def _unpack_nested(places: Mapping[str, Place | None], archive: Path, out: Path, depth: int = 3) -> None:
+    """Unpack an archive, and the official archives in it."""
+    if depth == 0:
+        raise DataError(f"expected archives inside archives, got a fourth in '{archive}'; fetch it again")
+    unpack(archive, out, places[archive.name] or str)
+    aside = out / f"{archive.name}!{depth}"  # as an archive may hold another of its name
+    inner = [name for name in places if (out / name).is_file()]
+    for name in inner:
+        aside.mkdir(exist_ok=True)
+        (out / name).rename(aside / name)
+    for name in inner:
+        _unpack_nested(places, aside / name, out, depth - 1)
+        (aside / name).unlink()
+
+
+def _move(files: Iterable[str], source: Path, root: Path) -> None:
+    """Move files below `root`, each at once; a link there that leads out of it is not followed."""
+    for parent in sorted({(root / path).parent for path in files}):
+        if not parent.resolve().is_relative_to(root.resolve()):
             raise DataError(
-                f"expected the folder {' or '.join(need.folders)} in '{job.folder}' after all archives are unpacked, got "
-                f"none; fetch {' or '.join(need.archives)} again from {job.recipe.site}"
+                f"expected to write below data.root='{root}', got the link '{parent}' to '{parent.resolve()}' there; "
+                "remove the link"
             )
-
-
-def _absent(job: _Job) -> list[str]:
-    """Return a line for each optional archive that is not there."""
-    needed = {archive for need in job.recipe.needs for archive in need.archives}
-    whole = job.manifest.archives.keys() - set(job.recipe.nested)
-    absent = job.recipe.archives.keys() - needed - job.manifest.archives.keys()
-    if whole:
-        absent -= set(job.recipe.nested)
-    return [f"{name}: not in '{job.archives}', and not needed" for name in sorted(absent)]
+        parent.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        os.replace(source / path, root / path)

@@ -1,181 +1,161 @@
-"""Unpack archives safely: all members are checked before the first byte is written (see archive.py).
+"""Unpack an archive from a stranger: all its members are checked before the first of them is written.
 
-Each file appears whole or not at all, and one that is there already is kept: a run that was cut off goes on where it
-was.
+`zipfile` and `tarfile` do the work. Neither a name nor a link may lead out of the target, and an archive that claims
+more than the disk has free is refused. What fails half-way leaves files behind: give a temporary folder as the target.
 """
 
-import hashlib
-import os
+import gzip
+import re
 import shutil
 import stat
+import struct
+import tarfile
+import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import IO, NamedTuple, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-from isaseg.data.tools.archive import CHUNK, MAX_BYTES, MAX_MEMBERS, Member, Place, faults, open_archive
+from isaseg.console import counted
 from isaseg.errors import DataError
 
+Place = Callable[[str], str | None]
 
-class Unpacked(NamedTuple):
-    """A file that was written or kept: its path below the target, bytes, and SHA-256."""
+_JUNK = re.compile(r"(^|/)(__MACOSX/|\.DS_Store$|\._)")  # what macOS adds to an archive
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    RuntimeError,
+)
 
-    path: str
-    bytes: int
-    sha256: str
+
+class _Member(NamedTuple):
+    """A file or folder in an archive; `extract` writes it to a path below the target."""
+
+    name: str
+    size: int
+    is_folder: bool
+    is_file: bool
+    extract: Callable[[str], None]
 
 
-def unpack(
-    archive: Path,
-    target: Path,
-    place: Place = str,
-    nested: Collection[str] = (),
-    max_members: int = MAX_MEMBERS,
-    max_bytes: int = MAX_BYTES,
-) -> list[Unpacked]:
-    """Unpack an archive below `target`; files that are there and equal are kept.
+def unpack(archive: Path, target: Path, place: Place = str) -> None:
+    """Unpack a .zip, .tar, .tar.gz or .tgz into a folder.
 
     Args:
-        archive: A .zip, .tar, .tar.gz, .tgz or .tar.bz2.
-        target: The folder; links inside it that lead out of it are not followed.
-        place: Where a member goes below the target, given its name; None: nowhere.
-        nested: File names of zips inside the zip that are unpacked, too.
-        max_members: More are refused.
-        max_bytes: More, unpacked, are refused, as is more than the disk has free.
+        archive: The archive.
+        target: The folder, which is made if it does not exist.
+        place: Maps the name of a file to its path below `target`; None leaves the file out.
 
     Raises:
-        DataError: If a member is refused, and then nothing is written; or if the archive is damaged.
+        DataError: If a member is a link or device or leads out of the target, if two members have one place, if the
+            archive is damaged, or if the disk has too little space.
     """
-    with open_archive(archive, place, nested, max_members, max_bytes) as members:
-        _check_target(archive, target, members)
-        check_space(target, _bytes_to_write(target, members), f"'{archive}'")
-        with byte_progress(f"unpacking {archive.name}", sum(m.size for m in members)) as advance:
-            return [_write(archive, target, member, advance) for member in members]
-
-
-def bytes_to_unpack(archive: Path, target: Path, place: Place = str, nested: Collection[str] = ()) -> int:
-    """Check what `unpack` checks, and return how many bytes it would write; nothing is written.
-
-    Raises:
-        DataError: If a member is refused, or the archive is damaged.
-    """
-    with byte_progress(f"checking {archive.name}", None), open_archive(archive, place, nested) as members:
-        _check_target(archive, target, members)
-        return _bytes_to_write(target, members)
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Check that the disk of `folder`, which need not exist yet, has room.
-
-    Raises:
-        DataError: If it has not.
-    """
-    free = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.is_dir())).free
-    if needed > free:
-        raise DataError(
-            f"expected {needed / 1e9:.1f} GB free at '{folder}' to unpack {what}, got {free / 1e9:.1f} GB; make room or "
-            "choose another folder"
-        )
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that becomes `path` when the block ends, and never exists half-written under that name.
-
-    Unlike `files.replace_file` it does not wait for the disk, which for 100 000 files takes hours. The temporary name is
-    always the same, so that a new run clears what a killed one left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        with temporary.open("xb") as file:  # x: never through a link of that name
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def byte_progress(text: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, of `total` bytes if that is known; the block is given a function that adds to those done."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def digest(file: IO[bytes], advance: Callable[[int], None] = lambda count: None) -> tuple[int, str]:
-    """Return CRC-32 and SHA-256 of what is left to read of a file."""
-    crc, sha = 0, hashlib.sha256()
-    while chunk := file.read(CHUNK):
-        crc = zlib.crc32(chunk, crc)
-        sha.update(chunk)
-        advance(len(chunk))
-    return crc, sha.hexdigest()
-
-
-def is_file(path: Path, size: int) -> bool:
-    """Tell whether there is a file, not a link, of so many bytes."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
-
-
-def _check_target(archive: Path, target: Path, members: list[Member]) -> None:
-    real = target.resolve()
-    for parent in {(target / member.path).parent for member in members}:
-        if not parent.resolve().is_relative_to(real):
+    opened = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
+    target.mkdir(parents=True, exist_ok=True)
+    chosen: dict[str, _Member] = {}
+    with _faults(archive), opened(archive, target) as members:
+        for member in members:
+            with _faults(archive, member.name):
+                path = _path_below(member, place)
+                if path is None:
+                    continue
+                if path in chosen:
+                    raise ValueError(f"the place of another member, '{chosen[path].name}',")
+                chosen[path] = member
+        size, free = sum(member.size for member in chosen.values()), shutil.disk_usage(target).free
+        if size > free:
             raise DataError(
-                f"expected to unpack '{archive}' below '{target}', got the link '{parent}' to '{parent.resolve()}' "
-                "there; remove the link"
+                f"expected {size / 1e9:.1f} GB free at '{target}' to unpack '{archive}', got {free / 1e9:.1f} GB; make "
+                "room or choose another folder"
             )
+        with counted(f"unpacking {archive.name}", len(chosen)) as advance:
+            for path, member in chosen.items():
+                with _faults(archive, member.name):
+                    member.extract(path)
+                advance()
 
 
-def _bytes_to_write(target: Path, members: list[Member]) -> int:
-    return sum(m.size for m in members if not is_file(target / m.path, m.size))
+def _path_below(member: _Member, place: Place) -> str | None:
+    """Check a member; return its path below the target, None if it is not unpacked.
 
-
-def _write(archive: Path, target: Path, member: Member, advance: Callable[[int], None]) -> Unpacked:
-    path = target / member.path
-    with faults(archive, member.name):
-        kept = _sha_if_equal(path, member)
-        if kept is not None:
-            advance(member.size)
-            return Unpacked(member.path, member.size, kept)
-        sha, left = hashlib.sha256(), member.size
-        with member.open() as source, whole_file(path) as file:
-            while chunk := source.read(CHUNK):
-                left -= len(chunk)
-                if left < 0:
-                    raise ValueError(f"more than the {member.size} bytes that it declares")
-                file.write(chunk)
-                sha.update(chunk)
-                advance(len(chunk))
-            if left:
-                raise EOFError(f"{member.size - left} of {member.size} bytes")
-    return Unpacked(member.path, member.size, sha.hexdigest())
-
-
-def _sha_if_equal(path: Path, member: Member) -> str | None:
-    if not is_file(path, member.size):
+    Raises:
+        ValueError: If it is refused; the message is the reason.
+    """
+    path = PureWindowsPath(member.name)  # so that Windows' separators and drives count on every system
+    if path.anchor or ".." in path.parts:
+        raise ValueError("a name that leads out of the folder")
+    if not member.name.isprintable():
+        raise ValueError("a name with control characters")
+    if member.is_folder:
         return None
-    with path.open("rb") as file:
-        crc, sha = digest(file)
-    if member.crc is not None:
-        return sha if crc == member.crc else None
-    with member.open() as source:
-        return sha if digest(source)[1] == sha else None
+    if not member.is_file:
+        raise ValueError("a link or device")
+    if not path.parts:
+        raise ValueError("a file without a name")
+    return None if _JUNK.search(path.as_posix()) else place(path.as_posix())
+
+
+@contextmanager
+def _zip_members(file: Path, target: Path) -> Iterator[list[_Member]]:
+    with zipfile.ZipFile(file) as pack:
+
+        def extract(info: zipfile.ZipInfo, path: str) -> None:
+            info.filename = path
+            pack.extract(info, target)
+
+        yield [
+            _Member(
+                info.orig_filename,  # `filename` ends at a NUL
+                info.file_size,
+                info.is_dir(),
+                stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG),
+                partial(extract, info),
+            )
+            for info in pack.infolist()
+        ]
+
+
+@contextmanager
+def _tar_members(file: Path, target: Path) -> Iterator[list[_Member]]:
+    opener = gzip.open if file.name.lower().endswith("gz") else open
+    with cast(IO[bytes], opener(file, "rb")) as raw, tarfile.open(fileobj=raw, mode="r:") as pack:
+        infos = pack.getmembers()
+        _check_end(raw, infos)
+
+        def extract(info: tarfile.TarInfo, path: str) -> None:
+            pack.extract(info.replace(name=path, deep=False), target, filter="data")
+
+        yield [_Member(i.name, i.size, i.isdir(), i.isreg(), partial(extract, i)) for i in infos]
+
+
+def _check_end(file: IO[bytes], infos: list[tarfile.TarInfo]) -> None:
+    """Check that the archive is whole: tarfile takes a damaged header, or a missing one, for the end."""
+    block = tarfile.BLOCKSIZE
+    ends = (info.offset_data + (-(-info.size // block) * block if info.isreg() else 0) for info in infos)
+    file.seek(max(ends, default=0))
+    if file.read(block) != bytes(block):
+        raise tarfile.ReadError("a file that is damaged or cut short")
+    while file.read(2**20):  # to the end, where gzip has its checksum
+        pass
+
+
+@contextmanager
+def _faults(archive: Path, member: str = "") -> Iterator[None]:
+    """Turn what the block raises about an archive, or about a member of it, into a DataError."""
+    where = f"'{archive}'" + (f", member {member!r}" if member else "")
+    try:
+        yield
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(f"expected to unpack {where}, got {error}; fix that and start again") from error
+        got = str(error) or type(error).__name__
+        raise DataError(
+            f"expected a whole and harmless archive, got {got} in {where}; fetch it again from the official site"
+        ) from error
