@@ -1,5 +1,6 @@
 """`src/data.py` as a user calls it: exit codes, one sentence for each mistake, files where they should be."""
 
+import gc
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             return commands.main(arguments)
         finally:
             signal.signal(signal.SIGTERM, handler)
+            gc.unfreeze()  # what `command.fast_imports` froze
 
     return called
 
