@@ -1,8 +1,6 @@
-"""Facts of all data sets: every raw id against its train id, written down here a second time, and as published."""
+"""What is known about the data sets: every raw id against its train id, written down a second time, and as published."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,175 +13,31 @@ from isaseg.data.index import Pair
 from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
+from tests.data.cases import SHARED, TABLES, Table
 from tests.fakes import labels_of
 
-SPEC = Path(__file__).parents[2].parent / "shared" / "spec" / "classes"
-
-CITYSCAPES = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
-CONTEXT = [
-    *(
-        2,
-        9,
-        18,
-        19,
-        22,
-        23,
-        25,
-        31,
-        33,
-        34,
-        44,
-        45,
-        46,
-        59,
-        65,
-        68,
-        72,
-        80,
-        85,
-        98,
-        104,
-        105,
-        113,
-        115,
-        144,
-        158,
-    ),
-    *(
-        159,
-        162,
-        187,
-        189,
-        207,
-        220,
-        232,
-        258,
-        259,
-        260,
-        284,
-        295,
-        296,
-        308,
-        324,
-        326,
-        347,
-        349,
-        354,
-        355,
-        360,
-    ),
-    *(366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
-]
-COCO_ABSENT = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)
-COCO = [i for i in range(1, 183) if i not in COCO_ABSENT]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Which raw ids there are, what they mean, and how the files are written."""
-
-    name: str
-    raw: list[int]
-    rule: Callable[[int], int]
-    classes: int
-    splits: Mapping[str, int]
-    ending: str = "png"
-    converted: bool = False  # the table of `png_ids`
-    spec: str | None = None
-
-
-CONTEXT_SIZES = {"train": 4998, "val": 5105}
-TABLES = [
-    Table(
-        "cityscapes",
-        list(range(34)),
-        lambda i: CITYSCAPES.index(i) if i in CITYSCAPES else 255,
-        19,
-        {"train": 2975, "val": 500, "test": 1525},
-    ),
-    Table(
-        "ade20k",
-        list(range(151)),
-        lambda i: i - 1 if i else 255,
-        150,
-        {"train": 20210, "val": 2000, "test": 3352},
-    ),
-    Table(
-        "camvid",
-        list(range(12)),
-        lambda i: i if i < 11 else 255,
-        11,
-        {"train": 367, "val": 101, "test": 233},
-        spec="",
-    ),
-    Table("lip", list(range(20)), lambda i: i, 20, {"train": 30462, "val": 10000, "test": 10000}),
-    Table(
-        "pascal_voc",
-        [*range(21), 255],
-        lambda i: i,
-        21,
-        {"train": 1464, "val": 1449, "trainval": 2913, "test": 1456, "trainaug": 10582},
-        spec="pascal_voc2012",
-    ),
-    Table(
-        "pascal_context",
-        list(range(460)),
-        lambda i: CONTEXT.index(i) if i in CONTEXT else 255,
-        59,
-        CONTEXT_SIZES,
-        ending="mat",
-    ),
-    Table(
-        "pascal_context", list(range(60)), lambda i: i - 1 if i else 255, 59, CONTEXT_SIZES, converted=True
-    ),
-    Table(
-        "pascal_context_60",
-        list(range(460)),
-        lambda i: CONTEXT.index(i) + 1 if i in CONTEXT else 0,
-        60,
-        CONTEXT_SIZES,
-        ending="mat",
-    ),
-    Table("pascal_context_60", list(range(60)), lambda i: i, 60, CONTEXT_SIZES, converted=True),
-    Table(
-        "coco_stuff",
-        [0, *COCO],
-        lambda i: COCO.index(i) if i else 255,
-        171,
-        {"train": 9000, "val": 1000},
-        ending="mat",
-    ),
-    Table(
-        "coco_stuff_164k",
-        [*(i - 1 for i in COCO), 255],
-        lambda i: COCO.index(i + 1) if i < 255 else 255,
-        171,
-        {"train": 118287, "val": 5000},
-    ),
-]
-every_table = pytest.mark.parametrize("table", TABLES, ids=lambda t: f"{t.name}{'_png' * t.converted}")
+every_table = pytest.mark.parametrize("table", TABLES, ids=str)
 
 
 class OneMask:
     """A data set of one pair whose labels are what the test says."""
 
     def __init__(self, folder: Path, table: Table) -> None:
-        self.folder, self.table, self.facts = folder, table, dataset_info(table.name)
+        self.folder, self.table, self.info = folder, table, dataset_info(table.name)
 
     def source(self, labels: np.ndarray, colours: list[int] | None = None) -> FileSource:
         labels = np.atleast_2d(labels)
-        image, mask = self.folder / "image.png", self.folder / f"mask.{self.table.ending}"
+        image, mask = self.folder / "image.png", self.folder / f"mask.{'mat' if self.table.matlab else 'png'}"
         Image.fromarray(np.zeros((*labels.shape, 3), np.uint8)).save(image)
-        if self.table.ending == "mat":
+        if self.table.matlab:
             scipy.io.savemat(mask, {"labels": labels})
         else:
             picture = Image.fromarray(labels)
             if colours is not None:
                 picture.putpalette(colours)
             picture.save(mask)
-        modes = ("L", "P", "I;16")
-        ids = self.facts.png_ids if self.table.converted else self.facts.ids
-        return FileSource(self.facts, "val", [Pair("it", image, mask)], modes, "labels", ids)
+        ids = self.info.png_ids if self.table.converted else self.info.ids
+        return FileSource(self.info, "val", [Pair("it", image, mask)], ("L", "P", "I;16"), "labels", ids)
 
 
 @every_table
@@ -195,84 +49,84 @@ def test_d7_every_raw_id_becomes_its_train_id(tmp_path: Path, table: Table) -> N
         assert mask.dtype == np.uint8
         assert mask[0].tolist() == [table.rule(i) for i in table.raw]
     assert set(mask[0].tolist()) - {255} == set(range(table.classes))  # no class without an id
-    assert one.facts.ignore_index == 255
 
 
 @every_table
 def test_d5_every_other_id_is_refused(tmp_path: Path, table: Table) -> None:
     one = OneMask(tmp_path, table)
     for value in set(range(256)) - set(table.raw):
-        with pytest.raises(
-            DataError, match=rf"got the id {value} in 1 pixels of mask='.*/mask\.{table.ending}'"
-        ):
+        with pytest.raises(DataError, match=rf"got the id {value} in 1 pixels of mask='.*/mask\....'"):
             labels_of(one.source(np.array([table.raw[0], value, table.raw[-1]], np.uint8)), 0)
     wide = {300, 460, 2**15 - 1} - set(table.raw)
     for value, dtype in [*((v, np.uint16) for v in wide), *((v, np.int16) for v in wide | {-1, -256})]:
-        if value < 0 and table.ending == "png":
+        if value < 0 and not table.matlab:
             continue
         with pytest.raises(DataError, match=rf"got the id {value} in 1 pixels"):
-            labels_of(
-                one.source(np.array([table.raw[0], value], dtype if table.ending == "mat" else np.uint16)), 0
-            )
+            labels_of(one.source(np.array([table.raw[0], value], dtype if table.matlab else np.uint16)), 0)
 
 
-@every_table
+@pytest.mark.parametrize("table", [table for table in TABLES if not table.matlab], ids=str)
 def test_labels_are_never_decoded_from_colours(tmp_path: Path, table: Table) -> None:
-    if table.ending == "mat":
-        return
     one = OneMask(tmp_path, table)
     labels = np.array(table.raw, np.uint8)
     grey = [c for i in range(256) for c in (i, i, i)]
-    for colours in (grey, grey[::-1], [0] * 768, one.facts.palette.flatten().tolist()):
+    for colours in (grey, grey[::-1], [0] * 768, one.info.palette.flatten().tolist()):
         mask = labels_of(one.source(labels, colours), 0)
         assert mask[0].tolist() == [table.rule(i) for i in table.raw]
 
 
 @every_table
-def test_names_colours_and_sizes(table: Table) -> None:
-    known = dataset_info(table.name)
-    assert len(set(known.classes)) == len(known.classes) == table.classes
-    assert known.palette.shape == (table.classes, 3)
-    assert known.palette.dtype == np.uint8
-    assert not 0 <= known.ignore_index < table.classes
-    assert {split: known.splits[split] for split in table.splits} == table.splits
-    assert known.title
-    assert known.layout.startswith("  ")
+def test_numbers_of_classes_and_images_are_the_published_ones(table: Table) -> None:
+    info = dataset_info(table.name)
+    assert len(info.classes) == table.classes
+    assert {split: info.splits[split] for split in table.splits} == table.splits
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "colours"),
+    [
+        ("ade20k", {0: "wall", 12: "person", 149: "flag"}, {0: [120, 120, 120]}),
+        ("camvid", {0: "sky"}, {3: [128, 64, 128]}),
+        ("cityscapes", {0: "road", 13: "car", 18: "bicycle"}, {13: [0, 0, 142]}),
+        ("coco_stuff", {0: "person", 1: "bicycle", 170: "wood"}, {}),
+        ("coco_stuff_164k", {0: "person", 1: "bicycle", 170: "wood"}, {}),
+        ("lip", {0: "Background", 13: "Face"}, {}),
+        ("pascal_context", {0: "aeroplane", 58: "wood"}, {}),
+        ("pascal_context_60", {0: "background", 1: "aeroplane", 59: "wood"}, {}),
+        ("pascal_voc", {0: "background", 15: "person", 20: "tvmonitor"}, {15: [192, 128, 128]}),
+    ],
+)
+def test_some_classes_and_colours(name: str, classes: dict[int, str], colours: dict[int, list[int]]) -> None:
+    info = dataset_info(name)
+    assert {i: info.classes[i] for i in classes} == classes
+    assert {i: info.palette[i].tolist() for i in colours} == colours
 
 
 def test_only_lip_swaps_classes_in_a_mirror() -> None:
-    pairs = {table.name: dataset_info(table.name).flip_pairs for table in TABLES}
-    assert pairs.pop("lip") == ((14, 15), (16, 17), (18, 19))
-    assert not any(pairs.values())
-
-
-def test_an_ignored_id_is_never_a_class(tmp_path: Path) -> None:
-    table = TABLES[3]
-    known = dataset_info(table.name)
-    pairs = [Pair("it", tmp_path / "image.png", None)]
-    for ids, told in (({0: 20}, r"got \[20\]"), ({0: -1}, r"got \[-1\]")):
-        with pytest.raises(DataError, match=told):
-            FileSource(known, "val", pairs, ids=ids)
+    infos = {table.name: dataset_info(table.name) for table in TABLES}
+    lip = infos.pop("lip")
+    pairs = [(lip.classes[a], lip.classes[b]) for a, b in lip.flip_pairs]
+    assert pairs == [("Left-arm", "Right-arm"), ("Left-leg", "Right-leg"), ("Left-shoe", "Right-shoe")]
+    assert not any(info.flip_pairs for info in infos.values())
 
 
 @every_table
 def test_as_collected(table: Table) -> None:
-    path = SPEC / f"{table.spec or table.name}.json"
-    if table.spec == "" or not path.is_file():
+    path = SHARED / "spec" / "classes" / f"{table.spec}.json"
+    if table.spec is None or not path.is_file():
         pytest.skip("not collected here")
     collected: dict[str, Any] = json.loads(path.read_text())
-    known = dataset_info(table.name)
+    info = dataset_info(table.name)
     key = "converted_png_id_map" if table.converted else "id_map"
     if table.converted and key not in collected:
         pytest.skip("this table is not in the collection")
-    expected = {int(i): train for i, train in collected[key].items()}
+    expected = {int(i): train for i, train in collected[key].items() if int(i) >= 0}
     default = None if table.converted else collected.get("id_map_default")
-    expected = {
-        i: expected.get(i, default) for i in ([*range(460)] if default is not None else expected) if i >= 0
-    }
-    assert (known.png_ids if table.converted else known.ids) == expected
-    assert list(known.classes) == collected["class_names"]
-    assert known.palette.tolist() == collected["palette"]
-    assert known.splits == collected["splits"]
-    assert [list(pair) for pair in known.flip_pairs] == collected.get("flip_pairs", [])
-    assert known.ignore_index == collected["ignore_index"]
+    if default is not None:
+        expected = {i: expected.get(i, default) for i in range(460)}
+    assert (info.png_ids if table.converted else info.ids) == expected
+    assert list(info.classes) == collected["class_names"]
+    assert info.palette.tolist() == collected["palette"]
+    assert info.splits == collected["splits"]
+    assert [list(pair) for pair in info.flip_pairs] == collected.get("flip_pairs", [])
+    assert info.ignore_index == collected["ignore_index"]

@@ -37,14 +37,6 @@ def test_a_small_data_set_wraps_around_whole_permutations() -> None:
     assert all(sorted(drawn[a : a + 3]) == [0, 1, 2] for a in range(0, 24, 3))
 
 
-def test_the_processes_share_the_same_batches() -> None:
-    alone = batches(BatchPlan(10, 4, 5, seed=1))
-    ranks = [batches(BatchPlan(10, 4, 5, seed=1, rank=rank, world=2)) for rank in range(2)]
-    for k in range(5):
-        assert sorted(ranks[0][k] + ranks[1][k]) == sorted(alone[k])
-        assert len(ranks[0][k]) == 2
-
-
 def test_seeds_differ() -> None:
     assert batches(BatchPlan(50, 4, 5, seed=1)) != batches(BatchPlan(50, 4, 5, seed=2))
 

@@ -46,19 +46,6 @@ def test_no_global_random_state_is_used() -> None:
     assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], states[2])
 
 
-def test_labels_are_never_invented_and_have_the_size_of_the_crop() -> None:
-    transform = TrainTransform((48, 48), (0.5, 2.0), ignore_index=255)
-    seen = set()
-    for k in range(60):
-        image, mask, far = transform(*sample(), (0, k, 0))
-        assert image.shape == (48, 48, 3)
-        assert mask.shape == (48, 48)
-        assert far is not None
-        assert np.array_equal(far, mask == 3)
-        seen |= set(np.unique(mask).tolist())
-    assert seen == {0, 1, 2, 3, 4, 255}
-
-
 def test_image_labels_and_region_go_through_one_geometry() -> None:
     transform = TrainTransform((24, 24), scale=None, flip=True, quarter_turns=True, colours=None)
     results = set()
@@ -92,10 +79,14 @@ def test_padding_is_grey_and_ignored() -> None:
 def test_colours_never_change_padding(scale: tuple[float, float], colours: str) -> None:
     """It stands for zero once normalised."""
     transform = TrainTransform((96, 96), scale, colours=colours, ignore_index=7)
+    plain = TrainTransform((96, 96), scale, colours=None, ignore_index=7, flip=False)
+    changed = []
     for k in range(20):
         image, mask, _ = transform(*sample(), (0, k, 0))
         assert (mask == 7).any()
         assert (image[mask == 7] == (124, 116, 104)).all()
+        changed.append(image.sum() != plain(*sample(), (0, k, 0))[0].sum())
+    assert sum(changed) > 10
 
 
 def test_a_mirror_swaps_paired_classes() -> None:
@@ -105,22 +96,6 @@ def test_a_mirror_swaps_paired_classes() -> None:
     results = [transform(image, mask, None, (0, k, 0), flip_pairs=((1, 2),))[1] for k in range(20)]
     assert any(np.array_equal(r, swapped) for r in results)
     assert all(np.array_equal(r, swapped) or np.array_equal(r, mask) for r in results)
-
-
-def test_scale_and_place_of_the_crop_are_independent() -> None:
-    """One seed for all steps of a Compose would tie the crop's corner to the scale."""
-    transform = TrainTransform((16, 16), scale=(0.5, 2.0), flip=False, colours=None)
-    y, x = np.mgrid[:200, :200]
-    image = np.stack([y, x, 0 * x], axis=2).astype(np.uint8)
-    corners, scales = [], []
-    for k in range(150):
-        out = transform(image, np.zeros((200, 200), np.uint8), None, (0, k, 0))[0].astype(float)
-        extent = out[-1, 0, 0] - out[0, 0, 0]
-        scales.append(15 / extent)
-        corners.append(out[0, 0, 0] / (200 - extent))
-    assert abs(np.corrcoef(corners, np.log(scales))[0, 1]) < 0.3
-    assert min(scales) < 0.7
-    assert max(scales) > 1.5
 
 
 def ramps(height: int, width: int) -> np.ndarray:
@@ -340,15 +315,6 @@ def test_more_transforms_of_albumentations_follow_and_depend_on_the_key_alone() 
     assert 8 < sum(changed) < 32
 
 
-def test_photometric_changes_colours_within_their_ranges() -> None:
-    transform = TrainTransform((40, 56), scale=None, flip=False, colours="photometric")
-    image, mask, _ = sample()
-    image = np.full_like(image, (100, 120, 140))
-    colours = np.array([transform(image, mask, None, (0, k, 0))[0][0, 0] for k in range(200)])
-    assert len(np.unique(colours, axis=0)) > 80
-    assert (colours == (100, 120, 140)).all(axis=1).mean() == pytest.approx(1 / 16, abs=0.05)
-
-
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="transform.scale"):
         TrainTransform((8, 8), scale=(0.0, 2.0))
@@ -364,12 +330,6 @@ def test_a_transform_that_changes_the_size_is_refused() -> None:
         ConfigError, match=r"data\.transform\.extra, got Resize, which makes \(24, 24\) \(20, 20\)"
     ):
         transform(*sample(), (0, 0, 0))
-
-
-def test_the_aspect_is_stretched_where_nothing_else_is_done() -> None:
-    image, mask, _ = sample()
-    transform = TrainTransform((40, 56), scale=None, aspect=(0.5, 0.5), flip=False, colours=None)
-    assert not np.array_equal(transform(image, mask, None, (0, 0, 0))[0], image)
 
 
 @pytest.mark.parametrize("limits", ["0.5", "[a,b]", "[1]", "[2,1]", "[0,1]", "text"])

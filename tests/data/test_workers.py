@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,10 +30,8 @@ def cache(root: Path) -> Path:
     return root / "cache"
 
 
-def module(
-    root: Path, workers: int = 0, rank: int = 0, world: int = 1, **changes: Any
-) -> SegmentationDataModule:
-    data = SegmentationDataModule(
+def module(root: Path, workers: int = 0, **changes: Any) -> SegmentationDataModule:
+    return SegmentationDataModule(
         partial(ade20k, root=str(root)),
         num_classes=150,
         ignore_index=255,
@@ -47,8 +44,6 @@ def module(
         transform=TrainTransform((32, 48), (0.5, 2.0), aspect=(0.9, 1.1), cat_max_ratio=0.75, pad="random"),
         **changes,
     )
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
-    return data
 
 
 def batches(data: SegmentationDataModule) -> list[dict[str, Any]]:
@@ -79,18 +74,6 @@ def test_n5_a_sample_is_augmented_otherwise_in_every_epoch(root: Path) -> None:
     assert len(seen) == 6
     for images in seen.values():
         assert len({image.numpy().tobytes() for image in images}) == len(images) > 1
-
-
-def test_processes_draw_different_samples_of_the_same_batch(root: Path) -> None:
-    whole = batches(module(root))
-    parts = [batches(module(root, rank=rank, world=2)) for rank in range(2)]
-    for k, batch in enumerate(whole):
-        together = dict(zip(batch["id"], batch["image"], strict=True))
-        for part in parts:
-            assert all(
-                torch.equal(together[n], i) for n, i in zip(part[k]["id"], part[k]["image"], strict=True)
-            )
-        assert not set(parts[0][k]["id"]) & set(parts[1][k]["id"])
 
 
 def resident_kib() -> int:

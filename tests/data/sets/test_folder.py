@@ -15,18 +15,6 @@ from tests.fakes import labels_of, make_fake_folder
 CLASSES = ["sky", "ground", "thing"]
 
 
-def test_palette_masks_odd_sizes_and_spaces(tmp_path: Path) -> None:
-    source = folder("train", str(make_fake_folder(tmp_path)), CLASSES)
-    assert source is not None
-    assert [source.name(i) for i in range(3)] == ["a photo 0", "a photo 1", "a photo 2"]
-    for i in range(3):
-        assert source.load(i).image.shape == (37 + 2 * i, 51 + i, 3)
-        assert np.array_equal(
-            labels_of(source, i), np.asarray(Image.open(tmp_path / f"masks/train/a photo {i}.png"))
-        )
-    check_files(source)
-
-
 def test_test_may_be_absent(tmp_path: Path) -> None:
     assert folder("test", str(make_fake_folder(tmp_path / "a")), CLASSES) is None
     root = make_fake_folder(tmp_path / "b", test=True)
@@ -92,12 +80,3 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
         folder("val", root, CLASSES, palette=[[1, 2, 3]])
     with pytest.raises(ConfigError, match=r"got \[1\] in data.source.ignore"):
         folder("val", root, CLASSES, ignore=[1])
-
-
-def test_a_missing_root_and_a_lonely_mask_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data set not found.*data\.root=None"):
-        folder("val", None, CLASSES)
-    make_fake_folder(tmp_path)
-    (tmp_path / "images/val/a photo 2.jpg").unlink()
-    with pytest.raises(DataError, match=r"2 of 3 pairs .*image of '.*a photo 2\.png'"):
-        folder("val", str(tmp_path), CLASSES)

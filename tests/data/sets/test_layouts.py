@@ -1,0 +1,218 @@
+"""What is peculiar to the files of a data set: second places, lists, labels in two formats, what to do without them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from isaseg.data.check import check_files
+from isaseg.data.sets.coco_stuff import coco_stuff
+from isaseg.data.sets.lip import lip
+from isaseg.data.sets.pascal_context import pascal_context
+from isaseg.data.sets.pascal_voc import pascal_voc
+from isaseg.data.source import FileSource
+from isaseg.errors import ConfigError, DataError
+from tests.data.cases import mask_of, raw_labels
+from tests.fakes import (
+    labels_of,
+    make_fake_coco_stuff,
+    make_fake_lip,
+    make_fake_pascal_context,
+    make_fake_pascal_voc,
+)
+
+CONTEXT, VOC = "VOCdevkit/VOC2010", "VOCdevkit/VOC2012"
+
+
+def found(source: FileSource | None) -> FileSource:
+    assert source is not None
+    return source
+
+
+def names(source: FileSource | None) -> list[str]:
+    return [pair.name for pair in found(source).pairs]
+
+
+# ---------------------------------------------------------------- COCO-Stuff
+
+
+def test_coco_10k_has_no_test_and_1000_images_in_val(tmp_path: Path) -> None:
+    root = str(make_fake_coco_stuff(tmp_path))
+    assert coco_stuff("test", root) is None
+    source = found(coco_stuff("val", root))
+    assert source.info.splits[source.split] == 1000
+
+
+def test_coco_10k_takes_png_labels_only_if_all_are_there(tmp_path: Path) -> None:
+    root = make_fake_coco_stuff(tmp_path)
+    before = found(coco_stuff("train", str(root)))
+    (root / "annotations_png").mkdir()  # as prepare writes it
+    for path in (root / "annotations").iterdir():
+        Image.fromarray(scipy.io.loadmat(path)["S"]).save(root / "annotations_png" / f"{path.stem}.png")
+    after = found(coco_stuff("train", str(root)))
+    assert [mask_of(after, i).suffix for i in range(2)] == [".png"] * 2
+    assert np.array_equal(labels_of(before, 1), labels_of(after, 1))
+    (root / "annotations_png" / "COCO_train2014_000000000001.png").unlink()
+    partly = found(coco_stuff("train", str(root)))
+    assert [mask_of(partly, i).suffix for i in range(2)] == [".mat"] * 2
+
+
+def test_coco_164k_test_images_have_no_labels(tmp_path: Path) -> None:
+    root = make_fake_coco_stuff(tmp_path, release="164k")
+    assert coco_stuff("test", str(root), "164k") is None
+    (root / "images" / "val2017").rename(root / "images" / "test2017")
+    source = found(coco_stuff("test", str(root), "164k"))
+    assert (len(source), source.load(0).mask) == (2, None)
+
+
+def test_the_wrong_release_of_coco_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source\.release as one of 10k, 164k, got '9k'"):
+        coco_stuff("val", str(tmp_path), "9k")
+    make_fake_coco_stuff(tmp_path, release="164k")
+    with pytest.raises(DataError, match=r"list of the images of split 'val' of COCO-Stuff 10k.*test\.txt"):
+        coco_stuff("val", str(tmp_path))
+
+
+# ---------------------------------------------------------------- LIP
+
+
+def test_lip_labels_may_have_a_palette_and_are_not_the_mirrored_ones(tmp_path: Path) -> None:
+    source = found(lip("train", str(make_fake_lip(tmp_path))))
+    path = mask_of(source)
+    assert path.parent.name == "train_segmentations"
+    raw = raw_labels(path)
+    picture = Image.fromarray(raw)
+    picture.putpalette([(97 * c) % 256 for c in range(768)])
+    picture.save(path)
+    assert np.array_equal(labels_of(source, 0), raw)
+
+
+def test_the_list_of_lip_decides_and_keeps_its_order(tmp_path: Path) -> None:
+    make_fake_lip(tmp_path, n=3)
+    ids = tmp_path / "LIP" / "TrainVal_images" / "val_id.txt"
+    ids.write_text("36 471477\r\n36_471474\r\n\r\n")
+    assert names(lip("val", str(tmp_path))) == ["36 471477", "36_471474"]
+    ids.unlink()
+    with pytest.raises(DataError, match=r"3 of 4 pairs .*mask of '.*not in the list\.jpg'"):
+        lip("val", str(tmp_path))
+
+
+def test_other_places_of_lip(tmp_path: Path) -> None:
+    make_fake_lip(tmp_path, test=True)
+    labels = tmp_path / "LIP" / "TrainVal_parsing_annotations"
+    labels.rename(labels.with_name("Trainval_parsing_annotations"))
+    assert len(names(lip("train", str(tmp_path)))) == 2
+    images = tmp_path / "LIP/Testing_images/testing_images"
+    for path in images.iterdir():
+        path.rename(images.parent / path.name)
+    images.rmdir()
+    assert names(lip("test", str(tmp_path))) == ["315_0", "315_1"]
+
+
+# ---------------------------------------------------------------- PASCAL-Context
+
+
+@pytest.mark.parametrize("place", ["", "VOCdevkit", CONTEXT])
+def test_matlab_labels_of_context_may_lie_anywhere_between_root_and_voc(tmp_path: Path, place: str) -> None:
+    root = make_fake_pascal_context(tmp_path, labels="mat")
+    (root / "trainval").rename(root / place / "trainval")
+    check_files(found(pascal_context("val", str(root))))
+
+
+def test_png_labels_of_context_come_first(tmp_path: Path) -> None:
+    make_fake_pascal_context(tmp_path, labels="mat")
+    make_fake_pascal_context(tmp_path)
+    source = found(pascal_context("train", str(tmp_path)))
+    assert {mask_of(source, i).suffix for i in range(len(source))} == {".png"}
+
+
+def test_classes_of_context_with_and_without_background(tmp_path: Path) -> None:
+    root = str(make_fake_pascal_context(tmp_path))
+    without, background = found(pascal_context("val", root)), found(pascal_context("val", root, True))
+    assert background.classes == ("background", *without.classes)
+    assert without.classes == tuple(sorted(without.classes))
+    assert pascal_context("test", None) is None
+
+
+def test_context_labels_beside_root_are_outside_it(tmp_path: Path) -> None:
+    make_fake_pascal_context(tmp_path, labels="mat")
+    with pytest.raises(DataError, match=r"SegmentationClassContext or trainval below data\.root='.*VOC2010'"):
+        pascal_context("val", str(tmp_path / CONTEXT))
+
+
+def test_context_says_what_prepare_makes(tmp_path: Path) -> None:
+    make_fake_pascal_context(tmp_path)
+    prepare = r"`python src/data\.py prepare data=pascal_context "
+    (tmp_path / CONTEXT / "ImageSets/SegmentationContext/val.txt").unlink()
+    with pytest.raises(DataError, match=rf"list of split 'val'.*SegmentationContext/val\.txt'; {prepare}"):
+        pascal_context("val", str(tmp_path))
+    shutil.rmtree(tmp_path / CONTEXT / "SegmentationClassContext")
+    with pytest.raises(DataError, match=r"(?s)got neither.*JPEGImages"):
+        pascal_context("val", str(tmp_path))
+    (tmp_path / CONTEXT / "trainval_merged.json").write_text("{}")
+    with pytest.raises(DataError, match=rf"got only '.*trainval_merged\.json'; {prepare}"):
+        pascal_context("val", str(tmp_path))
+
+
+# ---------------------------------------------------------------- PASCAL VOC
+
+
+@pytest.mark.parametrize(
+    ("train", "years", "size"),
+    [("train", ["2007"], 1464), ("trainval", ["2007", "2008"], 2913), ("trainaug", ["2007", "2009"], 10582)],
+)
+def test_what_train_of_voc_is(tmp_path: Path, train: str, years: list[str], size: int) -> None:
+    source = found(pascal_voc("train", str(make_fake_pascal_voc(tmp_path)), train))
+    assert names(source) == [f"{year}_{i:06d}" for year in years for i in range(2)]
+    assert source.split == train
+    assert source.info.splits[source.split] == size
+    check_files(source)
+
+
+def test_masks_of_voc_come_before_those_of_sbd(tmp_path: Path) -> None:
+    source = found(pascal_voc("train", str(make_fake_pascal_voc(tmp_path)), "trainaug"))
+    folders = [mask_of(source, i).parent.name for i in range(4)]
+    assert folders == ["SegmentationClass"] * 2 + ["SegmentationClassAug"] * 2
+    for pair, mode in zip(source.pairs, "PPPL", strict=True):
+        with Image.open(pair.mask) as picture:
+            assert picture.mode == mode
+    assert (labels_of(source, 0)[0] == 255).all(), "the border of VOC"
+    assert 255 not in np.unique(labels_of(source, 3))
+
+
+def test_trainaug_without_its_list_is_train_and_aug(tmp_path: Path) -> None:
+    lists = make_fake_pascal_voc(tmp_path) / VOC / "ImageSets/Segmentation"
+    (lists / "aug.txt").write_text("2009_000001\n2007_000001\n")
+    (lists / "trainaug.txt").unlink()
+    source = pascal_voc("train", str(tmp_path), "trainaug")
+    assert names(source) == ["2007_000000", "2007_000001", "2009_000001"]
+
+
+def test_without_sbd_the_error_says_how_to_get_it(tmp_path: Path) -> None:
+    make_fake_pascal_voc(tmp_path)
+    shutil.rmtree(tmp_path / VOC / "SegmentationClassAug")
+    with pytest.raises(
+        DataError,
+        match=r"SBD .*'.*SegmentationClassAug'.*src/data\.py prepare data=pascal_voc.*source\.train=train",
+    ):
+        pascal_voc("train", str(tmp_path), "trainaug")
+    assert pascal_voc("train", str(tmp_path)) is not None
+    with pytest.raises(DataError, match=r"(?s)trainaug.*trainaug\.txt.*JPEGImages"):
+        pascal_voc("train", str(make_fake_pascal_voc(tmp_path / "empty", n=0, aug=False)), "trainaug")
+
+
+def test_a_missing_test_image_of_voc_is_named_unless_all_are(tmp_path: Path) -> None:
+    images = make_fake_pascal_voc(tmp_path, test=True) / VOC / "JPEGImages"
+    (images / "2010_000000.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of 2 pairs .*image of '2010_000000'"):
+        pascal_voc("test", str(tmp_path))
+    (images / "2010_000001.jpg").unlink()
+    assert pascal_voc("test", str(tmp_path)) is None
+
+
+def test_an_unknown_train_of_voc_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source\.train as one of train, .*trainaug, got 'all'"):
+        pascal_voc("train", str(tmp_path), "all")
