@@ -1,4 +1,4 @@
-"""R: a run that was cut goes on as if it never had been; one that cannot go on says why."""
+"""R: an interrupted run continues as if it had not been; one that cannot continue says why."""
 
 import os
 import random
@@ -28,9 +28,9 @@ TWELVE += ["data.seed=1", "head.dropout=0.3"]
 def check_resumed(
     words: list[str], cuts: Sequence[int], workers: Sequence[int], cut: Path, whole: Path, processes: int = 1
 ) -> None:
-    """Check that a run killed at each of `cuts`, one after the other, is the run that never was.
+    """Check that a run killed at each of `cuts` in turn equals the one that was never killed.
 
-    `workers` are the loader processes of each part, one more than there are cuts.
+    `workers` has the number of loader processes of each part, one more than there are cuts.
     """
     parts = [[*words, f"data.num_workers={number}"] for number in workers]
     for part, step in zip(parts[:-1], cuts, strict=True):
@@ -52,7 +52,7 @@ EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
 
 
 @pytest.mark.parametrize("attention", MIXED)
-def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
+def test_r1_r2_a_run_that_is_killed_three_times_equals_one_that_is_not(
     attention: str, tmp_path: Path
 ) -> None:
     """Bit for bit, with loaders or without: samples, losses, scores, weights, state of the optimizer."""
@@ -64,7 +64,7 @@ def test_r1_r2_a_run_that_is_killed_three_times_is_the_run_that_never_was(
         check_resumed(words, sorted(cuts), workers, tmp_path / f"cut{number}", whole)
 
 
-def test_r1_two_processes_that_are_killed_three_times_are_those_that_never_were(tmp_path: Path) -> None:
+def test_r1_so_do_two_processes_that_are_killed_three_times(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     assert train_in_processes([*TWELVE, "data.num_workers=0"], whole, 2) == [0, 0], said(whole)
     check_resumed(TWELVE, (2, 5, 10), (0, 0, 0, 0), tmp_path / "cut", whole, processes=2)
@@ -75,7 +75,7 @@ VALIDATING = [*TWELVE, "trainer.val_check_interval=4", "data.num_workers=1", "da
 
 @pytest.fixture(scope="module")
 def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of VALIDATING that never was cut."""
+    """The run of VALIDATING, not interrupted."""
     folder = tmp_path_factory.mktemp("validated")
     assert train_in_processes(VALIDATING, folder) == [0], said(folder)
     return folder
@@ -100,7 +100,7 @@ def test_r4_a_validation_that_is_cut_is_repeated(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Between its two batches; schedulers send SIGTERM twice."""
+    """It is cut between its two batches; schedulers send SIGTERM twice."""
     words = [*VALIDATING, f"checkpoint_every_n_steps={every}"]
     cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
@@ -129,12 +129,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
-        (
-            ["attention=dense"],
-            "-> 'isaseg.models.attention.SelfAttention2d', attention.depth: 1 -> nothing",
-        ),
+        (["attention=dense"], "SelfAttention2d', attention.depth: 1 -> nothing"),
         (["attention.group_size=[4,4]"], "attention.group_size: [8, 8] -> [4, 4]"),
         (["backbone=tiny", "head.aux_channels=null"], "backbone."),
         (["data.seed=7"], "data.seed: "),
@@ -147,10 +144,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_r7_another_configuration_does_not_go_on(
-    words: list[str], told: str, made: Path, compose: Callable[..., DictConfig], tmp_path: Path
+    words: list[str], said: str, made: Path, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     cfg = compose(*TWO, *words, f"resume={made}", f"run_dir={tmp_path / 'run'}")
-    with pytest.raises(CheckpointError, match=re.escape(told)) as caught:
+    with pytest.raises(CheckpointError, match=re.escape(said)) as caught:
         train(cfg)
     assert "last.ckpt" in str(caught.value) and "resume=never" in str(caught.value)
     assert not (tmp_path / "run").exists(), "before anything is written"
@@ -172,18 +169,10 @@ def test_r7_longer_elsewhere_and_otherwise_rounded_goes_on(
 
 def test_r5_under_slurm_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One mechanism on a cluster and off it: no hpc_ckpt file, no other folder; a finished run is left alone."""
-    for name, value in {
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": "1",
-        "SLURM_NTASKS_PER_NODE": "1",
-        "SLURM_NNODES": "1",
-        "SLURM_PROCID": "0",
-        "SLURM_LOCALID": "0",
-        "SLURM_NODEID": "0",
-        "SLURM_NODELIST": "localhost",
-    }.items():
-        monkeypatch.setenv(name, value)
+    slurm = "JOB_ID=7 JOB_NAME=train NTASKS=1 NTASKS_PER_NODE=1 NNODES=1 PROCID=0 LOCALID=0 NODEID=0 NODELIST=localhost"
+    for setting in slurm.split():
+        name, _, value = setting.partition("=")
+        monkeypatch.setenv(f"SLURM_{name}", value)
     folder = tmp_path / "run"
     words = [*TWELVE, "data.num_workers=0", f"run_dir={folder}"]
     assert train_in_processes(words, folder, 1, kill(8)) == [-signal.SIGKILL]
@@ -200,12 +189,12 @@ def test_r5_under_slurm_the_same_command_goes_on(tmp_path: Path, monkeypatch: py
 
 
 def wait_no_longer(step: int, rank: int) -> None:
-    """Let a process that waits for the other in vain be ended by its alarm."""
+    """End a process by an alarm if it waits for the other in vain."""
     signal.alarm(60)
 
 
 def test_two_processes_accumulate_batches(tmp_path: Path) -> None:
-    """All but the last batch of a step go without communication, which a static graph does not allow."""
+    """All but the last batch of a step skip communication, which a static graph does not allow."""
     words = [*SMALL, "trainer.max_steps=3", "trainer.val_check_interval=3", "data.num_workers=0"]
     words += ["data.batch_size=8", "trainer.accumulate_grad_batches=2"]
     ended = train_in_processes(words, tmp_path, 2, wait_no_longer)

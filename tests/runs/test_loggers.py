@@ -4,12 +4,10 @@ import json
 import logging
 import os
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 import wandb
@@ -35,49 +33,6 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-
-
-def test_what_is_evaluated_after_training_is_no_point_of_the_curve(tmp_path: Path) -> None:
-    class Net(lightning.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
-
-        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-            self.log("train/loss", 2.0)
-            return self.layer(batch).mean()
-
-        def validation_step(self, batch: Any, batch_idx: int) -> None:
-            self.log("val/mIoU", 0.25)
-
-        def configure_optimizers(self) -> torch.optim.Optimizer:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    sent: list[Any] = []
-    loggers = make_loggers(tmp_path, wandb=True)
-    run = loggers[1].experiment  # type: ignore[attr-defined]
-    run.log = sent.append
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=4,
-        val_check_interval=2,
-        log_every_n_steps=2,
-        num_sanity_val_steps=0,
-        logger=loggers,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        default_root_dir=tmp_path,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(net := Net(), data := torch.ones(4, 1), data)
-        trainer.validate(net, data, verbose=False)
-    assert run.summary["best/mIoU"] == 0.25
-    finish_loggers(loggers)
-    assert (tmp_path / "metrics.csv").read_text() == "step,train/loss,val/mIoU\n2,2,0.25\n4,2,0.25\n"
-    assert [p["trainer/global_step"] for p in sent if "val/mIoU" in p] == [2, 4]
-    assert [p["trainer/global_step"] for p in sent if "train/loss" in p] == [2, 4]
 
 
 def wandb_logger(folder: Path, **kwargs: Any) -> NeverFatalWandbLogger:
@@ -216,8 +171,11 @@ def test_each_run_has_its_own_history_and_summary(sweep: dict[str, tuple[Path, W
         folder, kept = sweep[name]
         curves = read_history(folder).curves
         for key in ("train/loss", "train/lr", "val/loss", "val/mIoU", "val/mAcc", "val/aAcc"):
-            assert len(curves[key]) == 2
+            assert [step for step, _ in kept.curve(key)] == [1, 2], (
+                "what is evaluated after training is no point"
+            )
             assert dict(kept.curve(key)) == pytest.approx(curves[key], rel=1e-6), key
+        assert len((folder / "metrics.csv").read_text().splitlines()) == 3, "and no row"
         assert [step for step, _ in kept.curve("train/images_per_second")] == [2]
         scores = [value for _, value in kept.curve("val/mIoU")]
         losses = [value for _, value in kept.curve("val/loss")]
