@@ -121,16 +121,11 @@ def notes(comparison: Comparison) -> list[str]:
         else "Scores of the checkpoint with the best validation mIoU, picked by the scenes on which it is scored: too "
         "high rather than too low (--at best).",
     ]
-    for how, meaning in (
-        ("paired", "Difference per seed (paired t)"),
-        ("Welch", "Difference of the means, because the seeds are not the same (Welch's t)"),
-        ("none", "No interval, because one side has a single seed"),
-    ):
-        members = [row.label for row in rows if row.gap is not None and row.gap.how == how]
-        if members:
-            found.append(f"{meaning}: {'; '.join(members)}.")
-    if sum(row.gap is not None and row.gap.how != "none" for row in rows) > 1:
-        found.append("The intervals are not corrected for multiple comparisons.")
+    if any(row.gap is not None for row in rows):
+        found.append(
+            "Difference: per seed where both rows have the same seeds (paired t), else of the means (Welch's t); no "
+            "interval if one of them has a single seed. The intervals are not corrected for multiple comparisons."
+        )
     other = [row.label for row in rows if row.scores and row.gap is None and row is not comparison.baseline]
     if other and comparison.baseline is not None and comparison.baseline.scores:
         found.append(f"No difference to a baseline on other data: {'; '.join(other)}.")
