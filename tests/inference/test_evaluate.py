@@ -17,7 +17,7 @@ from isaseg.cli.evaluate import main
 from isaseg.data.sets.lip import INFO as LIP
 from isaseg.inference import evaluate as evaluation
 from isaseg.inference.apply import predict_labels
-from isaseg.inference.evaluate import evaluate
+from isaseg.inference.evaluate import evaluate_model
 from isaseg.inference.protocol import inference_of
 from tests import fakes, forked
 from tests.inference.tiny import compose_from, files, make_checkpoint, read
@@ -61,7 +61,7 @@ def test_figures_are_those_of_full_size_logits(
     pairs = [(p, read(photos / "masks" / "val" / f"{p.stem}.png").astype(int)) for p in paths]
     model = load_model(network)
     matrices = scored(model, pairs, 3)
-    metrics = evaluate(compose_from(*own, "protocol=none", f"output={tmp_path}/out", "worst=2"), model)
+    metrics = evaluate_model(compose_from(*own, "protocol=none", f"output={tmp_path}/out", "worst=2"), model)
     assert metrics == parsed(tmp_path / "out" / "metrics.json")
     total = sum(matrices)
     assert metrics["confusion"] == total.tolist()
@@ -91,7 +91,7 @@ def test_what_is_drawn_of_the_worst_is_what_was_scored(
     drawn = []
     monkeypatch.setattr(evaluation, "save_picture", lambda *args: drawn.append(args))
     words = [*own, f"output={tmp_path}", "worst=5", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
-    metrics = evaluate(compose_from(*words), load_model(network))
+    metrics = evaluate_model(compose_from(*words), load_model(network))
     assert len(drawn) == 5
     for worst, (_, image, mask, labels, palette, *_) in zip(metrics["worst"], drawn, strict=True):
         matrix = np.zeros((3, 3), np.int64)
@@ -121,7 +121,7 @@ def test_ade20k_in_batches_of_mixed_sizes(tmp_path: Path, monkeypatch: pytest.Mo
     total = sum(scored(model, pairs, 150))
     monkeypatch.setattr(evaluation, "plot_confusion", lambda *_: None)  # of 150 classes, seconds
     words = ["data=ade20k", f"data.root={root}", "data.num_workers=0", f"output={tmp_path}/out", "worst=0"]
-    metrics = evaluate(compose_from(*words, "data.val_batch_size=3"), model)
+    metrics = evaluate_model(compose_from(*words, "data.val_batch_size=3"), model)
     assert (metrics["images"], metrics["confusion"]) == (5, total.tolist())
     iou, acc = list(metrics["IoU"].values()), list(metrics["acc"].values())
     assert [i for i in range(150) if iou[i] is None] == np.isnan(iou_of(total)).nonzero()[0].tolist()
@@ -144,7 +144,7 @@ def test_two_processes_give_the_figures_of_one(network: Path, own: list[str], tm
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Warning" not in done.stderr
     assert done.stdout == ""
-    evaluate(compose_from(*words, f"output={tmp_path}/one"), load_model(network))
+    evaluate_model(compose_from(*words, f"output={tmp_path}/one"), load_model(network))
     one, both = (parsed(tmp_path / name / "metrics.json") for name in ("one", "two"))
     for metrics in (one, both):
         del metrics["images_per_second"]
@@ -163,10 +163,10 @@ def test_pictures_without_a_label_that_counts(
     for number, path in enumerate(masks):
         Image.fromarray(np.full_like(read(path), 255)).save(path)
         if number == 0:
-            metrics = evaluate(compose_from(*words), load_model(network))
+            metrics = evaluate_model(compose_from(*words), load_model(network))
             assert (metrics["images"], len(metrics["worst"])) == (3, 2)
             assert metrics["mIoU"] is not None
-    metrics = evaluate(compose_from(*words), load_model(network))
+    metrics = evaluate_model(compose_from(*words), load_model(network))
     assert parsed(tmp_path / "out" / "metrics.json")["mIoU"] is None
     assert (metrics["images"], metrics["worst"]) == (3, [])
     assert not files(tmp_path / "out" / "worst")
@@ -175,8 +175,8 @@ def test_pictures_without_a_label_that_counts(
 def test_half_precision_is_nearly_the_same(network: Path, own: list[str], tmp_path: Path) -> None:
     model = load_model(network)
     words = [*own, "worst=0", "trainer.accelerator=cpu", f"output={tmp_path}"]
-    full = evaluate(compose_from(*words), model)
-    half = evaluate(compose_from(*words, "trainer.precision=bf16-mixed"), model)
+    full = evaluate_model(compose_from(*words), model)
+    half = evaluate_model(compose_from(*words, "trainer.precision=bf16-mixed"), model)
     assert (
         0 < np.abs(np.subtract(full["confusion"], half["confusion"])).sum() < 0.1 * np.sum(full["confusion"])
     )
@@ -200,7 +200,7 @@ def test_lip_changes_sides_in_the_mirror(tmp_path: Path) -> None:
         if mask.is_file():
             image = torch.from_numpy(read(path)).permute(2, 0, 1)[None]
             np.add.at(total, (read(mask), predict_labels(model.segmenter, image, how)[0].numpy()), 1)
-    assert evaluate(cfg, model)["confusion"] == total.tolist()
+    assert evaluate_model(cfg, model)["confusion"] == total.tolist()
 
 
 # ---------------------------------------------------------------- what is left on disk
@@ -250,5 +250,5 @@ def test_a_split_is_enough_of_a_data_set(network: Path, own: list[str], tmp_path
         for split in ("train", "val"):
             shutil.rmtree(root / kind / split)
     words = [*own, f"data.root={root}", "split=test", f"output={tmp_path}/out"]
-    metrics = evaluate(compose_from(*words), load_model(network))
+    metrics = evaluate_model(compose_from(*words), load_model(network))
     assert (metrics["split"], metrics["images"], len(files(tmp_path / "out" / "worst"))) == ("test", 2, 2)

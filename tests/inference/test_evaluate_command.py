@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.cli import evaluate as cli
 from isaseg.inference import evaluate as evaluation
-from isaseg.inference.evaluate import evaluate
+from isaseg.inference.evaluate import evaluate_model
 from tests import fakes
 from tests.inference.tiny import compose_from, files, make_checkpoint
 
@@ -53,7 +53,7 @@ def test_what_is_given_comes_before_what_follows(
 ) -> None:
     city = make_checkpoint(tmp_path / "city.safetensors", 19, data="cityscapes", protocol="openseg")
     seen: list[DictConfig] = []
-    monkeypatch.setattr(evaluation, "evaluate", lambda cfg, model: seen.append(cfg))
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda cfg, model: seen.append(cfg))
     assert tool(f"checkpoint={city}", "data.root=x") == 0
     assert tool(f"checkpoint={city}", "data.root=x", "protocol=mmseg", "test.tta=true") == 0
     assert [cfg.data.name for cfg in seen] == ["cityscapes", "cityscapes"]
@@ -146,7 +146,7 @@ def test_classes_of_other_names_are_told(
 ) -> None:
     model = load_model(network)
     model.description["classes"] = names
-    metrics = evaluate(compose_from(*own, "worst=0", "data.val_length=1", f"output={tmp_path}"), model)
+    metrics = evaluate_model(compose_from(*own, "worst=0", "data.val_length=1", f"output={tmp_path}"), model)
     assert metrics["images"] == 1
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [] if said is None else said in warnings[0]

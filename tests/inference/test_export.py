@@ -1,9 +1,7 @@
 """Exported networks answer as PyTorch does; `src/export.py` as a user calls it."""
 
-import importlib.util
 import json
 import re
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +12,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
 from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.checkpoints.writing import save_safetensors
+from isaseg.cli import export as cli
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.inference import export
 from isaseg.models.segmenter import Segmenter
 from tests import forked
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "src" / "export.py"
+COMMAND = cli.main
 CLASSES = ["road", "sky", "café"]
 PALETTE = [[0, 0, 0], [10, 20, 30], [255, 255, 255]]
 
@@ -95,13 +93,13 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     """Give a network without context that pads its image and aligns corners, and its ONNX file."""
     model = make(align_corners=True, input_multiple=8, bgr=True)
     path = tmp_path_factory.mktemp("onnx") / "aligned.onnx"
-    assert export.export(model, "onnx", path, (64, 64)) <= 1e-5
+    assert export.export_model(model, "onnx", path, (64, 64)) <= 1e-5
     return model, path
 
 
 def test_onnx_agrees_at_ten_sizes(tmp_path: Path) -> None:
     model = make("InterlacedSparseAttention")
-    worst = export.export(model, "onnx", tmp_path / "isa.onnx", (64, 64))
+    worst = export.export_model(model, "onnx", tmp_path / "isa.onnx", (64, 64))
     assert worst <= 1e-5
     run = session(tmp_path / "isa.onnx")
     assert {shape: d for shape in TEN if (d := difference(run, model, shape)) > 1e-5} == {}
@@ -144,7 +142,7 @@ def test_weights_that_no_single_file_holds_are_refused(
     with pytest.raises(
         ConfigError, match="formats=onnx: expected weights of less than 2 GB.*got [0-9]+ bytes"
     ):
-        export.export(make(), "onnx", tmp_path / "a.onnx")
+        export.export_model(make(), "onnx", tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -154,7 +152,7 @@ def test_weights_that_no_single_file_holds_are_refused(
 @torch.no_grad()
 def test_a_program_answers_at_its_size_and_refuses_others(tmp_path: Path) -> None:
     model, path, facts = make("InterlacedSparseAttention"), tmp_path / "a.pt2", {"isaseg.json": ""}
-    assert export.export(model, "program", path, (50, 70)) <= 1e-5
+    assert export.export_model(model, "program", path, (50, 70)) <= 1e-5
     program = torch.export.load(path, extra_files=facts)
     x = image(1, 50, 70)
     torch.testing.assert_close(program.module()(x), model.segmenter(x), rtol=0, atol=1e-5)
@@ -168,7 +166,7 @@ def test_a_program_answers_at_its_size_and_refuses_others(tmp_path: Path) -> Non
 @torch.no_grad()
 def test_safetensors_load_back_as_they_were(tmp_path: Path) -> None:
     model = make()
-    assert export.export(model, "safetensors", tmp_path / "a.safetensors") == 0
+    assert export.export_model(model, "safetensors", tmp_path / "a.safetensors") == 0
     loaded, x = load_model(tmp_path / "a.safetensors"), image(2, 33, 41)
     assert torch.equal(loaded.segmenter(x), model.segmenter(x))
     assert loaded.description == model.description and loaded.segmenter.aux_head is not None
@@ -189,7 +187,7 @@ def test_a_program_that_differs_is_not_written(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         ConfigError, match=r"formats=program: expected PyTorch's logits within .*nothing is written"
     ):
-        export.export(make(), "program", target, (40, 40))
+        export.export_model(make(), "program", target, (40, 40))
     assert target.read_bytes() == b"an older one"
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt2"]
 
@@ -235,32 +233,11 @@ def test_a_network_of_broken_weights_is_refused(tmp_path: Path) -> None:
     model = make()
     cast(Tensor, model.segmenter.head.classifier.weight).data.fill_(float("inf"))
     with pytest.raises(CheckpointError, match="formats=program: expected a network of finite logits"):
-        export.export(model, "program", tmp_path / "a.pt2", (16, 16))
+        export.export_model(model, "program", tmp_path / "a.pt2", (16, 16))
     assert list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Give `tool(*arguments)`: the exit code of the same command line in this process."""
-    spec = importlib.util.spec_from_file_location("isaseg_export_tool", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def called(*arguments: str) -> int:
-        GlobalHydra.instance().clear()
-        try:
-            code: int = script.main(arguments)
-            return code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-
-    return called
 
 
 def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> None:
@@ -355,7 +332,7 @@ def test_a_network_that_cannot_be_recorded_is_told(tmp_path: Path, monkeypatch: 
     with pytest.raises(
         ConfigError, match=r"formats=program: this network cannot be exported: .*\[safetensors,onnx\]"
     ):
-        export.export(make(), "program", tmp_path / "a.pt2", (16, 16))
+        export.export_model(make(), "program", tmp_path / "a.pt2", (16, 16))
     assert list(tmp_path.iterdir()) == []
 
 

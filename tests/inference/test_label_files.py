@@ -18,7 +18,7 @@ from isaseg.inference.label_files import (
     own_ids,
     submission_names,
     voc_colours,
-    write_labels,
+    write_label_file,
     write_submission,
 )
 
@@ -100,7 +100,7 @@ def test_a_file_holds_ids_and_colours(data: str, tmp_path: Path) -> None:
     count = len(form.classes)
     labels = np.arange(count * 6, dtype=np.uint16).reshape(6, count).astype(np.uint8) % count
     path = tmp_path / "below" / "a.png"
-    write_labels(path, labels, form)
+    write_label_file(path, labels, form)
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
     with Image.open(path) as picture:
         assert picture.mode == ("L" if data == "cityscapes" else "P") and picture.size == (count, 6)
@@ -121,7 +121,7 @@ def test_vocs_classes_have_the_official_colours() -> None:
 
 def test_a_few_classes_are_written_with_eight_bits_too(tmp_path: Path) -> None:
     form = label_format({"num_classes": 2})
-    write_labels(tmp_path / "a.png", np.array([[0, 1, 1]], np.uint8), form)
+    write_label_file(tmp_path / "a.png", np.array([[0, 1, 1]], np.uint8), form)
     content = (tmp_path / "a.png").read_bytes()
     assert content[24:26] == bytes([8, 3])  # IHDR: bits, colour type
 
@@ -206,7 +206,7 @@ def test_a_submission_of_another_data_set_is_refused() -> None:
 
 def test_a_submission_is_flat_and_whole_or_not_there(tmp_path: Path) -> None:
     source = tmp_path / "labels" / "ulm" / "a.png"
-    write_labels(source, np.zeros((2, 3), np.uint8), known_format("cityscapes"))
+    write_label_file(source, np.zeros((2, 3), np.uint8), known_format("cityscapes"))
     target = tmp_path / "submission.zip"
     with pytest.raises(FileNotFoundError):
         write_submission(target, {"a.png": source, "b.png": tmp_path / "gone.png"})

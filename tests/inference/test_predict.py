@@ -1,7 +1,6 @@
 """`src/predict.py` as a user calls it: what lies in the output folder, exit codes, one sentence for each mistake."""
 
 import errno
-import importlib.util
 import os
 import re
 import shlex
@@ -22,37 +21,19 @@ from PIL import Image
 from torch import Tensor
 
 from isaseg import config
-from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model, load_segmenter
-from isaseg.checkpoints.writing import save_safetensors
+from isaseg.checkpoints.loading import load_segmenter
+from isaseg.cli import predict as cli
 from isaseg.data.decode import read_image
 from isaseg.data.info import dataset_info
 from isaseg.inference import outputs, predict
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.label_files import known_format
 from tests import forked
+from tests.inference.tiny import files, make_checkpoint, read, save_picture
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "src" / "predict.py"
+COMMAND = cli.main
 PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
-
-
-def make_checkpoint(path: Path, num_classes: int, **known: Any) -> Path:
-    description = {
-        "backbone": {"name": "test_resnet", "out_indices": [1]},
-        "attention": {"name": "InterlacedSparseAttention", "group_size": [2, 2]},
-        "head": {"channels": 8, "dropout": 0.1, "aux_channels": None, "align_corners": False},
-        "num_classes": num_classes,
-        **known,
-    }
-    torch.manual_seed(0)
-    segmenter = build_described(description).eval()
-    with torch.no_grad():  # so that all classes occur
-        torch.nn.init.normal_(segmenter.head.classifier.weight)
-        logits = segmenter.coarse(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
-        segmenter.head.classifier.bias -= logits.mean((0, 2, 3))
-    save_safetensors(Model(segmenter, "isaseg", description), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -67,46 +48,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(path, 7, data="folder", classes=classes, palette=PALETTE)
 
 
-@pytest.fixture
-def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Give `tool(*arguments)`: the exit code of the same command line in this process, in a folder `cwd`."""
-    spec = importlib.util.spec_from_file_location("isaseg_predict_tool", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    handler = signal.getsignal(signal.SIGTERM)
-
-    def called(*arguments: str) -> int:
-        GlobalHydra.instance().clear()
-        try:
-            code: int = script.main(arguments)
-            return code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-
-    return called
-
-
-def save(path: Path, height: int = 40, width: int = 56, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(height * width)
-    coarse = rng.integers(0, 256, (-(-height // 4), -(-width // 4), 3), np.uint8)
-    pixels = np.kron(coarse, np.ones((4, 4, 1), np.uint8))[:height, :width]
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
-
-
-def files(folder: Path) -> set[str]:
-    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-
-
-def read(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
-
-
 def expected(checkpoint: Path, image: Path, how: Inference | None = None) -> np.ndarray:
     pixels = torch.from_numpy(read_image(image)).permute(2, 0, 1)[None]
     segmenter = load_segmenter(checkpoint)
@@ -119,15 +60,15 @@ def test_a_folder_of_all_kinds_of_pictures(cityscapes: Path, tmp_path: Path) -> 
     """In a process of its own, as a user does it."""
     folder, out = tmp_path / "in", tmp_path / "out put"
     good = {
-        "a.png": save(folder / "a.png", 64, 96),
-        "long.jpg": save(folder / "long.jpg", 3, 500),
-        "one.bmp": save(folder / "sub dir" / "one.bmp", 1, 1),
-        "grey.png": save(folder / "grey.png", mode="L"),
-        "index.png": save(folder / "index.png", mode="P"),
-        "print.jpg": save(folder / "sub dir" / "print.jpg", mode="CMYK"),
-        "clear.png": save(folder / "clear.png", mode="RGBA"),
+        "a.png": save_picture(folder / "a.png", 64, 96),
+        "long.jpg": save_picture(folder / "long.jpg", 3, 500),
+        "one.bmp": save_picture(folder / "sub dir" / "one.bmp", 1, 1),
+        "grey.png": save_picture(folder / "grey.png", mode="L"),
+        "index.png": save_picture(folder / "index.png", mode="P"),
+        "print.jpg": save_picture(folder / "sub dir" / "print.jpg", mode="CMYK"),
+        "clear.png": save_picture(folder / "clear.png", mode="RGBA"),
     }
-    (folder / "link.png").symlink_to(save(tmp_path / "elsewhere" / "real.png"))
+    (folder / "link.png").symlink_to(save_picture(tmp_path / "elsewhere" / "real.png"))
     good["link.png"] = folder / "link.png"
     (folder / "zero.png").touch()
     (folder / "cut.jpg").write_bytes(good["long.jpg"].read_bytes()[:400])
@@ -161,7 +102,7 @@ def test_a_folder_of_all_kinds_of_pictures(cityscapes: Path, tmp_path: Path) -> 
 
 
 def test_a_networks_own_classes_have_its_palette(own: Path, tool: Callable[..., int], tmp_path: Path) -> None:
-    image = save(tmp_path / "a.jpg")
+    image = save_picture(tmp_path / "a.jpg")
     assert tool(f"checkpoint={own}", f"input={image}", "output=out") == 0
     labels = expected(own, image)
     with Image.open("out/labels/a.png") as picture:
@@ -175,7 +116,7 @@ def test_a_networks_own_classes_have_its_palette(own: Path, tool: Callable[..., 
 
 
 def test_a_data_set_can_be_named(tool: Callable[..., int], tmp_path: Path) -> None:
-    image, path = save(tmp_path / "a.jpg"), make_checkpoint(tmp_path / "m.safetensors", 150)
+    image, path = save_picture(tmp_path / "a.jpg"), make_checkpoint(tmp_path / "m.safetensors", 150)
     assert tool(f"checkpoint={path}", f"input={image}", "output=out", "data=ade20k", "overlays=false") == 0
     assert np.array_equal(read(Path("out/labels/a.png")), expected(path, image) + 1)
     assert files(Path("out")) == {"labels/a.png"}
@@ -199,7 +140,7 @@ def test_a_data_set_can_be_named(tool: Callable[..., int], tmp_path: Path) -> No
 def test_how_the_network_is_applied_can_be_said(
     words: list[str], how: Inference, cityscapes: Path, tool: Callable[..., int], tmp_path: Path
 ) -> None:
-    image = save(tmp_path / "a.png", 90, 70)
+    image = save_picture(tmp_path / "a.png", 90, 70)
     assert tool(f"checkpoint={cityscapes}", f"input={image}", "output=out", *words) == 0
     ids = known_format("cityscapes").ids
     assert np.array_equal(read(Path("out/labels/a.png")), ids[expected(cityscapes, image, how)])
@@ -208,7 +149,7 @@ def test_how_the_network_is_applied_can_be_said(
 def test_half_precision_is_nearly_the_same(
     cityscapes: Path, tool: Callable[..., int], tmp_path: Path
 ) -> None:
-    image = save(tmp_path / "a.png", 90, 70)
+    image = save_picture(tmp_path / "a.png", 90, 70)
     words = (f"checkpoint={cityscapes}", f"input={image}", "overlays=false")
     assert tool(*words, "output=full") == 0 and tool(*words, "output=half", "precision=bf16") == 0
     full, half = read(Path("full/labels/a.png")), read(Path("half/labels/a.png"))
@@ -231,7 +172,7 @@ def test_half_precision_is_nearly_the_same(
 def test_a_protocol_says_how_pictures_are_resized_and_cut(words: list[str], how: Inference) -> None:
     GlobalHydra.instance().clear()
     cfg = config.compose_from("predict", words)
-    found = predict.for_picture(predict.windows_of(cfg), cfg.test.mode, cfg.whole_pixels, (1024, 2048))
+    found = predict.for_picture(predict.windowed(cfg), cfg.test.mode, cfg.whole_pixels, (1024, 2048))
     assert replace(found, scales=how.scales) == how
 
 
@@ -264,7 +205,7 @@ def test_left_and_right_change_places_in_a_mirror(
     monkeypatch.setattr(predict, "predict_labels", record)
     path = make_checkpoint(tmp_path / "m.safetensors", 20, data="lip")
     words = ("output=out", "data=lip", "protocol=openseg")
-    assert tool(f"checkpoint={path}", f"input={save(tmp_path / 'a.png')}", *words) == 0
+    assert tool(f"checkpoint={path}", f"input={save_picture(tmp_path / 'a.png')}", *words) == 0
     assert (seen[0].flip, seen[0].flip_pairs, seen[0].average) == (
         True,
         dataset_info("lip").flip_pairs,
@@ -287,8 +228,8 @@ def test_files_of_any_name_follow_two_dashes(
     own: Path, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ODD:
-        save(Path(name), 8, 8)
-    save(tmp_path / "up" / "above.png", 8, 8)
+        save_picture(Path(name), 8, 8)
+    save_picture(tmp_path / "up" / "above.png", 8, 8)
     given = (*ODD, "../up/above.png")
     assert tool(f"checkpoint={own}", "output=o", "overlays=false", "--", *given) == 0, capsys.readouterr().err
     assert files(Path("o")) == {f"labels/{name}" for name in (*ODD, "above.png")}
@@ -311,7 +252,7 @@ def test_files_of_any_name_follow_two_dashes(
 def test_what_an_earlier_call_wrote_is_replaced_and_not_taken_for_input(
     own: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(Path("a.png"), 8, 8)
+    save_picture(Path("a.png"), 8, 8)
     words = (f"checkpoint={own}", "input=.", "output=./out")
     assert tool(*words) == 0
     before = files(Path())
@@ -326,7 +267,7 @@ def test_a_submission_is_made_only_of_all_pictures(
 ) -> None:
     stems = ["berlin/berlin_000000_000019", "bonn/bonn_000001_000019"]
     for stem in stems:
-        save(Path(f"test/{stem}_leftImg8bit.png"))
+        save_picture(Path(f"test/{stem}_leftImg8bit.png"))
     words = (f"checkpoint={cityscapes}", "input=test", "output=out", "submission=true")
     assert tool(*words) == 0
     assert "submission.zip has 2 of them (the test split: 1525)" in capsys.readouterr().out
@@ -348,8 +289,8 @@ def test_a_submission_is_made_only_of_all_pictures(
 def test_too_little_memory_is_told_and_the_others_are_done(
     own: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(Path("in/large.png"), 60, 60)
-    save(Path("in/small.png"), 8, 8)
+    save_picture(Path("in/large.png"), 60, 60)
+    save_picture(Path("in/small.png"), 8, 8)
 
     def small_only(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
         if image.shape[2] > 50:
@@ -365,7 +306,7 @@ def test_too_little_memory_is_told_and_the_others_are_done(
     assert files(Path("out")) == {"labels/small.png"}
 
 
-@pytest.mark.parametrize("what", ["write_labels", "write_overlay", "write_legend"])
+@pytest.mark.parametrize("what", ["write_label_file", "write_overlay", "write_legend"])
 def test_a_full_disk_is_told(
     what: str,
     own: Path,
@@ -373,7 +314,7 @@ def test_a_full_disk_is_told(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save(Path("a.png"), 8, 8)
+    save_picture(Path("a.png"), 8, 8)
 
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -390,7 +331,7 @@ def test_a_full_disk_is_told(
 def test_an_output_that_is_no_folder_is_told_before_the_work(
     own: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(Path("a.png"), 8, 8)
+    save_picture(Path("a.png"), 8, 8)
     Path("taken").write_text("a file")
     monkeypatch.setattr(predict, "predict_labels", None)
     assert tool(f"checkpoint={own}", "input=a.png", "output=taken") == 2
@@ -406,8 +347,8 @@ def test_an_interrupt_has_its_own_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save(Path("in/a.png"), 8, 8)
-    save(Path("in/b.png"), 9, 9)
+    save_picture(Path("in/a.png"), 8, 8)
+    save_picture(Path("in/b.png"), 9, 9)
 
     def second(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
         if image.shape[2] == 9:
@@ -502,7 +443,7 @@ def test_a_mistake_is_one_sentence(
 def test_what_does_not_fit_the_checkpoint_is_told_before_the_work(
     words: str, message: str, cityscapes: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(Path("a.png"), 8, 8)
+    save_picture(Path("a.png"), 8, 8)
     assert tool(f"checkpoint={cityscapes}", "input=a.png", "output=out", *words.split()) == 2
     assert message in capsys.readouterr().err and files(Path()) == {"a.png"}
 
@@ -510,7 +451,7 @@ def test_what_does_not_fit_the_checkpoint_is_told_before_the_work(
 def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, str(SCRIPT), "outputt=x"]
+    command = [sys.executable, str(ROOT / "src" / "predict.py"), "outputt=x"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1 and "did you mean 'output'?" in done.stderr
@@ -534,7 +475,7 @@ def test_what_the_help_shows_composes(
     examples = re.findall(r"^  isaseg predict (.+)$", text, flags=re.MULTILINE)
     keys = re.findall(r"^  ([a-z_.]+=\S+)", text, flags=re.MULTILINE)
     assert len(examples) == 3 and len(keys) > 10
-    monkeypatch.setattr(predict, "predict", lambda cfg, files: predict.check(cfg) or 0)
+    monkeypatch.setattr(predict, "predict_pictures", lambda cfg, files: predict.check_prediction(cfg) or 0)
     monkeypatch.setattr(predict.torch.cuda, "device_count", lambda: 2)
     for line in examples:
         assert tool(*shlex.split(line)) == 0

@@ -17,7 +17,7 @@ from PIL import Image
 from isaseg import config
 from isaseg.data.info import dataset_info
 from isaseg.inference import predict
-from isaseg.inference.label_files import known_format, write_labels, write_submission
+from isaseg.inference.label_files import known_format, write_label_file, write_submission
 from isaseg.inference.metrics import ConfusionMatrix
 from tests import fakes
 from tests.inference.tiny import make_checkpoint
@@ -107,7 +107,7 @@ def test_scores_on_files_of_the_data_set_are_the_official_ones(tmp_path: Path) -
         wrong = rng.random(labels.shape) < 0.3
         labels[wrong] = rng.integers(0, 19, int(wrong.sum()))
         name = path.name.replace("gtFine_labelIds", "ours")
-        write_labels(tmp_path / name, labels, form)
+        write_label_file(tmp_path / name, labels, form)
         files[name] = tmp_path / name
         predictions.append(labels)
     write_submission(tmp_path / "submission.zip", files)

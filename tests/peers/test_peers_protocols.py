@@ -20,8 +20,8 @@ from isaseg.checkpoints.loading import load_model
 from isaseg.config import compose_from
 from isaseg.data.info import dataset_info
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
-from isaseg.inference.evaluate import evaluate
-from isaseg.inference.label_files import known_format, write_labels, write_submission
+from isaseg.inference.evaluate import evaluate_model
+from isaseg.inference.label_files import known_format, write_label_file, write_submission
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
@@ -240,7 +240,7 @@ def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> No
     model.segmenter.head.classifier.bias.data[[14, 16]] = -1000.0  # truck and train are not predicted either
     GlobalHydra.instance().clear()
     words = ["checkpoint=none", "data=cityscapes", f"data.root={data}", "data.num_workers=0", "worst=0"]
-    metrics = evaluate(compose_from("evaluate", [*words, f"output={tmp_path}/out"]), model)
+    metrics = evaluate_model(compose_from("evaluate", [*words, f"output={tmp_path}/out"]), model)
     submitted = {}
     for path in truth:
         stem = path.name.removesuffix("_gtFine_labelIds.png")
@@ -248,7 +248,7 @@ def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> No
         image = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1)[None]
         labels = predict_labels(model.segmenter, image, Inference())[0].numpy()
         submitted[f"{stem}.png"] = tmp_path / f"{stem}.png"
-        write_labels(submitted[f"{stem}.png"], labels, form)
+        write_label_file(submitted[f"{stem}.png"], labels, form)
     write_submission(tmp_path / "submission.zip", submitted)
     official = cityscapes.official(tmp_path / "submission.zip", truth, tmp_path / "read")["scores"]
     assert [name for name in known.classes if metrics["IoU"][name] is None] == ["truck", "train"]

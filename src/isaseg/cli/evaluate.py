@@ -49,12 +49,12 @@ def _work(words: list[str]) -> int:
     path = Path(str(config.require(config.compose_from("evaluate", early), "checkpoint")))
     with command.fast_imports():  # torch: a typo is reported before that
         from isaseg.checkpoints.loading import load_model
-        from isaseg.inference.evaluate import evaluate
+        from isaseg.inference.evaluate import evaluate_model
 
     model = load_model(path)
     implied = _implied(given, model, path)
     more = [f"{key}={value}" for key, value in implied.items() if key not in given]
-    evaluate(config.compose_from("evaluate", [*words, *more]), model)
+    evaluate_model(config.compose_from("evaluate", [*words, *more]), model)
     return 0
 
 

@@ -51,6 +51,6 @@ def main(words: Sequence[str] | None = None) -> int:
 def _work(words: list[str]) -> int:
     cfg = config.compose_from("export", words)
     with command.fast_imports():
-        from isaseg.inference.export import run  # torch: a typo is reported before that
-    run(cfg)
+        from isaseg.inference.export import export_checkpoint  # torch: a typo is reported before that
+    export_checkpoint(cfg)
     return 0

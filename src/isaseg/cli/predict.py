@@ -51,5 +51,5 @@ def _work(words: list[str]) -> int:
     at = words.index("--") if "--" in words else len(words)
     cfg = config.compose_from("predict", words[:at])
     with command.fast_imports():
-        from isaseg.inference.predict import predict  # torch: a typo is reported before that
-    return predict(cfg, words[at + 1 :])
+        from isaseg.inference.predict import predict_pictures  # torch: a typo is reported before that
+    return predict_pictures(cfg, words[at + 1 :])

@@ -105,7 +105,7 @@ class Evaluation(lightning.LightningModule):
         self.pictures = sorted(every, key=lambda pair: (math.isnan(pair[0]), pair))
 
 
-def evaluate(cfg: DictConfig, model: Model) -> dict[str, Any]:
+def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
     """Score a network on a labelled split, and write everything into the folder of results.
 
     Args:

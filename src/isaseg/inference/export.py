@@ -1,11 +1,10 @@
 """A network in other formats: safetensors, ONNX for any size, a torch.export program for one size.
 
-Each is compared with PyTorch's own answer before it is written. All take `image`, uint8 RGB (B, 3, H, W), and give
-`logits`, float32 (B, K, H, W), as `Segmenter.forward` does.
+Each is compared with PyTorch's own logits before it is written. All map `image`, uint8 RGB (B, 3, H, W), to `logits`,
+float32 (B, K, H, W), as `Segmenter.forward` does.
 """
 
 import copy
-import difflib
 import importlib
 import io
 import json
@@ -24,28 +23,32 @@ from torch import Tensor
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.checkpoints.writing import save_safetensors
-from isaseg.config import require
+from isaseg.config import require, suggest
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
 from isaseg.files import replace_file
 from isaseg.models.segmenter import Segmenter
+from isaseg.models.tensor_files import reason
 
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-5  # of max|a - b| / max|b|
-_ROUNDING = 1e-3  # of a network that magnifies rounding so much that no two programs agree to TOLERANCE
+_ROUNDING = 1e-3  # for a network that amplifies rounding so much that no two programs agree to TOLERANCE
 
 _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "program": ".pt2"}
 
-# (batch, height, width): multiples of every group and stride, and nothing of the kind
+# (batch, height, width): multiples of every group size and stride, and multiples of none
 _CHECKED = ((1, 64, 64), (2, 97, 131), (1, 128, 192), (3, 65, 40))
 
 _INPUT = "uint8 RGB (batch, 3, height, width), 0 to 255, neither scaled nor normalised"
 _OUTPUT = "float32 (batch, classes, height, width); the class of a pixel is the largest along axis 1"
-_ONNX_LIMIT = 2**31 - 2**20  # bytes of a protobuf message, less those of the graph
+_ONNX_LIMIT = 2**31 - 2**20  # bytes of a protobuf message, minus some for the graph
 
 
-def run(cfg: DictConfig) -> None:
-    """Do what `conf/export.yaml` says.
+def export_checkpoint(cfg: DictConfig) -> None:
+    """Export a checkpoint.
+
+    Args:
+        cfg: Of conf/export.yaml.
 
     Raises:
         IsasegError: If a value is wrong, the checkpoint does not load, or a format cannot hold the network.
@@ -63,21 +66,21 @@ def run(cfg: DictConfig) -> None:
                 f"expected another folder than that of checkpoint='{path}', which would be replaced; set output=DIR"
             )
     for name, target in targets.items():
-        worst = export(model, name, target, size)
+        worst = export_model(model, name, target, size)
         megabytes = target.stat().st_size / 1e6
         log.info("%s  %.1f MB  largest relative difference from PyTorch %.1e", target, megabytes, worst)
         if worst > TOLERANCE:
-            log.info("(which is what rounding does to this network in PyTorch too, compared with float64)")
+            log.info("(PyTorch's float32 differs as much from its float64: this network amplifies rounding)")
 
 
-def export(model: Model, name: str, target: Path, size: tuple[int, int] = (512, 1024)) -> float:
-    """Write a network in one format, unless it gives other logits than PyTorch.
+def export_model(model: Model, name: str, target: Path, size: tuple[int, int] = (512, 1024)) -> float:
+    """Write a network in one format, unless its logits differ from PyTorch's.
 
     Args:
         model: The network, in evaluation mode on the CPU.
         name: safetensors, onnx or program.
-        target: The file; an older one is replaced when the new one is complete and checked.
-        size: (H, W) that the program takes; ONNX is compared there too.
+        target: The file; an older one is replaced once the new one is complete and checked.
+        size: (H, W) that the program accepts; ONNX is compared at it too.
 
     Returns:
         The largest relative difference, max|a - b| / max|b|.
@@ -98,9 +101,12 @@ def export(model: Model, name: str, target: Path, size: tuple[int, int] = (512, 
         raise ConfigError(f"cannot write '{target}': {error}; set output=DIR to another folder") from error
     except IsasegError as error:
         raise type(error)(f"formats={name}: {error}") from error
-    except Exception as error:  # exporters have many words for a network that they cannot record
+    except Exception as error:  # exporters raise anything for a network that they cannot trace
+        root: BaseException = error
+        while root.__cause__ is not None:  # torch.onnx wraps the fault in pages of advice
+            root = root.__cause__
         raise ConfigError(
-            f"formats={name}: this network cannot be exported: {_reason(error)}; choose from "
+            f"formats={name}: this network cannot be exported: {reason(root)}; choose from "
             f"formats=[{','.join(other for other in _SUFFIXES if other != name)}]"
         ) from error
 
@@ -131,9 +137,7 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
     with _quiet():
         program = torch.onnx.export(
             model.segmenter.fuse(),
-            (
-                _image(2, 97, 131),
-            ),  # of a size that has to be padded wherever anything may be: see attention.py
+            (_image(2, 97, 131),),  # needs padding wherever padding can occur, so that the graph has it
             dynamo=True,
             dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
             input_names=["image"],
@@ -148,7 +152,7 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
         file.write(proto.SerializeToString())
     onnx.checker.check_model(str(path), full_check=True)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
+    options.log_severity_level = 4  # errors are raised anyway
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def answer(image: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
 
 
 def _describe(onnx: Any, proto: Any, model: Model) -> None:
-    """Add to an ONNX model what a user needs to know, and take out what only concerns this machine."""
+    """Add what a user needs to know to an ONNX model, and remove what concerns only this machine."""
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         del part.metadata_props[:]  # lines of source with their folders
         part.doc_string = ""
@@ -180,8 +184,8 @@ def _difference(
 ) -> float:
     """Return the largest relative difference of two networks' logits on noise of these (batch, height, width).
 
-    A deep network, above all of random weights, can magnify the rounding of float32 above the tolerance. No two programs
-    agree better on it than PyTorch agrees with itself in float64: what is allowed is then a few times that.
+    A deep network, above all with random weights, can amplify the rounding of float32 beyond the tolerance. No two
+    programs then agree better than PyTorch agrees with itself in float64, and a few times that difference is allowed.
 
     Raises:
         ConfigError: If it is above `tolerance`, and above what rounding explains.
@@ -202,10 +206,10 @@ def _difference(
         if tolerance and not difference <= tolerance:
             rounding = _relative(wanted, copy.deepcopy(segmenter).double()(image))
             allowed = max(tolerance, min(4 * rounding, _ROUNDING))
-        if not difference <= allowed:  # NaN is no agreement either
+        if not difference <= allowed:  # true for NaN too
             raise ConfigError(
                 f"expected PyTorch's logits within {allowed:.1e} of their largest, got {difference:.1e} for images of "
-                f"{shape}; nothing is written. Use another format, and report it"
+                f"{shape}; nothing is written. Use another format, and please report it"
             )
         worst = max(worst, difference)
     return worst
@@ -224,7 +228,7 @@ def _image(batch: int, height: int, width: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep exporters from telling what no user can act on, the whole graph at times; what goes wrong they raise."""
+    """Silence exporters, which print what no user can act on, at times the whole graph. Their errors are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -251,10 +255,9 @@ def _formats(cfg: DictConfig) -> tuple[str, ...]:
     given = [cfg.formats] if isinstance(cfg.formats, str) else [str(name) for name in cfg.formats or []]
     for name in given:
         if name not in _SUFFIXES:
-            near = difflib.get_close_matches(name, _SUFFIXES, n=1, cutoff=0.4)
-            hint = f"did you mean '{near[0]}'? " if near else ""
             raise ConfigError(
-                f"expected formats of safetensors, onnx and program, got '{name}'; {hint}set e.g. formats=[onnx]"
+                f"expected formats of safetensors, onnx and program, got '{name}'; {suggest(name, list(_SUFFIXES))}"
+                "set e.g. formats=[onnx]"
             )
     if not given:
         raise ConfigError(
@@ -270,11 +273,3 @@ def _pair(cfg: DictConfig, key: str) -> tuple[int, int]:
     if len(values) != 2 or not all(type(n) is int and n > 0 for n in values):
         raise ConfigError(f"expected {key} as [height, width], two positive integers, got {key}={cfg[key]}")
     return values[0], values[1]
-
-
-def _reason(error: BaseException) -> str:
-    root: BaseException = error
-    while root.__cause__ is not None:  # torch.onnx wraps the fault in pages of advice
-        root = root.__cause__
-    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return f"{type(root).__name__}: {lines[0][:300] if lines else 'no message'}"

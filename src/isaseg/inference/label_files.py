@@ -1,4 +1,4 @@
-"""Predicted labels as files: the ids that a data set's own label files have, its colours, Cityscapes' submission."""
+"""Predicted labels as files: with the ids of a data set's own label files and its colours; Cityscapes' submission."""
 
 import re
 import zipfile
@@ -15,7 +15,7 @@ from isaseg.data.info import DatasetInfo, dataset_info, dataset_names
 from isaseg.errors import ConfigError, DataError
 from isaseg.files import replace_file
 
-KNOWN = dataset_names()  # these have ids of their own; generated sets and a user's folder have none
+KNOWN = dataset_names()  # data sets with ids of their own; generated sets and a user's folder have none
 _CITYSCAPES = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(_.*)?")  # cityscapesScripts: <city>_123456_123456*.png
 
 
@@ -28,8 +28,8 @@ class LabelFormat:
         classes: Names of the K classes.
         colours: Their colours, uint8 (K, 3).
         ids: What is written for each, uint8 (K,).
-        mode: Of the PNG in Pillow's words: P with a palette; L (no palette) for Cityscapes, whose own files are so.
-        flip_pairs: Classes that change places in a mirror.
+        mode: Pillow's mode of the PNG: P with a palette; L, without one, for Cityscapes, as in its own files.
+        flip_pairs: Classes that swap places in a mirror image.
     """
 
     title: str
@@ -41,10 +41,10 @@ class LabelFormat:
 
 
 def own_ids(known: DatasetInfo) -> np.ndarray:
-    """Return the id in the data set's label files of each class, uint8 (K,).
+    """Return the id of each class in the data set's label files, uint8 (K,).
 
-    Of several ids of one class (PASCAL-Context's background has 401) the least. Where a data set has two kinds of label
-    files, those of 8 bits: PASCAL-Context's SegmentationClassContext, 1 to 59, and 0 for the background.
+    If a class has several ids (PASCAL-Context's background has 401), it is the smallest. If a data set has two kinds of
+    label files, they are the 8-bit ones: PASCAL-Context's SegmentationClassContext, 1 to 59, and 0 for the background.
     """
     ids = known.ids if known.png_ids is None else known.png_ids
     least: dict[int, int] = {}
@@ -58,11 +58,11 @@ def label_format(description: Mapping[str, Any], data: str | None = None) -> Lab
 
     Args:
         description: Of the network: num_classes, data, classes, palette; see `isaseg.checkpoints.loading.load_model`.
-        data: An option of `data` in the configuration; None: what the description says. One that is not in `KNOWN` has
-            the train ids for ids.
+        data: An option of `data` in the configuration; None: the description's. If it is not in `KNOWN`, train ids are
+            written.
 
     Raises:
-        ConfigError: If the data set has another number of classes than the network, or that has more than 256.
+        ConfigError: If network and data set differ in their number of classes, or the network has more than 256.
     """
     count = int(description["num_classes"])
     data = description.get("data") if data is None else data
@@ -83,7 +83,7 @@ def label_format(description: Mapping[str, Any], data: str | None = None) -> Lab
 
 
 def known_format(data: str) -> LabelFormat:
-    """Return the format of a data set of `KNOWN`."""
+    """Return the format of a data set in `KNOWN`."""
     known = dataset_info(data)
     mode = "L" if data == "cityscapes" else "P"
     return LabelFormat(known.title, known.classes, known.palette, own_ids(known), mode, known.flip_pairs)
@@ -92,7 +92,7 @@ def known_format(data: str) -> LabelFormat:
 def voc_colours(count: int) -> np.ndarray:
     """Return the first `count` colours of PASCAL VOC's label colour map (VOClabelcolormap.m), uint8 (count, 3).
 
-    The bits of the index, three at a time from the least, are the bits of red, green and blue from the greatest.
+    The bits of the index, three at a time from the lowest, are the bits of red, green and blue from the highest.
     """
     colours = np.zeros((count, 3), np.uint8)
     for bit in range(8):
@@ -100,7 +100,7 @@ def voc_colours(count: int) -> np.ndarray:
     return colours
 
 
-def write_labels(path: Path, labels: np.ndarray, form: LabelFormat) -> None:
+def write_label_file(path: Path, labels: np.ndarray, form: LabelFormat) -> None:
     """Write train ids (H, W), uint8, as an index PNG of 8 bits in the ids of `form`; whole or not at all."""
     table = np.zeros(256, np.uint8)
     table[: len(form.ids)] = form.ids
@@ -110,17 +110,16 @@ def write_labels(path: Path, labels: np.ndarray, form: LabelFormat) -> None:
         palette[form.ids] = form.colours
         picture.putpalette(palette.tobytes())
     with replace_file(path) as file:
-        picture.save(
-            file, "PNG", compress_level=1
-        )  # within a tenth of the default's size on labels, in a third of its time
+        # within a tenth of the default's size on labels, in a third of its time
+        picture.save(file, "PNG", compress_level=1)
 
 
 def submission_names(names: Sequence[str], form: LabelFormat) -> list[str]:
-    """Return the names in a Cityscapes submission, which is flat, of pictures `.../<city>_<6 digits>_<6 digits>...`.
+    """Return the file names in a Cityscapes submission, which is flat, for `.../<city>_<6 digits>_<6 digits>...`.
 
     Raises:
         ConfigError: If the labels are not those of Cityscapes.
-        DataError: If a name is no such name, or two are of one frame, which cityscapesScripts refuses.
+        DataError: If a name is of another form, or two belong to one frame, which cityscapesScripts refuses.
     """
     if form.title != known_format("cityscapes").title:
         raise ConfigError(
@@ -145,7 +144,10 @@ def submission_names(names: Sequence[str], form: LabelFormat) -> list[str]:
 
 
 def write_submission(path: Path, files: Mapping[str, Path]) -> None:
-    """Write a zip of files by their names in it; whole or not at all."""
-    with replace_file(path) as file, zipfile.ZipFile(file, "w") as archive:  # stored: a PNG is compressed
+    """Write a zip of `files`, which are named as they are in it; whole or not at all."""
+    with (
+        replace_file(path) as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):  # stored: PNGs are compressed already
         for name, source in files.items():
             archive.write(source, name)

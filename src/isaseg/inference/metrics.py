@@ -1,4 +1,4 @@
-"""One integer confusion matrix for a whole split; every score is derived from it, once."""
+"""One integer confusion matrix for a whole split, from which every score is derived."""
 
 from collections.abc import Sequence
 
@@ -54,9 +54,9 @@ def count(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: in
     Raises:
         ValueError: If a target is neither a class nor `ignore_index`.
     """
-    ignored, wrong = num_classes, num_classes + 1  # rows of their own
+    ignored, wrong = num_classes, num_classes + 1  # extra rows
     total = torch.zeros((num_classes + 2) * num_classes, dtype=torch.int64, device=target.device)
-    # in parts, so that no integer map of the whole picture is made
+    # in parts, so that memory does not hold integer maps of the whole picture
     parts = (torch.split(x.flatten(), _PART) for x in (prediction, target))
     for p, t in zip(*parts, strict=True):
         row = t.int()
@@ -76,8 +76,8 @@ def count(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: in
 def scores(matrix: Tensor) -> dict[str, Tensor]:
     """Return mIoU, mAcc, aAcc (scalars), iou and acc (K,), float64; NaN where a class is absent; matrix (K, K).
 
-    A class that occurs neither in the targets nor in the predictions has no IoU and is left out of the
-    mean; so it is in mmsegmentation's IoUMetric.
+    A class that occurs neither in the targets nor in the predictions has no IoU and is left out of the mean, as in
+    mmsegmentation's IoUMetric.
 
     Args:
         matrix: What `count` returns, summed over pictures.
@@ -97,10 +97,10 @@ def scores(matrix: Tensor) -> dict[str, Tensor]:
 
 
 def group_accuracy(matrix: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
-    """Return which share of the pixels of all `groups` of classes is predicted in its own group; NaN of none.
+    """Return the share of the pixels of all `groups` of classes that is predicted in its own group; NaN without any.
 
     Args:
-        matrix: Counts (K, K), rows are targets; what `ConfusionMatrix.compute` calls matrix, of all processes.
+        matrix: Counts (K, K), rows are targets, as in `scores`.
         groups: Classes of each group.
     """
     rows = [c for group in groups for c in group]

@@ -1,4 +1,4 @@
-"""What `src/predict.py` leaves in its folder: label files, overlays, the legend, the submission."""
+"""The files of a prediction: label files, overlays, the legend, the submission."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,56 +9,56 @@ import numpy as np
 
 from isaseg.data.info import dataset_info
 from isaseg.errors import DataError
-from isaseg.inference.label_files import LabelFormat, write_labels, write_submission
+from isaseg.inference.label_files import LabelFormat, write_label_file, write_submission
 from isaseg.inference.photographs import Picture
 from isaseg.runs.overlay import write_legend, write_overlay
 
 
 class Outputs(NamedTuple):
-    """Where the results go, and in which form; each file is written whole or not at all.
+    """The folder of a prediction; each file in it is written whole or not at all.
 
     Attributes:
-        folder: Where.
-        form: Of the labels.
-        overlays: Whether there are overlays and a legend.
+        folder: The folder.
+        form: How labels are written.
+        overlays: Whether overlays and a legend are written too.
     """
 
     folder: Path
     form: LabelFormat
     overlays: bool
 
-    def check(self) -> None:
-        """Make the folder.
+    def make_folder(self) -> None:
+        """Create the folder.
 
         Raises:
-            DataError: If it cannot be made.
+            DataError: If it cannot be created.
         """
-        with _told(self.folder):
+        with _reported(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, picture: Picture, image: np.ndarray, labels: np.ndarray) -> None:
-        """Write what a picture gives: `image` uint8 RGB (H, W, 3), `labels` train ids uint8 (H, W).
+        """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W).
 
         Raises:
             DataError: If it cannot be written.
         """
-        with _told(self.folder):
-            write_labels(self._labels(picture), labels, self.form)
+        with _reported(self.folder):
+            write_label_file(self._labels(picture), labels, self.form)
             if self.overlays:
                 path = self.folder / "overlays" / f"{picture.name}.jpg"
                 write_overlay(path, image, labels, self.form.colours)
 
     def finish(self, submitted: dict[str, Picture] | None) -> str:
-        """Write the legend, and the submission of pictures by their names in it; return what the folder holds.
+        """Write the legend, and a submission if its pictures are given by name; return what the folder holds.
 
         Raises:
             DataError: If they cannot be written.
         """
         form, holds = self.form, f"labels/*.png hold the ids of {self.form.title}"
-        with _told(self.folder):
+        with _reported(self.folder):
             if self.overlays:
                 write_legend(self.folder / "legend.png", form.classes, form.ids, form.colours)
-                holds += ", overlays/*.jpg show them, legend.png tells the colours"
+                holds += ", overlays/*.jpg show them, legend.png names the colours"
             if submitted is not None:
                 files = {name: self._labels(picture) for name, picture in submitted.items()}
                 write_submission(self.folder / "submission.zip", files)
@@ -71,7 +71,7 @@ class Outputs(NamedTuple):
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Pictures that a user names: which files they are, under which names results are kept, and their pixels."""
+"""Pictures named by the user: their files, the names of their results, and their pixels."""
 
 import os
 import warnings
@@ -16,19 +16,19 @@ from isaseg.errors import DataError
 
 
 class Picture(NamedTuple):
-    """A file, and its name: the path below the folder that was given, without ending; of a file, its own name."""
+    """A file and the name of its results: its path below the given folder, or its own name, without extension."""
 
     path: Path
     name: str
 
 
 def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
-    """Return the pictures that files and folders name; those of a folder sorted, its folders included.
+    """Return the pictures in files and folders; those of a folder are sorted and include its subfolders.
 
-    Links to files are followed, links to folders are not; what is hidden or lies in `output` is passed over.
+    Links to files are followed, links to folders are not. Hidden files and whatever lies in `output` are skipped.
 
     Raises:
-        DataError: If there are none, an input does not exist, or two pictures would have one output.
+        DataError: If there are none, an input does not exist, or two pictures would have the same output.
     """
     found: list[Picture] = []
     for word in inputs:
@@ -57,12 +57,12 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
 
 @contextmanager
 def pixels_at_most(limit: int) -> Iterator[None]:
-    """Let `read_picture` take pictures of up to `limit` pixels; Pillow's own limit is 89 million, for the process."""
+    """Let `read_picture` accept up to `limit` pixels, instead of Pillow's 89 million for the whole process."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limit
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # of transparency in a palette, of damaged EXIF: no pixel depends on them
+            # about transparency in a palette or damaged EXIF, on which no pixel depends
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             yield
     finally:
@@ -78,7 +78,7 @@ def read_picture(picture: Picture) -> np.ndarray:
     path = str(picture.path)
     try:
         return read_image(picture.path)
-    except Exception as error:  # decoders raise whatever they stumble over
+    except Exception as error:  # decoders raise anything
         cause = error.__cause__ or error
         if isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning):
             limit = Image.MAX_IMAGE_PIXELS
@@ -92,7 +92,7 @@ def read_picture(picture: Picture) -> np.ndarray:
 
 
 def _walk(folder: Path, output: str) -> Iterator[str]:
-    """Give the paths of files with the ending of a picture, relative to `folder`."""
+    """Yield the paths of files with a picture's extension, relative to `folder`."""
 
     def refuse(error: OSError) -> None:
         raise DataError(
@@ -108,7 +108,7 @@ def _walk(folder: Path, output: str) -> Iterator[str]:
         for name in names:
             path = os.path.join(place, name)
             is_picture = name[0] != "." and os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
-            # a link to nowhere is told later, as a file that cannot be read; a pipe would never end
+            # a broken link is reported when it is read; reading a pipe would never end
             if is_picture and (os.path.isfile(path) or not os.path.exists(path)):
                 yield os.path.relpath(path, folder)
 

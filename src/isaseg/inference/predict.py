@@ -1,10 +1,10 @@
-"""The command of `src/predict.py`: pictures in, label files and overlays out, from a configuration to an exit code."""
+"""Label pictures: files in, label files and overlays out, from a configuration to an exit code."""
 
 import math
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,11 +26,11 @@ from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most,
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 
-Label = Callable[[np.ndarray], np.ndarray]
+Labeller = Callable[[np.ndarray], np.ndarray]
 
 
-def predict(cfg: DictConfig, files: Sequence[str] = ()) -> int:
-    """Predict all pictures; return 0, or 2 if there are some that could not be read, each told on stderr.
+def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
+    """Label all pictures; return 0, or 2 if some could not be read, each reported on stderr.
 
     Args:
         cfg: Of conf/predict.yaml.
@@ -38,36 +38,36 @@ def predict(cfg: DictConfig, files: Sequence[str] = ()) -> int:
 
     Raises:
         ConfigError: For a value that cannot work.
-        DataError: If there are no pictures, two would have one output, or an output cannot be written.
+        DataError: If there are no pictures, two would have the same output, or an output cannot be written.
         CheckpointError: If the checkpoint does not load.
     """
-    check(cfg)
+    check_prediction(cfg)
     device, folder = _device(cfg.device), Path(str(cfg.output))
     pictures = find_pictures(_inputs(cfg, files), folder)
     model = load_model(Path(str(cfg.checkpoint)))
     form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
     names = submission_names([p.name for p in pictures], form) if cfg.submission else None
     outputs = Outputs(folder, form, cfg.overlays)
-    outputs.check()
-    label = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
+    outputs.make_folder()
+    labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
     start = time.perf_counter()
     with pixels_at_most(cfg.max_pixels):
-        faults = _run(pictures, label, outputs)
+        faults = _label_all(pictures, labeller, outputs)
     done, seconds = len(pictures) - faults, time.perf_counter() - start
     if names and faults:
-        _tell(
-            f"submission.zip is not written, {faults} pictures would be missing; mend them or leave them out"
+        _report(
+            f"submission.zip is not written, {faults} pictures would be missing; fix them or leave them out"
         )
     holds = outputs.finish(None if names is None or faults else dict(zip(names, pictures, strict=True)))
     print(f"{done} of {len(pictures)} pictures, {done / seconds:.3g} a second. In '{folder}': {holds}")
     return 2 if faults else 0
 
 
-def windows_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]] = ()) -> Inference:
+def windowed(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]] = ()) -> Inference:
     """Return how the network is applied to a picture that is cut into windows.
 
     Raises:
-        ConfigError: Naming the key of `test` that cannot be.
+        ConfigError: Naming the wrong key of `test`.
     """
     slide = OmegaConf.merge(cfg, {"test": {"mode": "slide"}})
     assert isinstance(slide, DictConfig)
@@ -78,30 +78,35 @@ def for_picture(windows: Inference, mode: str, whole_pixels: int, size: tuple[in
     """Return `windows`, or the same for the whole picture at once.
 
     Args:
-        windows: What `windows_of` returns.
-        mode: slide, whole, or auto: slide where the picture, resized, has more than `whole_pixels`.
-        whole_pixels: How large it may be.
+        windows: What `windowed` returns.
+        mode: slide, whole, or auto: slide if the picture, resized, has more than `whole_pixels`.
+        whole_pixels: Most pixels of a picture that goes through the network whole.
         size: (H, W) of the picture.
     """
     is_large = math.prod(base_size(*size, windows.resize)) > whole_pixels
     return windows if mode == "slide" or (mode == "auto" and is_large) else replace(windows, crop_size=None)
 
 
-def _run(pictures: Sequence[Picture], label: Label, outputs: Outputs) -> int:
+def _label_all(pictures: Sequence[Picture], labeller: Labeller, outputs: Outputs) -> int:
     """Label and write each picture; return how many could not be.
 
-    While the network works on one picture, the next is decoded and the one before is written: no more are in memory.
+    While the network works on one picture, the next is decoded and the previous is written; memory holds no more.
     """
     faults = 0
     with ThreadPoolExecutor(2) as pool, counted("predict", len(pictures), "images") as advance:
+        upcoming = pool.submit(read_picture, pictures[0])
         writing: Future[None] | None = None
-        for picture, reading in _ahead(pool, pictures):
+        for number, picture in enumerate(pictures, start=1):
+            reading = upcoming
+            reading.exception()  # waits, so that no two are decoded at once
+            if number < len(pictures):
+                upcoming = pool.submit(read_picture, pictures[number])
             try:
                 image = reading.result()
-                labels = label(image)
+                labels = labeller(image)
             except (DataError, torch.OutOfMemoryError) as error:
                 faults += 1
-                _tell(error if isinstance(error, DataError) else _out_of_memory(picture))
+                _report(error if isinstance(error, DataError) else _out_of_memory(picture))
             else:
                 if writing is not None:
                     writing.result()
@@ -112,21 +117,9 @@ def _run(pictures: Sequence[Picture], label: Label, outputs: Outputs) -> int:
     return faults
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, pictures: Sequence[Picture]
-) -> Iterator[tuple[Picture, Future[np.ndarray]]]:
-    reading = pool.submit(read_picture, pictures[0])
-    for picture, after in zip(pictures, [*pictures[1:], None], strict=True):
-        current = reading
-        if after is not None:
-            current.exception()  # waits: one at a time
-            reading = pool.submit(read_picture, after)
-        yield picture, current
-
-
-def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Label:
+def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Labeller:
     device = next(segmenter.parameters()).device
-    windows, half = windows_of(cfg, flip_pairs), cfg.precision == "bf16"
+    windows, half = windowed(cfg, flip_pairs), cfg.precision == "bf16"
 
     def label(image: np.ndarray) -> np.ndarray:
         how = for_picture(windows, cfg.test.mode, cfg.whole_pixels, (image.shape[0], image.shape[1]))
@@ -138,11 +131,11 @@ def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[
     return label
 
 
-# ---------------------------------------------------------------- what the user asks for
+# ---------------------------------------------------------------- what the configuration asks for
 
 
-def check(cfg: DictConfig) -> None:
-    """Check all that can be known before the pictures are.
+def check_prediction(cfg: DictConfig) -> None:
+    """Check everything that does not depend on the pictures.
 
     Raises:
         ConfigError: Naming the key, its value and what was expected.
@@ -168,7 +161,7 @@ def check(cfg: DictConfig) -> None:
     data = OmegaConf.select(cfg, "data.name")
     if protocol is not None and of != f"{data}_{protocol}":
         raise ConfigError(f"no values of protocol={protocol} are known for data={data}; give both or neither")
-    windows_of(cfg)
+    windowed(cfg)
 
 
 def _inputs(cfg: DictConfig, files: Sequence[str]) -> list[str]:
@@ -202,5 +195,5 @@ def _out_of_memory(picture: Picture) -> str:
     )
 
 
-def _tell(text: object) -> None:
+def _report(text: object) -> None:
     print(f"error: {text}", file=sys.stderr)
