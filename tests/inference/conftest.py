@@ -9,7 +9,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from tests import fakes
-from tests.inference.tiny import files, make_checkpoint
+from tests.inference.tiny import PALETTE, files, make_checkpoint
 
 
 @pytest.fixture
@@ -38,8 +38,9 @@ def refused(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Cal
     def called(*words: str, code: int = 2) -> str:
         before = files(Path())
         assert tool(*words) == code
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ")
+        out, err = capsys.readouterr()
+        (line,) = err.splitlines()
+        assert out == "" and line.startswith("error: ")
         assert files(Path()) == before
         return line
 
@@ -65,3 +66,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(photos: Path) -> list[str]:
     """Return the words for that folder."""
     return ["data=folder", f"data.root={photos}", "data.classes=[sky,ground,sea]", "data.num_workers=0"]
+
+
+@pytest.fixture(scope="session")
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "city.safetensors", 19, data="cityscapes")
+
+
+@pytest.fixture(scope="session")
+def own_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    classes = [f"thing {i}" for i in range(7)]
+    path = tmp_path_factory.mktemp("model") / "own.safetensors"
+    return make_checkpoint(path, 7, data="folder", classes=classes, palette=PALETTE)

@@ -22,6 +22,7 @@ from isaseg.errors import CheckpointError, ConfigError
 from isaseg.inference import export
 from isaseg.models.segmenter import Segmenter
 from tests import forked
+from tests.inference.tiny import files
 
 ROOT = Path(__file__).parents[2]
 COMMAND = cli.main
@@ -240,7 +241,7 @@ def test_a_network_of_broken_weights_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> None:
+def test_the_command_writes_every_format(tmp_path: Path) -> None:
     save_safetensors(make(), tmp_path / "net.safetensors")
     words = ("checkpoint=net.safetensors", "output=out", "formats=[program,safetensors]", "size=[40,56]")
     done = forked.run("export.py", *words, cwd=tmp_path)
@@ -248,7 +249,7 @@ def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> Non
     first, second = (done.stdout + done.stderr).splitlines()
     assert first.startswith("out/net.pt2  ") and second.startswith("out/net.safetensors  ")
     assert all(" MB  largest relative difference from PyTorch " in line for line in (first, second))
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"net.pt2", "net.safetensors"}
+    assert files(tmp_path / "out") == {"net.pt2", "net.safetensors"}
     labels = torch.export.load(tmp_path / "out" / "net.pt2").module()(image(1, 40, 56)).argmax(1)
     assert labels.shape == (1, 40, 56)
 
@@ -268,63 +269,38 @@ def test_the_command_writes_what_its_help_says_how_to_use(tmp_path: Path) -> Non
         ([], "expected a checkpoint file, got .*nowhere.ckpt"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(
-    words: list[str],
-    message: str,
-    tool: Callable[..., int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_mistakes_are_reported_before_anything_is_written(
+    words: list[str], message: str, refused: Callable[..., str]
 ) -> None:
-    assert tool("checkpoint=nowhere.ckpt", "output=out", *words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert re.search(message, error), error
-    assert list(tmp_path.iterdir()) == []
+    line = refused("checkpoint=nowhere.ckpt", "output=out", *words)
+    assert re.search(message, line), line
+    assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("key", ["checkpoint", "output"])
-def test_what_must_be_given_is_asked_for(
-    key: str, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool(*(f"{other}=a" for other in ("checkpoint", "output") if other != key)) == 2
-    assert f"expected a value for {key}, got none" in capsys.readouterr().err
-
-
-def test_the_checkpoint_is_not_replaced(
-    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_safetensors(make(), tmp_path / "net.safetensors")
-    before = (tmp_path / "net.safetensors").read_bytes()
-    assert tool("checkpoint=net.safetensors", "output=.", "formats=safetensors") == 2
-    assert "expected another folder than that of checkpoint" in capsys.readouterr().err
-    assert (tmp_path / "net.safetensors").read_bytes() == before
-
-
-def test_a_folder_that_cannot_be_made_is_told(
-    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_safetensors(make(), tmp_path / "net.safetensors")
-    (tmp_path / "out").write_bytes(b"")
-    assert tool("checkpoint=net.safetensors", "output=out", "formats=[safetensors]") == 2
-    assert "cannot write 'out/net.safetensors'" in capsys.readouterr().err
+def test_an_output_that_cannot_be_used_is_reported(refused: Callable[..., str]) -> None:
+    for key, other in (("checkpoint", "output"), ("output", "checkpoint")):
+        assert f"expected a value for {key}, got none" in refused(f"{other}=a")
+    save_safetensors(make(), Path("net.safetensors"))
+    before = Path("net.safetensors").read_bytes()
+    words = ("checkpoint=net.safetensors", "formats=safetensors")
+    assert "expected another folder than that of checkpoint" in refused(*words, "output=.")
+    assert Path("net.safetensors").read_bytes() == before
+    Path("out").write_bytes(b"")
+    assert "cannot write 'out/net.safetensors'" in refused(*words, "output=out")
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_onnx_without_its_packages_is_told_at_once(
-    package: str,
-    tool: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_onnx_without_its_packages_is_reported_at_once(
+    package: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert tool("checkpoint=nowhere.ckpt", "output=out") == 2
-    error = capsys.readouterr().err
-    assert "pip install 'isaseg[onnx]'" in error and package in error
-    assert tool("checkpoint=nowhere.ckpt", "output=out", "formats=[program]") == 2
-    assert "isaseg[onnx]" not in capsys.readouterr().err
+    words = ("checkpoint=nowhere.ckpt", "output=out")
+    line = refused(*words)
+    assert "pip install 'isaseg[onnx]'" in line and package in line
+    assert "isaseg[onnx]" not in refused(*words, "formats=[program]")
 
 
-def test_a_network_that_cannot_be_recorded_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_be_traced_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: Segmenter, x: Tensor) -> Tensor:
         return x.float() * int(x.sum())  # depends on the pixels
 
@@ -337,20 +313,17 @@ def test_a_network_that_cannot_be_recorded_is_told(tmp_path: Path, monkeypatch: 
 
 
 def test_an_interrupted_export_leaves_nothing(
-    tool: Callable[..., int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(program: Any, file: Any, **kwargs: Any) -> None:
         file.write(b"half")
         raise KeyboardInterrupt
 
-    save_safetensors(make(), tmp_path / "net.safetensors")
+    save_safetensors(make(), Path("net.safetensors"))
     monkeypatch.setattr(torch.export, "save", half)
-    assert tool("checkpoint=net.safetensors", "output=out", "formats=[program]", "size=[16,16]") == 130
-    assert "no file is half-written" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    words = ("checkpoint=net.safetensors", "output=out", "formats=[program]", "size=[16,16]")
+    assert "no file is half-written" in refused(*words, code=130)
+    assert list(Path("out").iterdir()) == []
 
 
 def test_help_shows_every_format_and_how_to_run_it(

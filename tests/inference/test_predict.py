@@ -1,12 +1,5 @@
-"""`src/predict.py` as a user calls it: what lies in the output folder, exit codes, one sentence for each mistake."""
+"""`isaseg predict` as a user calls it: what lies in the output folder."""
 
-import errno
-import os
-import re
-import shlex
-import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,27 +18,14 @@ from isaseg.checkpoints.loading import load_segmenter
 from isaseg.cli import predict as cli
 from isaseg.data.decode import read_image
 from isaseg.data.info import dataset_info
-from isaseg.inference import outputs, predict
+from isaseg.inference import predict
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.label_files import known_format
 from tests import forked
-from tests.inference.tiny import files, make_checkpoint, read, save_picture
+from tests.inference.tiny import PALETTE, files, make_checkpoint, read, save_picture
 
 ROOT = Path(__file__).parents[2]
 COMMAND = cli.main
-PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
-
-
-@pytest.fixture(scope="module")
-def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "city.safetensors", 19, data="cityscapes")
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    classes = [f"thing {i}" for i in range(7)]
-    path = tmp_path_factory.mktemp("model") / "own.safetensors"
-    return make_checkpoint(path, 7, data="folder", classes=classes, palette=PALETTE)
 
 
 def expected(checkpoint: Path, image: Path, how: Inference | None = None) -> np.ndarray:
@@ -101,10 +81,12 @@ def test_a_folder_of_all_kinds_of_pictures(cityscapes: Path, tmp_path: Path) -> 
     } | {"elsewhere/real.png"}
 
 
-def test_a_networks_own_classes_have_its_palette(own: Path, tool: Callable[..., int], tmp_path: Path) -> None:
+def test_a_networks_own_classes_have_its_palette(
+    own_network: Path, tool: Callable[..., int], tmp_path: Path
+) -> None:
     image = save_picture(tmp_path / "a.jpg")
-    assert tool(f"checkpoint={own}", f"input={image}", "output=out") == 0
-    labels = expected(own, image)
+    assert tool(f"checkpoint={own_network}", f"input={image}", "output=out") == 0
+    labels = expected(own_network, image)
     with Image.open("out/labels/a.png") as picture:
         assert picture.mode == "P" and np.array_equal(np.asarray(picture), labels)
         assert np.array_equal(np.asarray(picture.convert("RGB")), np.array(PALETTE)[labels])
@@ -215,45 +197,32 @@ def test_left_and_right_change_places_in_a_mirror(
 
 ODD = (
     "a, (b) = ${oc.env:HOME}.png",
-    "-x.png",
-    "a\nb.png",
-    "[1].png",
-    "ключ=значение.png",
-    "~.png",
-    "--help.png",
+    *("-x.png", "a\nb.png", "[1].png", "ключ=значение.png", "~.png", "--help.png"),
 )
 
 
 def test_files_of_any_name_follow_two_dashes(
-    own: Path, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_network: Path, tool: Callable[..., int], refused: Callable[..., str], tmp_path: Path
 ) -> None:
     for name in ODD:
         save_picture(Path(name), 8, 8)
     save_picture(tmp_path / "up" / "above.png", 8, 8)
-    given = (*ODD, "../up/above.png")
-    assert tool(f"checkpoint={own}", "output=o", "overlays=false", "--", *given) == 0, capsys.readouterr().err
+    words = (f"checkpoint={own_network}", "overlays=false")
+    assert tool(*words, "output=o", "--", *ODD, "../up/above.png") == 0
     assert files(Path("o")) == {f"labels/{name}" for name in (*ODD, "above.png")}
-    assert tool(f"checkpoint={own}", "output=o", "input=x", "--", "a.png") == 2
-    assert (
-        "expected pictures either as input=... or after --, got input=x and 'a.png'"
-        in capsys.readouterr().err
-    )
-    assert (
-        tool(f"checkpoint={own}", "output='q, (u)'", "overlays=false", f"input=['{ODD[0][:3]}',\"{ODD[3]}\"]")
-        == 2
-    )
-    assert "got input='a, ', which is neither" in capsys.readouterr().err
-    assert (
-        tool(f"checkpoint={own}", "output='q, (u)'", "overlays=false", f"input=[\"{ODD[3]}\",'../up']") == 0
-    )
+    line = refused(*words, "output=o", "input=x", "--", "a.png")
+    assert "expected pictures either as input=... or after --, got input=x and 'a.png'" in line
+    line = refused(*words, "output='q, (u)'", f"input=['{ODD[0][:3]}',\"{ODD[3]}\"]")
+    assert "got input='a, ', which is neither" in line
+    assert tool(*words, "output='q, (u)'", f"input=[\"{ODD[3]}\",'../up']") == 0
     assert files(Path("q, (u)")) == {"labels/[1].png", "labels/above.png"}
 
 
 def test_what_an_earlier_call_wrote_is_replaced_and_not_taken_for_input(
-    own: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    own_network: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_picture(Path("a.png"), 8, 8)
-    words = (f"checkpoint={own}", "input=.", "output=./out")
+    words = (f"checkpoint={own_network}", "input=.", "output=./out")
     assert tool(*words) == 0
     before = files(Path())
     Path("out/labels/a.png").write_bytes(b"old")
@@ -284,201 +253,3 @@ def test_a_submission_is_made_only_of_all_pictures(
         "error: submission.zip is not written, 1 pictures would be missing" in err and "submission" not in out
     )
     assert not Path("out/submission.zip").exists()
-
-
-def test_too_little_memory_is_told_and_the_others_are_done(
-    own: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_picture(Path("in/large.png"), 60, 60)
-    save_picture(Path("in/small.png"), 8, 8)
-
-    def small_only(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
-        if image.shape[2] > 50:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return predict_labels(segmenter, image, how)
-
-    monkeypatch.setattr(predict, "predict_labels", small_only)
-    assert tool(f"checkpoint={own}", "input=in", "output=out", "overlays=false") == 2
-    assert (
-        "'in/large.png' in the memory of the device, got too little; give test.mode"
-        in capsys.readouterr().err
-    )
-    assert files(Path("out")) == {"labels/small.png"}
-
-
-@pytest.mark.parametrize("what", ["write_label_file", "write_overlay", "write_legend"])
-def test_a_full_disk_is_told(
-    what: str,
-    own: Path,
-    tool: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    save_picture(Path("a.png"), 8, 8)
-
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(outputs, what, full)
-    assert tool(f"checkpoint={own}", "input=a.png", "output=out") == 2
-    err = capsys.readouterr().err
-    assert (
-        err
-        == "error: expected to write 'out', got: No space left on device; make room, or give another output\n"
-    )
-
-
-def test_an_output_that_is_no_folder_is_told_before_the_work(
-    own: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_picture(Path("a.png"), 8, 8)
-    Path("taken").write_text("a file")
-    monkeypatch.setattr(predict, "predict_labels", None)
-    assert tool(f"checkpoint={own}", "input=a.png", "output=taken") == 2
-    assert "expected to write 'taken', got: File exists" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupt_has_its_own_exit_code(
-    number: signal.Signals,
-    code: int,
-    own: Path,
-    tool: Callable[..., int],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    save_picture(Path("in/a.png"), 8, 8)
-    save_picture(Path("in/b.png"), 9, 9)
-
-    def second(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
-        if image.shape[2] == 9:
-            os.kill(os.getpid(), number)
-        return predict_labels(segmenter, image, how)
-
-    monkeypatch.setattr(predict, "predict_labels", second)
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's background
-    try:
-        assert tool(f"checkpoint={own}", "input=in", "output=out") == code
-    finally:
-        signal.signal(signal.SIGINT, ignored)
-    word = {130: "interrupted", 143: "terminated"}[code]
-    assert capsys.readouterr().err.startswith(f"error: {word}; what is written is whole")
-    assert files(Path("out")) == {"labels/a.png", "overlays/a.jpg"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            "outputt=x",
-            "no configuration key 'outputt'; did you mean 'output'? see --help",
-        ),
-        ("test.crop_sise=[4,4]", "no configuration key 'test.crop_sise'; did you mean 'test.crop_size'?"),
-        ("data=cityscape", "no option 'cityscape' in the group data; did you mean 'cityscapes'?"),
-        ("a.png", "expected KEY=VALUE, got 'a.png'; see --help"),
-        ("--fast", "expected KEY=VALUE, got '--fast'"),
-        ("output=a=b", "expected KEY=VALUE, got 'output=a=b'; quotes may be missing, see --help"),
-        ("output=x input=a.png", "expected a value for checkpoint, got none; give it as checkpoint=VALUE"),
-        ("checkpoint=x input=a.png", "expected a value for output"),
-        ("checkpoint=x output= input=a.png", "expected a path as output, got none"),
-        ("checkpoint=x output=x", "expected pictures, got none; give input="),
-        ("checkpoint=x output=x input=nowhere", "expected a picture or a folder, got input='nowhere'"),
-        (
-            "checkpoint=x output=x input=a.png",
-            "expected a checkpoint file, got path='x', which does not exist",
-        ),
-        ("checkpoint=x output=x overlays=yess", "expected overlays to be true or false, got overlays=yess"),
-        ("checkpoint=x output=x overlays=1", "expected overlays to be true or false, got overlays=1"),
-        ("checkpoint=x output=x submission=2", "expected submission to be true or false"),
-        ("checkpoint=x output=x precision=16", "expected precision to be 32 or bf16, got precision=16"),
-        ("checkpoint=x output=x max_pixels=0", "expected max_pixels to be an integer of at least 1"),
-        ("checkpoint=x output=x whole_pixels=-1", "expected whole_pixels to be an integer of at least 0"),
-        (
-            "checkpoint=x output=x device=gpu",
-            "expected device to be auto, cpu, cuda or cuda:NUMBER, got device=gpu",
-        ),
-        ("checkpoint=x output=x device=cuda:99", "expected a device that is there, got device=cuda:99 and"),
-        ("checkpoint=x output=x test.mode=slides", "expected test.mode to be auto, whole or slide"),
-        (
-            "checkpoint=x output=x test.crop_size=512",
-            "expected test.crop_size as [height, width] in pixels, got 512",
-        ),
-        ("checkpoint=x output=x test.crop_size=null", "expected test.crop_size as [height, width]"),
-        (
-            "checkpoint=x output=x test.crop_size=[8,8] test.stride=[8,9]",
-            "expected test.stride of at most test.crop_",
-        ),
-        ("checkpoint=x output=x test.scales=[]", "expected test.scales as a list"),
-        ("checkpoint=x output=x test.resize=512", "expected test.resize as {short_side: S}"),
-        ("checkpoint=x output=x protocol=mmseg", "no values of protocol=mmseg are known for data=None"),
-        (
-            "checkpoint=x output=x protocol=mmseg data=camvid",
-            "no values of protocol=mmseg are known for data=camvid",
-        ),
-        (
-            "checkpoint=x output=x protocol=mseg",
-            "no option 'mseg' in the group protocol; did you mean 'mmseg'?",
-        ),
-    ],
-)
-def test_a_mistake_is_one_sentence(
-    arguments: str, message: str, tool: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    Path("a.png").touch()
-    assert tool(*arguments.split()) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith("error: ") and err.count("error: ") == 1 and err.count("\n") == 1, err
-    assert message in err and out == ""
-    assert files(tmp_path) == {"cwd/a.png"}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("data=ade20k", "expected a network of the 150 classes of ADE20K, got one of 19"),
-        ("submission=true", "expected pictures named <city>_<6 digits>_<6 digits>_leftImg8bit"),
-        ("submission=true data=folder", "expected a network of Cityscapes for submission=true"),
-    ],
-)
-def test_what_does_not_fit_the_checkpoint_is_told_before_the_work(
-    words: str, message: str, cityscapes: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_picture(Path("a.png"), 8, 8)
-    assert tool(f"checkpoint={cityscapes}", "input=a.png", "output=out", *words.split()) == 2
-    assert message in capsys.readouterr().err and files(Path()) == {"a.png"}
-
-
-def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, str(ROOT / "src" / "predict.py"), "outputt=x"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.count("\n") == 1 and "did you mean 'output'?" in done.stderr
-
-
-@pytest.mark.parametrize("arguments", ["--help", "-h", "data=lip --help", ""])
-def test_help_tells_the_keys(
-    arguments: str, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool(*arguments.split()) == (0 if arguments else 2)
-    text = capsys.readouterr().out
-    assert text.startswith("usage: isaseg predict checkpoint=FILE input=FOLDER_OR_FILES output=DIR")
-    assert max(len(line) for line in text.splitlines()) <= 122
-
-
-def test_what_the_help_shows_composes(
-    tool: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool("--help")
-    text = capsys.readouterr().out
-    examples = re.findall(r"^  isaseg predict (.+)$", text, flags=re.MULTILINE)
-    keys = re.findall(r"^  ([a-z_.]+=\S+)", text, flags=re.MULTILINE)
-    assert len(examples) == 3 and len(keys) > 10
-    monkeypatch.setattr(predict, "predict_pictures", lambda cfg, files: predict.check_prediction(cfg) or 0)
-    monkeypatch.setattr(predict.torch.cuda, "device_count", lambda: 2)
-    for line in examples:
-        assert tool(*shlex.split(line)) == 0
-    assert tool("output=x", *keys) == 0, capsys.readouterr().err
-    (quoted,) = re.findall(r'^"(input=.+)";', text, flags=re.MULTILINE)
-    assert tool("checkpoint=x", "output=x", quoted) == 0

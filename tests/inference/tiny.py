@@ -14,6 +14,8 @@ from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model
 from isaseg.checkpoints.writing import save_safetensors
 
+PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
+
 
 def make_checkpoint(path: Path, num_classes: int, **known: Any) -> Path:
     description = {

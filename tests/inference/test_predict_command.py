@@ -1,0 +1,195 @@
+"""`isaseg predict` when something is wrong: one sentence for each mistake, exit codes, what remains on disk."""
+
+import errno
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from isaseg.cli import predict as cli
+from isaseg.inference import outputs, predict
+from isaseg.inference.apply import Inference, predict_labels
+from tests.inference.tiny import files, save_picture
+
+ROOT = Path(__file__).parents[2]
+COMMAND = cli.main
+
+
+def test_too_little_memory_is_reported_and_the_others_are_done(
+    own_network: Path,
+    tool: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_picture(Path("in/large.png"), 60, 60)
+    save_picture(Path("in/small.png"), 8, 8)
+
+    def small_only(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
+        if image.shape[2] > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict_labels(segmenter, image, how)
+
+    monkeypatch.setattr(predict, "predict_labels", small_only)
+    assert tool(f"checkpoint={own_network}", "input=in", "output=out", "overlays=false") == 2
+    err = capsys.readouterr().err
+    assert "'in/large.png' in the memory of the device, got too little; give test.mode" in err
+    assert files(Path("out")) == {"labels/small.png"}
+
+
+@pytest.mark.parametrize("what", ["write_label_file", "write_overlay", "write_legend"])
+def test_a_full_disk_is_reported(
+    what: str,
+    own_network: Path,
+    tool: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_picture(Path("a.png"), 8, 8)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs, what, full)
+    assert tool(f"checkpoint={own_network}", "input=a.png", "output=out") == 2
+    wanted = (
+        "error: expected to write 'out', got: No space left on device; make room, or give another output\n"
+    )
+    assert capsys.readouterr().err == wanted
+
+
+def test_an_output_that_is_no_folder_is_reported_before_the_work(
+    own_network: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_picture(Path("a.png"), 8, 8)
+    Path("taken").write_text("a file")
+    monkeypatch.setattr(predict, "predict_labels", None)
+    line = refused(f"checkpoint={own_network}", "input=a.png", "output=taken")
+    assert "expected to write 'taken', got: File exists" in line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_has_its_own_exit_code(
+    number: signal.Signals,
+    code: int,
+    own_network: Path,
+    tool: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_picture(Path("in/a.png"), 8, 8)
+    save_picture(Path("in/b.png"), 9, 9)
+
+    def second(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
+        if image.shape[2] == 9:
+            os.kill(os.getpid(), number)
+        return predict_labels(segmenter, image, how)
+
+    monkeypatch.setattr(predict, "predict_labels", second)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's background
+    try:
+        assert tool(f"checkpoint={own_network}", "input=in", "output=out") == code
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    word = {130: "interrupted", 143: "terminated"}[code]
+    assert capsys.readouterr().err.startswith(f"error: {word}; every file that is there is whole")
+    assert files(Path("out")) == {"labels/a.png", "overlays/a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("outputt=x", "no configuration key 'outputt'; did you mean 'output'? see --help"),
+        ("test.crop_sise=[4,4]", "no configuration key 'test.crop_sise'; did you mean 'test.crop_size'?"),
+        ("data=cityscape", "no option 'cityscape' in the group data; did you mean 'cityscapes'?"),
+        ("a.png", "expected KEY=VALUE, got 'a.png'; see --help"),
+        ("--fast", "expected KEY=VALUE, got '--fast'"),
+        ("output=a=b", "expected KEY=VALUE, got 'output=a=b'; quotes may be missing, see --help"),
+        ("checkpoint=", "expected a path as checkpoint, got none"),
+        ("output=", "expected a path as output, got none"),
+        ("", "expected pictures, got none; give input="),
+        ("input=nowhere", "expected a picture or a folder, got input='nowhere'"),
+        ("input=a.png", "expected a checkpoint file, got path='x', which does not exist"),
+        ("overlays=yess", "expected overlays to be true or false, got overlays=yess"),
+        ("overlays=1", "expected overlays to be true or false, got overlays=1"),
+        ("submission=2", "expected submission to be true or false"),
+        ("precision=16", "expected precision to be 32 or bf16, got precision=16"),
+        ("max_pixels=0", "expected max_pixels to be an integer of at least 1"),
+        ("whole_pixels=-1", "expected whole_pixels to be an integer of at least 0"),
+        ("device=gpu", "expected device to be auto, cpu, cuda or cuda:NUMBER, got device=gpu"),
+        ("device=cuda:99", "expected a device that is there, got device=cuda:99 and"),
+        ("test.mode=slides", "expected test.mode to be auto, whole or slide"),
+        ("test.crop_size=null", "expected test.crop_size as [height, width]"),
+        ("protocol=mmseg", "no values of protocol=mmseg are known for data=None"),
+        ("protocol=mmseg data=camvid", "no values of protocol=mmseg are known for data=camvid"),
+        ("protocol=mseg", "no option 'mseg' in the group protocol; did you mean 'mmseg'?"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: str, message: str, refused: Callable[..., str]) -> None:
+    Path("a.png").touch()
+    assert message in refused("checkpoint=x", "output=x", *arguments.split())
+
+
+@pytest.mark.parametrize("key", ["checkpoint", "output"])
+def test_what_must_be_given_is_asked_for(key: str, refused: Callable[..., str]) -> None:
+    other = {"checkpoint": "output", "output": "checkpoint"}[key]
+    assert f"expected a value for {key}, got none; give it as {key}=VALUE" in refused(f"{other}=x")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("data=ade20k", "expected a network of the 150 classes of ADE20K, got one of 19"),
+        ("submission=true", "expected pictures named <city>_<6 digits>_<6 digits>_leftImg8bit"),
+        ("submission=true data=folder", "expected a network of Cityscapes for submission=true"),
+    ],
+)
+def test_what_does_not_fit_the_checkpoint_is_reported_before_the_work(
+    words: str, message: str, cityscapes: Path, refused: Callable[..., str]
+) -> None:
+    save_picture(Path("a.png"), 8, 8)
+    assert message in refused(f"checkpoint={cityscapes}", "input=a.png", "output=out", *words.split())
+
+
+def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "src" / "predict.py"), "outputt=x"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1 and "did you mean 'output'?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["--help", "-h", "data=lip --help", ""])
+def test_help_lists_the_keys(
+    arguments: str, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool(*arguments.split()) == (0 if arguments else 2)
+    text = capsys.readouterr().out
+    assert text.startswith("usage: isaseg predict checkpoint=FILE input=FOLDER_OR_FILES output=DIR")
+    assert max(len(line) for line in text.splitlines()) <= 122
+
+
+def test_what_the_help_shows_composes(
+    tool: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("--help")
+    text = capsys.readouterr().out
+    examples = re.findall(r"^  isaseg predict (.+)$", text, flags=re.MULTILINE)
+    keys = re.findall(r"^  ([a-z_.]+=\S+)", text, flags=re.MULTILINE)
+    assert len(examples) == 3 and len(keys) > 10
+    monkeypatch.setattr(predict, "predict_pictures", lambda cfg, files: predict.check_prediction(cfg) or 0)
+    monkeypatch.setattr(predict.torch.cuda, "device_count", lambda: 2)
+    for line in examples:
+        assert tool(*shlex.split(line)) == 0
+    assert tool("output=x", *keys) == 0, capsys.readouterr().err
+    (quoted,) = re.findall(r'^"(input=.+)";', text, flags=re.MULTILINE)
+    assert tool("checkpoint=x", "output=x", quoted) == 0
