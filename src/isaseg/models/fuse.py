@@ -8,7 +8,7 @@ as wide as the map. The function is the same up to rounding.
 import copy
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -18,11 +18,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from isaseg.models.backbone import Backbone
 from isaseg.models.block import AttentionBlock, Pointwise, project_values
 from isaseg.models.cores import Core
-
-_TOKENS = (
-    2048  # that a block handles at a time on a CPU, so that they stay in its cache: 4 MB of 512 channels
-)
-
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,6 +36,9 @@ def fuse(module: M) -> M:
 def _fused(module: nn.Module) -> Any:
     if isinstance(module, Backbone):
         _fold_traced(module.model)
+        for name, part in list(module.model.named_modules()):
+            if _is_pointwise(part):
+                module.model.set_submodule(name, _pointwise(part.weight, part.bias))
         return module
     for name, child in module.named_children():
         setattr(module, name, _fused(child))
@@ -88,10 +86,17 @@ def _layers(part: Iterable[nn.Module]) -> list[Any]:
 
 
 def _pointwise(weight: Tensor, bias: Tensor | None) -> Pointwise:
-    conv = Pointwise(weight.shape[1], weight.shape[0], bias=bias is not None)
+    with torch.device("meta"):  # takes neither time nor random numbers for weights that are replaced
+        conv = Pointwise(weight.shape[1], weight.shape[0], bias=bias is not None)
     conv.weight = nn.Parameter(weight, requires_grad=False)
     conv.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return conv
+
+
+def _is_pointwise(part: nn.Module) -> TypeGuard[nn.Conv2d]:
+    if type(part) is not nn.Conv2d or part.padding not in ((0, 0), "valid"):
+        return False
+    return part.kernel_size == part.stride == (1, 1) and part.groups == 1
 
 
 # ---------------------------------------------------------------- batch norms
