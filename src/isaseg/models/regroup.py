@@ -112,7 +112,7 @@ def _map(cells: Tensor) -> Tensor:
 
 def _groups(cells: Tensor, kind: Kind) -> Tensor:
     """Return (n, C, h, w)."""
-    return cells.permute(_TO_GROUPS[kind]).flatten(0, 2).permute(0, 3, 1, 2)
+    return cells.permute(_TO_GROUPS[kind]).flatten(0, 2).contiguous().permute(0, 3, 1, 2)
 
 
 def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
