@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "peers", "clean"}
 TARGETS |= {"compare", "test-browser", "test-slurm", "test-stress", "notebooks"}
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+DOCUMENTS += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
 DIRECT = [
@@ -229,10 +230,10 @@ def test_the_readmes_python_runs() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_that_documents_name_exist(document: str) -> None:
-    text = (ROOT / document).read_text()
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    paths = re.findall(r"`((?:src|conf|tests|docs|\.ci)/[\w./-]+)`", text)
-    assert [name for name in (*links, *paths) if not (ROOT / name).exists()] == []
+    text, folder = (ROOT / document).read_text(), (ROOT / document).parent
+    links = [folder / link for link in re.findall(r"\]\(([^)#]+)[)#]", text) if "://" not in link]
+    paths = [ROOT / path for path in re.findall(r"`((?:src|conf|tests|docs|benchmarks|\.ci)/[\w./-]+)`", text)]
+    assert [str(path) for path in (*links, *paths) if not path.exists()] == []
 
 
 def readme() -> str:
