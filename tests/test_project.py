@@ -232,7 +232,9 @@ def test_the_readmes_python_runs() -> None:
 def test_files_that_documents_name_exist(document: str) -> None:
     text, folder = (ROOT / document).read_text(), (ROOT / document).parent
     links = [folder / link for link in re.findall(r"\]\(([^)#]+)[)#]", text) if "://" not in link]
-    paths = [ROOT / path for path in re.findall(r"`((?:src|conf|tests|docs|benchmarks|\.ci)/[\w./-]+)`", text)]
+    paths = [
+        ROOT / path for path in re.findall(r"`((?:src|conf|tests|docs|benchmarks|\.ci)/[\w./-]+)`", text)
+    ]
     assert [str(path) for path in (*links, *paths) if not path.exists()] == []
 
 

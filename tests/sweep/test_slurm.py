@@ -23,7 +23,7 @@ from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import failure
 from isaseg.sweep import slurm as slurm_module
 from isaseg.sweep.jobs import Job, quoted
-from isaseg.sweep.slurm import Need, need, slurm
+from isaseg.sweep.slurm import Resources, need, slurm
 from isaseg.sweep.slurm_task import Train
 from isaseg.sweep.supervise import Process, Start, supervise
 from tests.conftest import compose_overrides
@@ -244,14 +244,14 @@ def test_a_run_is_trained_by_one_slurm_job_alone(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("overrides", "gpus", "expected"),
     [
-        ((), None, Need(1, 1, 0)),
-        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), None, Need(2, 4, 4)),
-        (("trainer=ddp",), 8, Need(1, 8, 8)),
-        (("trainer=gpu", "trainer.devices=[1,3]"), None, Need(1, 2, 2)),
+        ((), None, Resources(1, 1, 0)),
+        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), None, Resources(2, 4, 4)),
+        (("trainer=ddp",), 8, Resources(1, 8, 8)),
+        (("trainer=gpu", "trainer.devices=[1,3]"), None, Resources(1, 2, 2)),
     ],
 )
 def test_what_a_job_asks_of_the_cluster(
-    tmp_path: Path, overrides: Sequence[str], gpus: int | None, expected: Need
+    tmp_path: Path, overrides: Sequence[str], gpus: int | None, expected: Resources
 ) -> None:
     (job,) = jobs_of(tmp_path, [0], *overrides)
     assert need(job, gpus) == expected

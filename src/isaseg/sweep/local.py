@@ -45,8 +45,7 @@ def local(
     needs = _needs(jobs, slots, len(found))
     room = slots or (len(found) if any(needs.values()) else 1)
     threads = max((os.cpu_count() or 1) // room, 1)
-    free = list(found)
-    running: list[_LocalProcess] = []
+    free, running = list(found), list[_LocalProcess]()
     announced: set[Job] = set()
 
     def start_one(job: Job) -> Process | None:

@@ -21,7 +21,7 @@ from isaseg.runs.run_folder import failure
 from isaseg.sweep import search_report
 from isaseg.sweep.jobs import Job, Plan
 from isaseg.sweep.local import gpus_needed, visible_gpus
-from isaseg.sweep.space import Space, overrides, parse, samples, suggest
+from isaseg.sweep.space import Space, overrides, parse, samples, suggest_values
 from isaseg.sweep.study import Settings, locked, open_study, sampler, store_path
 from isaseg.sweep.supervise import Watch
 
@@ -74,14 +74,14 @@ def search(
     with locked(path):
         study = open_study(path, settings, space, fixed, found.jobs, partial(say, console))
         _finish(study, launcher, partial(_planned, plan_of, space, fixed), settings, console)
-        search_report.report(study, path, _METRIC, flags)
+        search_report.report_trials(study, path, _METRIC, flags)
         _raise_unfinished(study)
     return study
 
 
 def _planned(plan_of: PlanOf, space: Space, fixed: Sequence[str], trial: Trial) -> _Run:
     """Give a trial its values and its job; both are stored with it."""
-    (job,) = plan_of([[*overrides(suggest(trial, space)), *fixed]], fixed).jobs
+    (job,) = plan_of([[*overrides(suggest_values(trial, space)), *fixed]], fixed).jobs
     trial.set_user_attr("folder", os.path.relpath(job.folder))
     trial.set_user_attr("overrides", list(job.overrides))
     return _Run(trial, job)

@@ -17,7 +17,7 @@ from isaseg.console import say
 from isaseg.files import replace_file
 
 
-def report(study: Study, store: Path, metric: str, flags: Sequence[str]) -> None:
+def report_trials(study: Study, store: Path, metric: str, flags: Sequence[str]) -> None:
     """Print the trials and the command that trains the best one again; draw them beside the store."""
     console = Console()
     if not console.is_terminal:

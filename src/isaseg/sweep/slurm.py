@@ -37,7 +37,7 @@ _REMEDY = {
 }
 
 
-class Need(NamedTuple):
+class Resources(NamedTuple):
     """The resources of a job."""
 
     nodes: int
@@ -107,7 +107,7 @@ def slurm(
     return start
 
 
-def need(job: Job, gpus_per_node: int | None) -> Need:
+def need(job: Job, gpus_per_node: int | None) -> Resources:
     """Return the resources of a job; Lightning expects one task per device.
 
     Args:
@@ -125,11 +125,15 @@ def need(job: Job, gpus_per_node: int | None) -> Need:
         )
     if gpus_per_node is None:
         gpus_per_node = tasks if trainer.accelerator in ("gpu", "cuda") else 0
-    return Need(trainer.num_nodes, tasks, gpus_per_node)
+    return Resources(trainer.num_nodes, tasks, gpus_per_node)
 
 
 def _submit(
-    jobs: Sequence[Job], script: Path | None, asked: Need, options: Mapping[str, Any], max_num_timeout: int
+    jobs: Sequence[Job],
+    script: Path | None,
+    asked: Resources,
+    options: Mapping[str, Any],
+    max_num_timeout: int,
 ) -> dict[Job, str]:
     """Submit jobs as one array, write the id of each into its folder, and return the ids."""
     import submitit

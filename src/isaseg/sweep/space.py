@@ -56,7 +56,7 @@ def samples(space: Space) -> list[dict[str, Any]]:
     return [{key: held[min(i, len(held) - 1)] for key, held in values.items()} for i in range(count)]
 
 
-def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+def suggest_values(trial: Trial, space: Space) -> dict[str, Any]:
     """Return the values of a trial: those that it has already, and new ones for the rest."""
     values: dict[str, Any] = {}
     for key, one in space.items():
