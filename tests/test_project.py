@@ -150,7 +150,7 @@ def test_no_source_opens_a_known_door(pattern: str) -> None:
 def test_archives_are_opened_in_one_place() -> None:
     archives = re.compile(r"^\s*(import|from) tarfile\b", re.MULTILINE)
     found = {p.name for p in (ROOT / "src").rglob("*.py") if archives.search(p.read_text())}
-    assert found == {"archive.py"}
+    assert found == {"unpack.py"}
 
 
 def test_nothing_names_a_folder_of_somebodys_machine() -> None:
