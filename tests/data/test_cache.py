@@ -2,8 +2,6 @@
 
 import logging
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,11 @@ from hypothesis import strategies as st
 
 from isaseg.data.cache import CachedPicture, CacheError, LazyArray, write_picture
 from isaseg.data.dataset import SegmentationDataset
-from isaseg.data.sets.ade20k import ade20k
-from isaseg.data.sets.camvid import camvid
-from isaseg.data.sets.cityscapes import cityscapes
-from isaseg.data.sets.coco_stuff import coco_stuff
-from isaseg.data.sets.folder import folder
-from isaseg.data.sets.pascal_context import pascal_context
 from isaseg.data.source import FileSource
 from isaseg.data.tools.build_cache import build_cache
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import DataError
-from tests import fakes
-
-CASES: dict[str, tuple[Callable[..., Any], Callable[..., FileSource | None]]] = {
-    "cityscapes": (fakes.make_fake_cityscapes, cityscapes),
-    "ade20k": (fakes.make_fake_ade20k, ade20k),
-    "folder": (fakes.make_fake_folder, partial(folder, classes=["a", "b", "c"])),
-    "coco_stuff": (fakes.make_fake_coco_stuff, coco_stuff),
-    "pascal_context": (partial(fakes.make_fake_pascal_context, labels="mat"), pascal_context),
-}
+from tests.data.cases import BY_NAME
 
 
 def picture(shape: tuple[int, ...], dtype: str = "uint8", seed: int = 0) -> np.ndarray:
@@ -51,14 +35,15 @@ def written(tmp_path: Path, pixels: np.ndarray) -> tuple[Path, Path]:
 
 
 def whole(path: Path) -> np.ndarray:
-    cached = CachedPicture(path)
-    return cached.read(slice(0, cached.shape[0]), slice(0, cached.shape[1]))
+    opened = CachedPicture(path)
+    return opened.read(slice(0, opened.shape[0]), slice(0, opened.shape[1]))
 
 
-def pair(make: Callable[..., Any], get: Callable[..., FileSource | None], root: Path) -> FileSource:
-    make(root)
-    source = get(split="train", root=str(root))
-    assert source is not None
+def cached(name: str, tmp_path: Path) -> FileSource:
+    """Return the training split of a fake data set with its whole cache."""
+    source = BY_NAME[name].load(BY_NAME[name].fake(tmp_path / "data"))
+    source.cache = tmp_path / "cache"
+    assert build_cache(source, 1).errors == []
     return source
 
 
@@ -74,8 +59,8 @@ def test_a_window_of_the_cache_is_that_of_the_array(work: Path, data: st.DataObj
     kinds = [((), "uint8"), ((), "uint16"), ((), ">u2"), ((), "int64"), ((3,), "uint8"), ((4,), "uint16")]
     channels, dtype = data.draw(st.sampled_from(kinds))
     pixels = picture((height, width, *channels), dtype, height)
-    cached = CachedPicture(written(work, pixels)[0])
-    lazy = LazyArray(cached.shape, cached.read)
+    opened = CachedPicture(written(work, pixels)[0])
+    lazy = LazyArray(opened.shape, opened.read)
     assert lazy.shape == pixels.shape
     for _ in range(4):
         window = tuple(
@@ -152,18 +137,16 @@ def test_a_cache_is_stale_when_its_file_has_other_content(tmp_path: Path) -> Non
     assert not CachedPicture(path).is_of(source), "more bytes at the same time"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "folder16", "coco_stuff", "pascal_context_mat"])
 def test_samples_are_the_same_with_and_without_cache(name: str, tmp_path: Path) -> None:
-    make, get = CASES[name]
-    plain = pair(make, get, tmp_path / "data")
-    cached = get(split="train", root=str(tmp_path / "data"))
-    assert cached is not None
-    cached.cache = tmp_path / "cache"
-    assert build_cache(cached, 1).errors == []
+    with_cache = cached(name, tmp_path)
+    plain = BY_NAME[name].load(tmp_path / "data")
     transform = TrainTransform((24, 40), cat_max_ratio=0.75, aspect=(0.9, 1.1))
-    sets = [[SegmentationDataset(source, t, seed=3) for t in (None, transform)] for source in (plain, cached)]
+    sets = [
+        [SegmentationDataset(source, t, seed=3) for t in (None, transform)] for source in (plain, with_cache)
+    ]
     for index in range(len(plain)):
-        loaded = cached.load(index)
+        loaded = with_cache.load(index)
         assert isinstance(loaded.image, LazyArray) and isinstance(loaded.mask, LazyArray)
         for ours, theirs in zip(plain.load(index), loaded, strict=True):
             assert ours is theirs or np.array_equal(ours[:, :], theirs[:, :])
@@ -177,10 +160,8 @@ def test_samples_are_the_same_with_and_without_cache(name: str, tmp_path: Path) 
 def test_what_the_cache_lacks_is_decoded_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = pair(fakes.make_fake_camvid, camvid, tmp_path / "data")
-    expected = [source.load(i).image[:, :] for i in range(len(source))]
-    source.cache = tmp_path / "cache"
-    build_cache(source, 1)
+    source = cached("camvid", tmp_path)
+    expected = [source.decode_image(i) for i in range(len(source))]
     for index in (0, 2):
         for path in source.cache_files(index):
             path.unlink()
@@ -194,9 +175,7 @@ def test_what_the_cache_lacks_is_decoded_with_one_warning(
 
 
 def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = pair(fakes.make_fake_cityscapes, cityscapes, tmp_path / "data")
-    source.cache = tmp_path / "cache"
-    build_cache(source, 1)
+    source = cached("cityscapes", tmp_path)
     first, second = (source.pairs[i].image for i in (0, 1))
     first.write_bytes(second.read_bytes())
     os.utime(first, ns=(0, 0))
@@ -207,9 +186,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize(("place", "cure"), [(40, "cache`"), (-3, "cache verify=true`")])
 def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path: Path) -> None:
-    source = pair(fakes.make_fake_camvid, camvid, tmp_path / "data")
-    source.cache = tmp_path / "cache"
-    build_cache(source, 1)
+    source = cached("camvid", tmp_path)
     path = source.cache_files(1)[0]
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
@@ -218,5 +195,5 @@ def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path:
         DataError, match=f"'{path}'.*remove it, or make it again with `python src/data.py {cure}"
     ):
         source.load(1).image[:, :]
-    assert build_cache(source, 1, verify="verify" in cure).mended == [path], "the cure cures"
+    assert build_cache(source, 1, verify="verify" in cure).repaired == [path], "the cure cures"
     source.load(1).image[:, :]

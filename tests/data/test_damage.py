@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +12,11 @@ import scipy.io
 from PIL import Image
 
 from isaseg.data.check import check_files, size_fault
-from isaseg.data.sets.coco_stuff import coco_stuff
 from isaseg.data.sets.lip import lip
-from isaseg.data.sets.pascal_voc import pascal_voc
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 from tests import fakes
-from tests.data.cases import BY_NAME, SHARED, Case, every_case, mask_of
+from tests.data.cases import SHARED, Case, every_case, mask_of
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -37,14 +34,10 @@ def _copy_one(source: FileSource, real: Path, target: Path) -> Path:
     of_sbd = [p for p in source.pairs if p.mask and p.mask.parent.name == "SegmentationClassAug"]
     pair = (of_sbd or source.pairs)[0]
     assert pair.mask is not None
-    keep = [
-        pair.image,
-        pair.mask,
-        *real.rglob("*_id.txt"),
-        *real.rglob("ImageSets/**/*.txt"),
-        *real.rglob("imageLists/*"),
+    lists = [
+        path for place in ("*_id.txt", "ImageSets/**/*.txt", "imageLists/*") for path in real.rglob(place)
     ]
-    for path in keep:
+    for path in [pair.image, pair.mask, *lists]:
         copy = target / path.resolve().relative_to(real.resolve())
         copy.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".txt":
@@ -117,7 +110,11 @@ def test_whole_files_pass(case: Case, root: Path) -> None:
     [
         (truncated, "readable file", "replace it"),
         (partial(truncated, mask=True), "readable file", "replace it"),
-        (other_size, "image and mask of one size", "take the files of the official archive"),
+        (
+            other_size,
+            "image and mask of one size, got .*x.* in image=.* and .*x.* in mask=",
+            "EXIF .*take the files of the official archive",
+        ),
         (unknown_id, "got the id ID in 3 pixels", "fix the file or the id table"),
         (colours, "indices of mode|matrix of labels", "replace it"),
     ],
@@ -146,35 +143,6 @@ def test_d1_a_missing_file_is_named(case: Case, root: Path, missing: str) -> Non
     assert f"{missing} of '{pair.image if missing == 'mask' else pair.mask}'" in str(error.value)
 
 
-@every_case
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_d1_an_empty_folder_shows_the_layout(case: Case, tmp_path: Path, split: str) -> None:
-    known = case.load(case.fake(tmp_path / "fake")).info
-    (tmp_path / "empty").mkdir()
-    for root in ("empty", "absent"):
-        with pytest.raises(DataError) as error:
-            case.load(tmp_path / root, split)
-        for part in (
-            known.title,
-            f"'{split}'" if split == "val" else "split '",
-            str(tmp_path / root),
-            known.layout,
-        ):
-            assert part in str(error.value)
-
-
-@every_case
-def test_d1_half_an_archive_is_counted(case: Case, tmp_path: Path) -> None:
-    for half in ("image", "mask"):
-        root = case.fake(tmp_path / half, n=7)
-        source = case.load(root)
-        for place in {getattr(pair, half).parent for pair in source.pairs}:
-            for path in place.iterdir():
-                path.unlink()
-        with pytest.raises(DataError, match=rf"got 0 of {len(source)} pairs .*missing: .*, \.\.\.;"):
-            case.load(root)
-
-
 def test_d3_in_training_so_many_bad_files_may_be_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,7 +159,7 @@ def test_d3_in_training_so_many_bad_files_may_be_left_out(
 
 
 @every_case
-def test_d2_another_number_of_files_is_told(
+def test_d2_another_number_of_files_is_reported(
     case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = case.load(case.fake(tmp_path))
@@ -211,86 +179,17 @@ def test_d2_another_number_of_files_is_told(
         check_files(source, strict_size=True)
 
 
-@pytest.mark.parametrize("name", ["ade20k", "coco_stuff", "lip", "pascal_context", "pascal_voc"])
-def test_d4_an_exif_rotated_jpeg_is_refused_with_both_sizes(tmp_path: Path, name: str) -> None:
-    case = BY_NAME[name]
-    source = case.load(case.fake(tmp_path))
-    path = source.pairs[0].image
-    exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90 degrees, as its mask is
-    with Image.open(path) as picture:
-        width, height = picture.size
-        turned = picture.transpose(Image.Transpose.ROTATE_90)
-    turned.save(path, exif=exif)
-    with pytest.raises(
-        DataError,
-        match=rf"got {height}x{width} in image='{path}' and {width}x{height} in mask='.*EXIF orientation",
-    ):
-        check_files(source)
-
-
-@pytest.mark.parametrize(
-    ("value", "dtype"), [(-1, np.int16), (300, np.int16), (254, np.uint8), (34, np.float64)]
-)
-def test_d5_ids_of_every_number_type_are_compared(tmp_path: Path, value: int, dtype: type) -> None:
-    root = fakes.make_fake_coco_stuff(tmp_path)
-    source = coco_stuff("train", str(root))
-    assert source is not None
-    mask = mask_of(source)
-    labels = scipy.io.loadmat(mask)["S"].astype(dtype)
-    labels[4, 5:7] = value
-    scipy.io.savemat(mask, {"S": labels})
-    if value == 34:  # a number of MATLAB is a double
-        assert fakes.labels_of(source, 0)[4, 5] == 29
-        return
-    with pytest.raises(DataError, match=rf"labels 0 to 11, 13 to 25, .*got the id {value} in 2 pixels"):
-        check_files(source)
-
-
 @every_case
 @pytest.mark.parametrize("what", ["image", "mask", "images", "masks"])
 def test_d9_links_out_of_root_are_refused(case: Case, tmp_path: Path, what: str) -> None:
     root = case.fake(tmp_path / "root")
     pair = case.load(root).pairs[-1]
     assert pair.mask is not None
-    path: Any = {
-        "image": pair.image,
-        "mask": pair.mask,
-        "images": pair.image.parent,
-        "masks": pair.mask.parent,
-    }[what]
+    path: Path = getattr(pair, what.rstrip("s"))
+    path = path.parent if what.endswith("s") else path
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
     with pytest.raises(
         DataError, match=rf"below data\.root='.*', got the link '.*' to '{tmp_path}/outside'; copy"
     ):
         case.load(root)
-
-
-@pytest.mark.parametrize("name", ["coco_stuff", "lip", "pascal_context", "pascal_voc", "pascal_voc_sbd"])
-def test_d9_a_list_that_leads_out_of_root_finds_nothing(tmp_path: Path, name: str) -> None:
-    case = BY_NAME[name]
-    root = case.fake(tmp_path / "root")
-    source = case.load(root)
-    assert source.pairs[0].mask is not None
-    for path in (source.pairs[0].image, source.pairs[0].mask):  # there is such a file, one folder above
-        shutil.copyfile(path, tmp_path / f"x{path.suffix}")
-        shutil.copyfile(path, path.parents[1] / f"x{path.suffix}")
-    lists = [path for path in root.rglob("*.txt") if path.stem.removesuffix("_id") in ("train", "trainaug")]
-    for path in lists:
-        path.write_text(f"{source.name(0)}\n../x\n")
-    with pytest.raises(DataError, match=r"got 1 of 2 pairs .*missing: image of '\.\./x'"):
-        case.load(root)
-
-
-@pytest.mark.parametrize("name", ["Straße 東京", "a  b", "it's (1)"])
-def test_d9_names_with_spaces_and_letters_of_all_kinds_are_read(tmp_path: Path, name: str) -> None:
-    root = fakes.make_fake_pascal_voc(tmp_path)
-    voc = root / "VOCdevkit" / "VOC2012"
-    for place in ("JPEGImages/2007_000000.jpg", "SegmentationClass/2007_000000.png"):
-        (voc / place).rename(voc / place.replace("2007_000000", name))
-    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text(f"{name}\n", encoding="utf-8")
-    source = pascal_voc("train", str(root))
-    assert source is not None
-    assert source.name(0) == name
-    check_files(source)

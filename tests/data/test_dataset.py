@@ -1,5 +1,6 @@
 """Samples as tensors, from any source, and what is checked or replaced before a bad one is trained on."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.index import Pair
 from isaseg.data.info import DatasetInfo
+from isaseg.data.sampler import BatchPlan
 from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import FileSource, Loaded
 from isaseg.data.transforms import TrainTransform
@@ -61,7 +63,9 @@ def test_ids_out_of_range_of_any_integer_type_are_refused(tmp_path: Path) -> Non
     for value in (-1, 2**16, 2**40):
         raw = labels(np.int64)
         raw[2, 3] = value
-        with pytest.raises(DataError, match=f"got the id {value} in 1 pixels"):
+        with pytest.raises(
+            DataError, match=rf"labels 0, 7 to 8 in toy, got the id {value} in 1 pixels of .*mask\.png"
+        ):
             loaded.to_train_ids(raw, 0)
 
 
@@ -117,3 +121,28 @@ def test_samples_are_tensors() -> None:
     assert np.array_equal(sample["mask"].numpy(), mask[:, :])
     assert sample["id"] == "val_00001"
     assert far is not None
+
+
+class Ramp(Lamps):
+    """Pictures of diagonal stripes of five classes, two of which change places in a mirror."""
+
+    flip_pairs = ((1, 2),)
+
+    def load(self, index: int) -> Loaded:
+        y, x = np.mgrid[: 60 + index, :90]
+        mask = ((7 * y + 13 * x + index) // 40 % 5).astype(np.uint8)
+        return Loaded(np.stack([mask] * 3, axis=2), mask)
+
+
+def test_order_and_geometry_of_samples_stay_as_they_are() -> None:
+    """Every draw of a sample but those of its colours: another digest means other batches for the same seed."""
+    digest = hashlib.sha256()
+    for transform in (
+        TrainTransform((48, 48), pad="corner", cat_max_ratio=0.5),
+        TrainTransform((48, 48), None, {"short_side": 80}, (0.9, 1.1), pad="random", quarter_turns=True),
+    ):
+        dataset = SegmentationDataset(Ramp("train", train_length=7), transform, seed=3)
+        for batch in BatchPlan(7, 4, 20, seed=3):
+            for key in batch:
+                digest.update(dataset[key]["mask"].numpy().tobytes())
+    assert digest.hexdigest() == "d713665212e6e99660ccdfe149e62137796292b740e2becf26c5babb1ae33254"

@@ -132,27 +132,16 @@ def test_a_transparent_label_is_a_label(tmp_path: Path) -> None:
     assert np.array_equal(read_labels(tmp_path / "a.png", ["L"]), LABELS)
 
 
-def half(content: bytes) -> bytes:
-    return content[: len(content) // 2]
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda content: content[: len(content) // 2],
+    "almost whole": lambda content: content[:-200],
+    "empty": lambda content: b"",
+    "zeros": lambda content: b"\0" * 200,
+    "text": lambda content: b"<html>404</html>" * 20,
+}
 
 
-def almost(content: bytes) -> bytes:
-    return content[:-200]
-
-
-def empty(content: bytes) -> bytes:
-    return b""
-
-
-def zeros(content: bytes) -> bytes:
-    return b"\0" * 200
-
-
-def text(content: bytes) -> bytes:
-    return b"<html>404</html>" * 20
-
-
-@pytest.mark.parametrize("spoil", [half, almost, empty, zeros, text])
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "p.png", "l.png", "a.mat"])
 def test_d3_damaged_files_are_refused(tmp_path: Path, name: str, spoil: Callable[[bytes], bytes]) -> None:
     path = tmp_path / name

@@ -282,16 +282,6 @@ def test_d8_any_sizes_give_the_crop_and_only_labels_that_were_there(
     assert set(np.unique(labels)) <= {*np.unique(mask).tolist(), 255}
 
 
-def test_d8_a_flip_twice_is_none_pairs_included() -> None:
-    image, mask, _ = sample()
-    transform = TrainTransform((40, 56), scale=None, flip=True, colours=None)
-    key = next(k for k in range(20) if not np.array_equal(transform(image, mask, None, (0, k, 0))[0], image))
-    once = transform(image, mask, None, (0, key, 0), ((1, 2),))
-    twice = transform(*once, (0, key, 0), ((1, 2),))
-    assert np.array_equal(twice[0], image)
-    assert np.array_equal(twice[1], mask)
-
-
 @pytest.mark.parametrize(("pad", "offsets"), [("corner", {0}), ("centre", {12}), ("random", set(range(25)))])
 def test_a_small_picture_lies_where_pad_says(pad: str, offsets: set[int]) -> None:
     transform = TrainTransform((64, 56), scale=None, pad=pad, flip=False, colours=None)
