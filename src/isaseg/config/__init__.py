@@ -1,39 +1,22 @@
 """The configuration: where it is, what it may say, what is built from it, and how runs are named by it."""
 
-from isaseg.config.building import build
-from isaseg.config.checks import check, check_nodes
-from isaseg.config.composition import PROFILED, compose_from, conf_dir, explain, require, shortened
-from isaseg.config.identity import (
-    attention_label,
-    data_dir,
-    digest,
-    identity,
-    run_dir,
-    run_name,
-    safe_name,
-    same_run,
-    validation_interval,
-)
-from isaseg.config.targets import suggest
-
-__all__ = [
-    "PROFILED",
-    "attention_label",
-    "build",
-    "check",
-    "check_nodes",
-    "compose_from",
-    "conf_dir",
-    "data_dir",
-    "digest",
-    "explain",
-    "identity",
-    "require",
-    "run_dir",
-    "run_name",
-    "safe_name",
-    "same_run",
-    "shortened",
-    "suggest",
-    "validation_interval",
-]
+from isaseg.config.checks import check as check
+from isaseg.config.checks import check_nodes as check_nodes
+from isaseg.config.composition import PROFILED as PROFILED
+from isaseg.config.composition import compose_from as compose_from
+from isaseg.config.composition import conf_dir as conf_dir
+from isaseg.config.composition import explain as explain
+from isaseg.config.composition import require as require
+from isaseg.config.composition import shortened as shortened
+from isaseg.config.identity import attention_label as attention_label
+from isaseg.config.identity import data_dir as data_dir
+from isaseg.config.identity import digest as digest
+from isaseg.config.identity import identity as identity
+from isaseg.config.identity import run_dir as run_dir
+from isaseg.config.identity import run_name as run_name
+from isaseg.config.identity import safe_name as safe_name
+from isaseg.config.identity import same_run as same_run
+from isaseg.config.identity import validation_interval as validation_interval
+from isaseg.config.targets import build as build
+from isaseg.config.values import check_value as check_value
+from isaseg.config.values import suggest as suggest

@@ -1,20 +1,101 @@
 """The check of a configuration, before anything is built."""
 
-import functools
+import math
 import re
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from isaseg.config.composition import conf_dir
-from isaseg.config.targets import check_environment, check_targets
-from isaseg.config.values import check_names, check_values
+from isaseg.config.targets import check_targets
+from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"\w", description="text with a letter or a digit in it")]
+Group = dict[str, Any]
+
+
+class _Run(TypedDict):
+    """A training configuration. What is built from a group checks its keys, by the signature of its constructor."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # the limit of NumPy and Lightning
+    resume: Annotated[str, Field(description="auto, must, never or the path of a checkpoint")]
+    check_data: bool
+    score_test: bool
+    checkpoint_every_n_steps: PositiveInt
+    compile: bool
+    aux_weight: Annotated[float, Field(ge=0, le=1000)]
+    output_dir: str
+    run_dir: str | None
+    attention: Group
+    backbone: Group
+    callbacks: Group
+    data: Group
+    head: Group
+    logger: Group
+    loss: Group
+    optim: Group
+    recipe: Group
+    trainer: Group
+    test: NotRequired[Group]  # how `evaluate` applies the network, from a recipe
+
+
+class _Head(TypedDict):
+    channels: PositiveInt
+    dropout: Annotated[float, Field(ge=0, le=1)]
+    aux_channels: PositiveInt | None
+    align_corners: bool
+    negative_slope: NotRequired[float]  # openseg's InPlaceABN
+
+
+class _Callbacks(TypedDict):
+    pictures: NonNegativeInt
+    wandb_pictures: NonNegativeInt
+    profile: bool
+
+
+class _Recipe(TypedDict):
+    protocol: str
+    of: str | None
+    lr: float
+    weight_decay: float
+    head_lr_mult: float
+    min_lr: float
+
+
+class _Data(TypedDict):
+    name: Name
+
+
+class _Trainer(TypedDict):
+    """Narrower than Lightning's own, which takes -1 and fractions of an epoch too."""
+
+    max_steps: PositiveInt
+    val_check_interval: PositiveInt
+    accumulate_grad_batches: PositiveInt
+    log_every_n_steps: PositiveInt
+    gradient_clip_val: NonNegativeFloat | None
+
+
+_SECTIONS: dict[str, Any] = {"head": _Head, "callbacks": _Callbacks, "recipe": _Recipe}
+_OPEN: dict[str, Any] = {"data": _Data, "trainer": _Trainer}  # other keys are those of a constructor
+
+# Keys that follow from another one, which is set instead
+_SAME = {
+    "loss.ignore_index": "data.ignore_index",
+    "data.transform.ignore_index": "data.ignore_index",
+    "data.transform.crop_size": "data.crop_size",
+    "data.max_steps": "trainer.max_steps",
+    "data.accumulate": "trainer.accumulate_grad_batches",
+}
 
 
 def check_nodes(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configuration resolved; what it takes from the environment and each `_target_` is allowed.
+    """Return the configuration resolved, once each `_target_` is known to be allowed and to take the keys beside it.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
@@ -24,22 +105,6 @@ def check_nodes(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    check_environment(OmegaConf.to_container(cfg))
-    try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
-        plain = None if missing else OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        needed = re.search(r"Missing mandatory value: (\S+)", str(error))  # what another value is made of
-        if needed is None:
-            raise ConfigError(f"the configuration does not resolve: {str(error).splitlines()[0]}") from error
-        missing = [needed.group(1)]
-    if missing:
-        raise ConfigError(f"expected a value for {missing[0]}, got none; give it as {missing[0]}=VALUE")
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def check(cfg: DictConfig) -> None:
     """Check a training configuration: missing values, unknown keys, types, ranges, keys that must agree.
 
@@ -47,39 +112,74 @@ def check(cfg: DictConfig) -> None:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
     plain = _resolved(cfg)
-    # a key of one's own may hold what others interpolate
-    own = re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg)))
-    check_names(plain, {**_known(), "": [*_known()[""], *own]})
-    check_values(plain)
-    _check_recipe(cfg)
+    # a key of the user's own may hold what others interpolate
+    _check_section("", plain, _Run, re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg))))
+    for name, section in {**_SECTIONS, **_OPEN}.items():
+        _check_section(name, plain[name], section)
     check_targets(plain)
+    _check_agreement(plain)
+    _check_recipe(cfg)
 
 
-@functools.cache
-def _known() -> dict[str, list[str]]:
-    """Return the keys of a training configuration, and those of its sections that are given to no constructor."""
-    root, files, shown = (
-        OmegaConf.load(conf_dir() / f"{name}.yaml")
-        for name in ("train", "paths/default", "callbacks/default")
-    )
-    groups = [str(next(iter(group))) for group in root.defaults if OmegaConf.is_dict(group)]
-    top = [*groups, *root, *files, "test"]  # how evaluate.py applies a network: of recipes
-    return {
-        "": [str(key) for key in top if not str(key).startswith("optional ")],
-        "head": [*root.head, "negative_slope"],  # openseg's InPlaceABN
-        "recipe": list(root.recipe),
-        "callbacks": list(shown),
-    }
+def _resolved(cfg: DictConfig) -> dict[str, Any]:
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        text = str(error)
+        if missing := re.search(r"Missing mandatory value: (\S+)", text):
+            raise ConfigError(
+                f"expected a value for {missing[1]}, got none; give it as {missing[1]}=VALUE"
+            ) from None
+        key = re.search(r"full_key: (\S+)", text)
+        where = f"{key[1]} of the configuration" if key else "the configuration"
+        raise ConfigError(f"{where} does not resolve: {text.splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Iterable[str] = ()) -> None:
+    known = get_type_hints(section, include_extras=True)
+    known = {key: get_args(a)[0] if get_origin(a) is NotRequired else a for key, a in known.items()}
+    if absent := sorted(section.__required_keys__ - node.keys()):
+        raise ConfigError(f"expected a value for {f'{name}.{absent[0]}'.lstrip('.')}, got none")
+    if name in _OPEN:
+        node = {key: value for key, value in node.items() if key in known}
+    check_keys(name, node, dict.fromkeys(more, Any) | known, f"known here: {', '.join(known)}")
+
+
+def _check_agreement(plain: Mapping[str, Any]) -> None:
+    """Check the keys of which one limits another."""
+    for key, first in _SAME.items():
+        value, wanted = _get(plain, key), _get(plain, first)
+        if value not in (None, wanted):
+            raise ConfigError(f"expected {key} to be {first}={wanted}, got {key}={value}; set {first} alone")
+    data, optim, weights = plain["data"], plain["optim"], plain["loss"].get("class_weights")
+    if optim.get("min_lr", 0) > optim.get("lr", math.inf):
+        raise ConfigError(f"expected optim.min_lr of at most optim.lr={optim['lr']}, got {optim['min_lr']}")
+    if data["ignore_index"] < data["num_classes"]:
+        raise ConfigError(
+            f"expected data.ignore_index outside the classes 0 to {data['num_classes'] - 1}, "
+            f"got data.ignore_index={data['ignore_index']}"
+        )
+    if weights is not None and (len(weights) != data["num_classes"] or min(weights) < 0):
+        raise ConfigError(
+            f"expected one weight of at least 0 for each of the {data['num_classes']} classes, got "
+            f"loss.class_weights={weights}; set loss.class_weights=null or give all of them"
+        )
+
+
+def _get(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain.get(part) if isinstance(plain, Mapping) else None
+    return plain
 
 
 def _check_recipe(cfg: DictConfig) -> None:
-    wanted = f"{cfg.data.name}_{cfg.recipe.protocol}"
-    if cfg.recipe.protocol == "none" or cfg.recipe.of == wanted:
+    name, protocol = cfg.data.name, cfg.recipe.protocol
+    if protocol == "none" or cfg.recipe.of == f"{name}_{protocol}":
         return
-    found = sorted(p.stem for p in (conf_dir() / "recipe").glob(f"{cfg.data.name}_*.yaml"))
-    known = [name.removeprefix(f"{cfg.data.name}_") for name in found]
-    known = [name for name in known if (conf_dir() / "protocol" / f"{name}.yaml").is_file()]
+    found = [path.stem for path in (conf_dir() / "protocol").glob("*.yaml")]
+    known = sorted(p for p in found if (conf_dir() / "recipe" / f"{name}_{p}.yaml").is_file())
     raise ConfigError(
-        f"no values of protocol={cfg.recipe.protocol} are known for data={cfg.data.name}; "
-        f"choose protocol={' or '.join([*known, 'none'])}"
+        f"no values of protocol={protocol} are known for data={name}; choose protocol={' or '.join([*known, 'none'])}"
     )

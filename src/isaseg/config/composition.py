@@ -11,7 +11,8 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isaseg.config.targets import nodes, suggest
+from isaseg.config.targets import nodes
+from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).

@@ -1,107 +1,90 @@
 """What a configuration may name: classes and functions that Hydra builds, and variables of the environment.
 
-A configuration is code. These are the obvious doors, shut; it is no sandbox.
+A configuration is code: these checks close the obvious doors, they are no sandbox.
 """
 
-import difflib
 import importlib
 import inspect
-import math
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
+from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
 
-# Otherwise albumentations, which a configuration may name, asks pypi.org for a newer version in every process.
+# Otherwise albumentations asks pypi.org for a newer version in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-# Not the whole package: what writes files or starts processes is none of a configuration's business.
-ALLOWED = (
-    "isaseg.models.attention.",
-    "isaseg.models.context.",
-    "isaseg.models.criss_cross.",
-    "isaseg.models.backbone.Backbone",
-    "isaseg.models.losses.",
-    "isaseg.training.optim.",
-    "isaseg.runs.loggers.make_loggers",
-    "isaseg.data.module.",
-    "isaseg.data.transforms.",
-    "isaseg.data.sets.ade20k.",
-    "isaseg.data.sets.camvid.",
-    "isaseg.data.sets.cards.",
-    "isaseg.data.sets.cityscapes.",
-    "isaseg.data.sets.coco_stuff.",
-    "isaseg.data.sets.folder.",
-    "isaseg.data.sets.lamps.",
-    "isaseg.data.sets.lip.",
-    "isaseg.data.sets.pascal_context.",
-    "isaseg.data.sets.pascal_voc.",
-    "lightning.pytorch.Trainer",
-    "albumentations.",
-)
+# A `_target_` begins with one of these and is a public class or function that is defined below it; where a base is
+# given, a subclass. Not the whole package: a configuration need not write files or start processes.
+ALLOWED = {
+    "isaseg.models.": "torch.nn.Module",
+    "isaseg.data.sets.": None,
+    "isaseg.data.module.": None,
+    "isaseg.data.transforms.": None,
+    "isaseg.training.optim.": None,
+    "isaseg.runs.loggers.make_loggers": None,
+    "lightning.pytorch.Trainer": None,
+    "albumentations.": "albumentations.core.serialization.Serializable",  # transforms and their compositions
+}
 
-# A resolved configuration is written to disk and sent to W&B: what is in these is no secret.
-ENVIRONMENT = (
-    "HOME",
-    "USER",
-    "TMPDIR",
-    "SCRATCH",
-    "WORK",
-    "DATA_ROOT",
-    "SLURM_JOB_ID",
-    "SLURM_ARRAY_TASK_ID",
-    "SLURM_TMPDIR",
-)
+# The resolved configuration is written to disk and sent to W&B, so these must not hold secrets.
+ENVIRONMENT = ["HOME", "USER", "TMPDIR", "SCRATCH", "WORK", "DATA_ROOT"]
+ENVIRONMENT += ["SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TMPDIR"]
 
-_OF_HYDRA = {"_target_": str, "_partial_": bool, "_recursive_": bool}  # its other words are not needed here
-_ENV = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]*)")
+_OF_HYDRA = {"_target_": str, "_partial_": bool}
 
 
 def _environment(name: str, *default: Any) -> Any:
-    """Resolve `oc.env`, however it is written; `check_environment` tells the key too, where it can be read."""
     if name not in ENVIRONMENT:
-        raise ConfigError(f"expected one of {', '.join(ENVIRONMENT)} from the environment, got oc.env:{name}")
+        raise ConfigError(
+            f"expected one of {', '.join(ENVIRONMENT)} from the environment, got oc.env:{name}; the configuration is "
+            "saved with the run: write the value itself if it is no secret"
+        )
     return oc.env(name, *default)
 
 
 OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
+def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
+    """Instantiate the configuration node `key`.
+
+    Raises:
+        ConfigError: If it names what is not allowed, or the constructor refuses its arguments.
+    """
+    check_targets(OmegaConf.to_container(node, resolve=True), key)
+    try:
+        return instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from None
+        raise ConfigError(f"{key} cannot be built: {cause or error}") from error
+
+
 def check_targets(plain: Any, path: str = "") -> None:
-    """Check that each `_target_` in plain data is allowed, and that it has a parameter for each key beside it.
+    """Check that each `_target_` in plain data is allowed, and the keys beside it against its signature.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
-    named = []
+    found = []
     for where, node in nodes(plain, path):
         if "_target_" in node:
-            named.append((where, node))
-        elif meant := [str(key) for key in node if str(key).startswith("_")]:
-            raise ConfigError(f"expected {where}._target_ beside {where}.{meant[0]}, got none")
-    for where, node, found in [(where, node, _found(where, node)) for where, node in named]:
-        _check_arguments(where, node, found)
-
-
-def check_environment(unresolved: Any) -> None:
-    """Check that a configuration takes nothing but `ENVIRONMENT` from the environment.
-
-    Raises:
-        ConfigError: Naming the dotted key and the variable.
-    """
-    for path, text in _texts(unresolved):
-        for name in _ENV.findall(text):
-            if name not in ENVIRONMENT:
-                raise ConfigError(
-                    f"expected {path} to take one of {', '.join(ENVIRONMENT)} from the environment, got oc.env:{name}; "
-                    "the configuration is written down: write the value itself if it is no secret"
-                )
+            found.append((where, node, _find(where, node["_target_"])))
+        elif words := [key for key in node if str(key).startswith("_")]:
+            raise ConfigError(f"expected {where}._target_ beside {where}.{words[0]}, got none")
+    for where, node, target in found:  # once all of them are known to be allowed
+        parameters = _parameters(target)
+        is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+        known = {**_OF_HYDRA, **{name: p.annotation for name, p in parameters.items()}}
+        check_keys(where, node, known, node["_target_"], is_open)
 
 
 def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -115,115 +98,45 @@ def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from nodes(value, f"{path}[{index}]")
 
 
-def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, str):
-        yield path, node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from _texts(value, f"{path}.{key}".lstrip("."))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _texts(value, f"{path}[{index}]")
-
-
-def suggest(name: str, candidates: Sequence[str]) -> str:
-    """Return "did you mean '...'? " of the nearest candidate, or nothing."""
-    near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.4)
-    return f"did you mean '{near[0]}'? " if near else ""
-
-
-def _found(path: str, node: dict[str, Any]) -> Callable[..., Any]:
-    """Return the class or function that a node names, if that is allowed."""
-    target = str(node["_target_"])
+def _find(path: str, target: Any) -> Callable[..., Any]:
+    """Return the class or function that a `_target_` names, if that is allowed."""
     key = f"{path}._target_".lstrip(".")
     refused = ConfigError(
         f"expected {key} to begin with one of {', '.join(ALLOWED)} and to be defined there, got '{target}'; "
         "a configuration is code, run only those you trust"
     )
-    allowed = next(
-        (name for name in ALLOWED if target == name or name[-1] == "." and target.startswith(name)), ""
-    )
-    if not allowed:
+    prefix = next((prefix for prefix in ALLOWED if _is_below(str(target), prefix)), None)
+    if prefix is None:
         raise refused
-    module, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = _import(str(target))
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"expected {key} to name a class or function, got '{target}': {error}") from error
-    if not inspect.isclass(found) and not inspect.isfunction(found):
+    home = "lightning." if prefix.startswith("lightning.") else prefix
+    base = ALLOWED[prefix]
+    if (
+        not (inspect.isclass(found) or inspect.isfunction(found))
+        or not _is_below(
+            f"{found.__module__}.{found.__qualname__}", home
+        )  # a module also holds what it imports
+        or found.__name__.startswith("_")
+        or (base is not None and not (inspect.isclass(found) and issubclass(found, _import(base))))
+    ):
         raise refused
-    # where it is defined: a module imports others, and what they hold is not allowed by that
-    package = "lightning." if allowed.startswith("lightning.") else allowed
-    defined = f"{found.__module__}.{found.__qualname__}"
-    if defined != package and not (package[-1] == "." and defined.startswith(package)):
-        raise refused
-    if allowed == "albumentations.":
-        from albumentations import BaseCompose, BasicTransform  # others of the package read and write files
-
-        if not inspect.isclass(found) or not issubclass(found, (BasicTransform, BaseCompose)):
-            raise refused
-    return found  # type: ignore[no-any-return]
+    return found
 
 
-def _check_arguments(path: str, node: dict[str, Any], found: Callable[..., Any]) -> None:
+def _is_below(name: str, prefix: str) -> bool:
+    return name.startswith(prefix) if prefix.endswith(".") else name == prefix
+
+
+def _import(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
-        parameters = inspect.signature(found, eval_str=True).parameters
-    except NameError:  # of a type that is there for checkers alone
-        parameters = inspect.signature(found).parameters
-    anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for word, value in node.items():
-        if word in _OF_HYDRA:
-            if not isinstance(value, _OF_HYDRA[word]):
-                raise ConfigError(f"expected {path}.{word} to be {_named(_OF_HYDRA[word])}, got {value}")
-            continue
-        if word.startswith("_") or not anything and word not in parameters:
-            known = list(_OF_HYDRA if word.startswith("_") else parameters)
-            raise ConfigError(
-                f"no configuration key '{path}.{word}'; {suggest(word, known)}({node['_target_']})"
-            )
-        kind = parameters[word].annotation if word in parameters else Any
-        if not _fits(value, kind):
-            key = f"{path}.{word}".lstrip(".")
-            raise ConfigError(f"expected {key} to be {_named(kind)}, got {key}={value}")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Tell whether plain data may be given where a parameter of this type is; what is built from a node may."""
-    origin, args = get_origin(kind), get_args(kind)
-    if kind is Any or isinstance(value, dict) and "_target_" in value:
-        return True
-    if kind is None or not isinstance(kind, type) and origin is None:
-        return kind is not None or value is None  # a type variable, a text
-    if origin in (Union, UnionType):
-        return any(_fits(value, part) for part in args)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in args)
-    if origin is not None and issubclass(origin, Mapping):
-        return isinstance(value, dict)
-    if origin is not None and issubclass(origin, Sequence):
-        if origin is tuple and Ellipsis not in args:
-            return isinstance(value, list) and len(value) == len(args) and all(map(_fits, value, args))
-        return isinstance(value, list) and all(_fits(part, args[0]) for part in value)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, origin or kind) and (kind is not int or not isinstance(value, bool))
-
-
-def _named(kind: Any) -> str:
-    words = {
-        int: "an integer",
-        float: "a finite number",
-        bool: "true or false",
-        str: "text",
-        NoneType: "null",
-    }
-    origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return " or ".join(map(_named, args))
-    if origin is Literal:
-        return " or ".join(map(str, args))
-    if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list, each {_named(args[0])}"
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return "a mapping"
-    return words.get(kind, f"a node with _target_ for {getattr(kind, '__name__', kind)}")
+        return dict(inspect.signature(target, eval_str=True).parameters)
+    except NameError:  # an annotation that is imported for type checkers only
+        return dict(inspect.signature(target).parameters)

@@ -5,11 +5,12 @@ import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import lightning
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
@@ -63,25 +64,25 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self,
         source: Callable[..., Source | None],
         *,
-        num_classes: int,
-        ignore_index: int,
-        crop_size: Sequence[int],
-        batch_size: int,
-        val_batch_size: int,
-        num_workers: int,
-        seed: int,
-        max_steps: int,
+        num_classes: Annotated[int, Field(ge=2)],
+        ignore_index: NonNegativeInt,
+        crop_size: Annotated[tuple[PositiveInt, PositiveInt], Field(description="[height, width]")],
+        batch_size: PositiveInt,
+        val_batch_size: PositiveInt,
+        num_workers: NonNegativeInt,
+        seed: Annotated[int, Field(ge=0, lt=2**32)],
+        max_steps: PositiveInt,
         transform: TrainTransform,
-        accumulate: int = 1,
+        accumulate: PositiveInt = 1,
         name: str = "",
         root: str | None = None,
         classes: Sequence[str] | None = None,
-        val_length: int | None = None,
+        val_length: PositiveInt | None = None,
         val_resize: Resize | None = None,
         cache: str | None = None,
-        timeout: float = 600,
+        timeout: PositiveFloat = 600,
         strict_size: bool = False,
-        max_bad_samples: int = 0,
+        max_bad_samples: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         check_resize(val_resize, "data.val_resize")

@@ -6,28 +6,32 @@ Lightning's `estimated_stepping_batches` is not used: reading it loses the posit
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from isaseg.training._compat import unscaled_by_lightning
 
+Share = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0, le=1000)]
+Power = Annotated[float, Field(ge=0, le=100)]
 Schedule = tuple[Optimizer, LambdaLR]
 
 
 def sgd_poly(
     model: nn.Module,
-    lr: float,
-    total_steps: int,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
+    lr: PositiveFloat,
+    total_steps: PositiveInt,
+    momentum: Share = 0.9,
+    weight_decay: Factor = 5e-4,
     decay_norm_and_bias: bool = True,
-    head_lr_mult: float = 1.0,
-    power: float = 0.9,
-    min_lr: float = 0.0,
-    warmup_steps: int = 0,
+    head_lr_mult: Factor = 1.0,
+    power: Power = 0.9,
+    min_lr: NonNegativeFloat = 0.0,
+    warmup_steps: NonNegativeInt = 0,
 ) -> Schedule:
     """Return SGD with a rate that falls from `lr` to `min_lr` as (1 - step / total_steps) ** power."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
@@ -37,14 +41,14 @@ def sgd_poly(
 
 def adamw_poly(
     model: nn.Module,
-    lr: float,
-    total_steps: int,
-    weight_decay: float = 1e-2,
+    lr: PositiveFloat,
+    total_steps: PositiveInt,
+    weight_decay: Factor = 1e-2,
     decay_norm_and_bias: bool = False,
-    head_lr_mult: float = 1.0,
-    power: float = 1.0,
-    min_lr: float = 0.0,
-    warmup_steps: int = 0,
+    head_lr_mult: Factor = 1.0,
+    power: Power = 1.0,
+    min_lr: NonNegativeFloat = 0.0,
+    warmup_steps: NonNegativeInt = 0,
 ) -> Schedule:
     """Return AdamW with the schedule of `sgd_poly`."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
@@ -54,13 +58,13 @@ def adamw_poly(
 
 def adamw_one_cycle(
     model: nn.Module,
-    lr: float,
-    total_steps: int,
-    weight_decay: float = 1e-2,
+    lr: PositiveFloat,
+    total_steps: PositiveInt,
+    weight_decay: Factor = 1e-2,
     decay_norm_and_bias: bool = False,
-    head_lr_mult: float = 1.0,
-    warmup: float = 0.15,
-    power: float = 1.0,
+    head_lr_mult: Factor = 1.0,
+    warmup: Share = 0.15,
+    power: Power = 1.0,
 ) -> Schedule:
     """Return AdamW; a cosine rise to `lr` over the fraction `warmup` of the steps, then a cosine ** `power` fall to 0."""
     groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
