@@ -1,147 +1,73 @@
-"""Time and memory of evaluation, beside mmsegmentation's: from logits to scores, and the whole network."""
+"""`evaluate`: from coarse logits to scores, and from an image to scores, beside mmsegmentation."""
 
-import json
-import statistics
-import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+import torch
+from torch import Tensor
 
-from benchmarks.served import Served
-from benchmarks.work import KINDS, SETS
-from isaseg.console import counted
+from benchmarks.harness import Report, Row, counterpart, ours_and_peer
+from benchmarks.serve import Timer, Work, serve
+from benchmarks.works import LOGITS, SETS, logits_and_target, smooth_image
 from isaseg.errors import ConfigError
-from isaseg.files import replace_file
-
-_HERE = Path(__file__).parent
-
-
-@dataclass
-class Row:
-    """One pipeline at one work: seconds of each round, and by how many bytes the memory rises."""
-
-    work: str
-    kind: str
-    pipeline: str
-    bytes: int | None
-    areas: list[list[float]]
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def milliseconds(self) -> float:
-        """Median of the rounds."""
-        return 1e3 * statistics.median(self.seconds)
+from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.labels import labels_from_coarse
+from isaseg.inference.metrics import count
+from isaseg.models.attention import InterlacedSparseAttention
+from isaseg.models.backbone import Backbone
+from isaseg.models.segmenter import build_segmenter
 
 
-def measure(peer: Path | None, size: Sequence[int], rounds: int) -> list[Row]:
-    """Time the pipelines in turns, on one core each: a round asks each once for each work.
-
-    Works: from coarse logits to the areas of intersection and union, at the sizes of Cityscapes and ADE20K, for logits
-    as a trained network's and for noise; and from a picture to these areas, through ISANet R-50 with random weights.
-
-    Args:
-        peer: Python that has mmsegmentation; None: ours alone.
-        size: (H, W) of the picture.
-        rounds: Rounds.
+def benchmark(options: Namespace) -> None:
+    """Measure on one core: coarse logits to areas of intersection and union, and ISANet R-50 with random weights.
 
     Raises:
-        ConfigError: If a pipeline counts other areas than the other.
+        ConfigError: If ours and mmsegmentation count different areas from the same logits.
     """
-    task = {"size": list(size)}
-    served = {"isaseg": Served([sys.executable, "-m", "benchmarks.our_evaluation"], task)}
-    if peer is not None:
-        served["mmsegmentation"] = Served([str(peer), str(_HERE / "mmseg_evaluation.py")], task)
-    works = [*((name, kind) for name in SETS for kind in KINDS), ("network", "random weights")]
-    rows: dict[tuple[str, str, str], Row] = {}
-    try:
-        with counted("evaluate", (rounds + 1) * len(works) * len(served)) as advance:
-            for number in range(rounds + 1):
-                for work, kind in works:
-                    for label, process in served.items():
-                        reply = process.ask({"work": work, "kind": kind})
-                        if number == 0:
-                            rows[work, kind, label] = Row(work, kind, label, reply["bytes"], reply["areas"])
-                        else:
-                            rows[work, kind, label].seconds.append(reply["seconds"])
-                        advance()
-    finally:
-        for process in served.values():
-            process.end()
-    found = list(rows.values())
-    for row in found:
-        other = _peer(found, row)
-        if other is not None and row.work != "network" and _difference(row, other) > 1e-5:
-            raise ConfigError(f"{row.work}, {row.kind}: the pipelines count different areas")
-    return found
+    tasks = ours_and_peer(options.peer, "evaluate", size=options.size)
+    works = [*((name, kind) for name in SETS for kind in LOGITS), ("network", "random weights")]
+    rows = [Row(work, kind, name) for work, kind in works for name in tasks]
+    title = "evaluation of one image on one core ({}×{} through the network)".format(*options.size)
+    report = Report("evaluate", title, kind="logits")
+    report.measure(tasks, rows, options.rounds)
+    check_areas(rows)
+    report.publish(options.folder)
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Return milliseconds and memory, and how many times as fast as mmsegmentation."""
-    made = Table(title="evaluation of one picture on one core, medians of rounds taken in turns")
-    for name in ("work", "logits", "pipeline"):
-        made.add_column(name)
-    for name in ("ms", "x mmseg", "peak MB", "of mmseg's"):
-        made.add_column(name, justify="right")
+def check_areas(rows: Sequence[Row]) -> None:
+    """Raise a ConfigError if areas from the same logits differ from mmsegmentation's in more than 1e-5 of the pixels."""
     for row in rows:
-        ratio, share = _ratio(rows, row), _share(rows, row)
-        made.add_row(
-            row.work,
-            row.kind,
-            row.pipeline,
-            f"{row.milliseconds:.1f}",
-            "" if ratio is None else f"{ratio:.2f}",
-            "" if row.bytes is None else f"{row.bytes / 1e6:.1f}",
-            "" if share is None else f"{100 * share:.1f} %",
-        )
-    return made
+        peer = counterpart(rows, row)
+        if peer is not None and row.work != "network":  # its weights are random
+            mine, theirs = (torch.tensor(r.result, dtype=torch.float64) for r in (row, peer))
+            if (mine - theirs).abs().sum() > 1e-5 * theirs.sum():
+                raise ConfigError(f"expected {peer.pipeline}'s areas, got others from {row.work}, {row.kind}")
 
 
-def save(rows: Sequence[Row], path: Path) -> None:
-    """Write everything that was measured as JSON."""
-    content: list[dict[str, Any]] = [
-        {
-            "work": row.work,
-            "logits": row.kind,
-            "pipeline": row.pipeline,
-            "milliseconds": row.milliseconds,
-            "times_mmseg": _ratio(rows, row),
-            "peak_bytes": row.bytes,
-            "rounds": [1e3 * s for s in row.seconds],
-        }
-        for row in rows
-    ]
-    with replace_file(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+def areas(matrix: Tensor) -> list[list[int]]:
+    """Return the areas of intersection, union, prediction and labels of each class, from a confusion matrix."""
+    same, predicted, labelled = matrix.diag(), matrix.sum(0), matrix.sum(1)
+    return [x.tolist() for x in (same, predicted + labelled - same, predicted, labelled)]
 
 
-def _peer(rows: Sequence[Row], row: Row) -> Row | None:
-    theirs = [r for r in rows if (r.work, r.kind, r.pipeline) == (row.work, row.kind, "mmsegmentation")]
-    return theirs[0] if theirs else None
+def _labels_work(name: str, kind: str) -> Work:
+    logits, target = logits_and_target(name, kind)
+    classes, _, size = SETS[name]
+    return lambda: areas(count(labels_from_coarse(logits, [size], False)[0], target, classes, 255))
 
 
-def _difference(one: Row, other: Row) -> float:
-    """Return the share of the pixels in which the areas differ."""
-    pairs = [(a, b) for x, y in zip(one.areas, other.areas, strict=True) for a, b in zip(x, y, strict=True)]
-    return sum(abs(a - b) for a, b in pairs) / max(sum(b for _, b in pairs), 1)
+def _network_work(size: list[int]) -> Work:
+    backbone = Backbone("resnet50c", output_stride=8)
+    network = build_segmenter(backbone, 19, InterlacedSparseAttention, aux_channels=None).fuse()
+    image, target = smooth_image(*size), torch.zeros(size, dtype=torch.uint8)
+    return lambda: areas(count(predict_labels(network, image[None], Inference())[0], target, 19, 255))
 
 
-def _ratio(rows: Sequence[Row], row: Row) -> float | None:
-    """Return the median over the rounds of mmsegmentation's time divided by the row's; None if it was not measured."""
-    peer = _peer(rows, row)
-    if peer is None:
-        return None
-    return statistics.median(a / b for a, b in zip(peer.seconds, row.seconds, strict=True))
+def _start(task: dict[str, Any]) -> Timer:
+    size = task["size"]
+    return Timer(lambda work, kind: _network_work(size) if work == "network" else _labels_work(work, kind))
 
 
-def _share(rows: Sequence[Row], row: Row) -> float | None:
-    peer = _peer(rows, row)
-    return None if peer is None or not peer.bytes or row.bytes is None else row.bytes / peer.bytes
-
-
-def show(rows: Sequence[Row]) -> None:
-    """Print the table."""
-    Console(width=140).print(table(rows))
+if __name__ == "__main__":
+    serve(_start)

@@ -1,210 +1,146 @@
-"""The efficiency comparison of context modules: what each takes, computed and measured, and how it grows."""
+"""`modules`: parameters, multiply-adds, memory and time of every context module, and how they grow with the map."""
 
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from argparse import Namespace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from benchmarks.modules_count import Computed, Counter, largest_side
-from benchmarks.modules_rows import ROWS, Setting
-from benchmarks.served import Served
-from isaseg.console import counted
+from benchmarks.context_parts import MODULES, Setting, context_module, prepare, rules
+from benchmarks.counting import Counter
+from benchmarks.growth_figure import plot_growth
+from benchmarks.harness import MIB, Report, Row, Served, counterpart, ours, started, take_turns
+from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg.errors import ConfigError
+from isaseg.training.memory import map_every_tensor
 
-PARTS = ("block", "head")  # the context module alone; after a 3x3 convolution
+REDUCTION = "3x3 convolution"  # the pipeline of what comes before every module
 SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # of the growth curves
 
 
-@dataclass
-class Part:
-    """A part of a row on one size of map: computed, and measured unless it did not fit into memory.
-
-    Only the block is timed: the 3x3 convolution of the head takes the same in every row, see `measure`.
-    """
-
-    computed: Computed
-    parameters: int
-    measured_bytes: int | None = None
-    seconds: list[float] = field(default_factory=list)
-    error: str | None = None
-
-
-@dataclass
-class Entry:
-    """A row on one size of map."""
-
-    name: str
-    label: str
-    side: int
-    attention_mult_adds: int
-    score_bytes: int
-    parts: dict[str, Part]
-    scores: dict[str, int] = field(
-        default_factory=dict
-    )  # measured: mult_adds and bytes of scores and contexts alone
-
-
-@dataclass
-class Point:
-    """One size of map of a growth curve; `stopped` says why it was not measured."""
-
-    side: int
-    computed: Computed
-    measured_bytes: int | None = None
-    seconds: float | None = None
-    stopped: str | None = None
-
-
-@dataclass
-class Growth:
-    """A row's block on growing maps; the largest side that fits into memory, None: beyond 4096."""
-
-    name: str
-    label: str
-    largest: int | None
-    points: list[Point]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for: rows by name, sides, how everything is run, threads, rounds, and bytes it may take."""
-
-    names: Sequence[str]
-    sides: Sequence[int]
-    setting: Setting
-    threads: int
-    rounds: int
-    memory: int
-
-
-def measure(plan: Plan) -> tuple[dict[str, Any], list[Entry]]:
-    """Return facts on the machine, and an entry for each size and row.
-
-    Among the facts are `reduction_seconds` of each side: of the 3x3 convolution with batch norm and ReLU alone. Memory is
-    measured in a process for each row, one after the other; time in one for each row, which take turns.
-    """
-    names = list(plan.names)
-    total = len(plan.sides) * (len(names) * (len(PARTS) + plan.rounds) + plan.rounds)
-    entries: dict[tuple[str, int], Entry] = {}
-    with counted("attention", total) as advance:
+def benchmark(options: Namespace) -> None:
+    """Measure memory in one process after the other, then time in turns; then, if asked, growth."""
+    names = options.modules or list(MODULES)
+    unknown = [name for name in names if name not in MODULES]
+    if unknown:
+        raise ConfigError(f"expected --modules among {', '.join(MODULES)}, got '{unknown[0]}'")
+    setting = Setting((options.channels[0], options.channels[1]), options.device, options.dtype)
+    limit = int(1e9 * options.memory) if options.memory else free_memory(options.device)
+    task = {"setting": setting, "threads": options.threads, "device": options.device}
+    untimed = {name: ours("modules", module=name, timed=False, **task) for name in names}
+    timed = {name: ours("modules", module=name, timed=True, **task) for name in [*names, REDUCTION]}
+    title = "context modules of {1} channels after {0}, inference".format(*setting.channels)
+    report = Report("modules", title, columns=_COLUMNS)
+    for name in names:
+        parts = ("block", "head", "scores") if name.endswith("-held") else ("block", "head")
+        works = [f"{part} {side}" for side in options.sizes for part in parts]
+        report.measure({name: untimed[name]}, computed_rows(name, setting, works, limit), rounds=0)
+    rows = [row for row in report.rows if row.work.startswith("block")]
+    rows += [Row(f"reduction {side}", setting.dtype, REDUCTION) for side in options.sizes]
+    report.measure(timed, sorted(rows, key=lambda row: row.side), options.rounds, memory=False)
+    report.rows = sorted(dict.fromkeys(report.rows), key=lambda row: (row.side, row.work))
+    report.facts["memory_limit"] = limit
+    report.lines = isa_of_dense(report.rows)
+    report.publish(options.folder)  # growth takes longer, and may be interrupted
+    if options.growth is not None:
+        sides = sorted(set(options.growth)) or SIDES
+        grown = []
         for name in names:
-            counter = Counter(ROWS[name], plan.setting)
-            with _served(plan, name, mapped=True) as process:
-                for side in plan.sides:
-                    entries[name, side] = entry = _entry(plan, counter, name, side)
-                    _measure_memory(entry, process, advance)
-                facts = process.facts
-        facts = {**facts, "reduction_seconds": _measure_time(plan, entries, advance)}
-    return facts, [entries[name, side] for side in plan.sides for name in names]
+            rows = computed_rows(name, setting, [f"growing {side}" for side in sides], limit)
+            with started({name: untimed[name]}) as served:
+                measure_growth(served[name], rows, options.seconds)
+            largest = Counter(name, setting).largest_side(limit)
+            report.lines.append(growth_line(rows, limit, largest))
+            grown += rows
+        plot_growth(grown, limit, options.folder / "modules.png")
+        report.rows += grown
+        report.lines.append("\n![growth with the side of the map](modules.png)")
+        report.publish(options.folder)
 
 
-def _entry(plan: Plan, counter: Counter, name: str, side: int) -> Entry:
-    cost = counter.module.cost(side, side)  # type: ignore[operator]
-    parts = {}
-    for part in PARTS:
+_COLUMNS = {
+    head: lambda rows, row, key=key, unit=unit: f"{row.counts[key] / unit:.2f}" if key in row.counts else ""
+    for head, key, unit in (
+        ("computed MiB", "computed_bytes", MIB),
+        ("parameters, M", "parameters", 1e6),
+        ("multiply-adds, G", "mult_adds", 1e9),
+        ("of attention, G", "attention_mult_adds", 1e9),
+        ("scores, MiB", "score_bytes", MIB),
+    )
+}
+
+
+def computed_rows(name: str, setting: Setting, works: Sequence[str], limit: int) -> list[Row]:
+    """Return rows with what is computed of a module: parameters, multiply-adds and memory.
+
+    Rows that need more than `limit` bytes have an error, so that they are not measured.
+    """
+    counter = Counter(name, setting)
+    first, width = setting.channels
+    parameters = sum(p.numel() for p in counter.module.parameters())
+    rows = []
+    for work in works:
+        part, side = work.split()[0].replace("growing", "block"), int(work.split()[1])
         computed = counter(part, side)
-        own = sum(p.numel() for p in counter.module.parameters())
-        first, width = plan.setting.channels
-        parts[part] = Part(computed, own + (9 * first * width + 2 * width if part == "head" else 0))
-    if parts["block"].computed.mult_adds != cost.mult_adds:
-        raise AssertionError(
-            f"{name}: cost() says {cost.mult_adds} multiply-adds, torch counts {parts['block'].computed}"
-        )
-    width = torch.tensor([], dtype=getattr(torch, plan.setting.dtype)).element_size()
-    scores = cost.score_entries * width * plan.setting.batch
-    return Entry(name, ROWS[name].label, side, cost.attention_mult_adds, scores, parts)
+        counts: dict[str, float] = {
+            "mult_adds": computed.mult_adds,
+            "held_bytes": computed.held_bytes,
+            "computed_bytes": computed.peak_bytes,
+        }
+        if part == "head":
+            counts["parameters"] = parameters + 9 * first * width + 2 * width
+        elif part == "block":
+            cost = counter.module.cost(side, side)  # type: ignore[operator]
+            assert cost.mult_adds == computed.mult_adds, f"{name}: cost() is not what torch counts"
+            element = getattr(torch, setting.dtype).itemsize
+            counts |= {"parameters": parameters, "attention_mult_adds": cost.attention_mult_adds}
+            counts |= {"score_bytes": element * cost.score_entries}
+        fits = computed.held_bytes + computed.peak_bytes <= limit
+        error = None if fits else f"more than {limit / 2**30:.3g} GiB"
+        rows.append(Row(work, setting.dtype, name, counts, error=error))
+    return rows
 
 
-def _measure_memory(entry: Entry, process: Served, advance: Callable[[], None]) -> None:
-    for name, part in entry.parts.items():
-        reply = process.ask({"what": "memory", "part": name, "side": entry.side})
-        part.measured_bytes, part.error = reply.get("bytes"), reply.get("error")
-        advance()
-    if ROWS[entry.name].held:
-        for what, key in (("memory", "bytes"), ("count", "mult_adds")):
-            reply = process.ask({"what": what, "part": "scores", "side": entry.side})
-            if reply.get(key) is not None:
-                entry.scores[key] = reply[key]
+def isa_of_dense(rows: Sequence[Row]) -> list[str]:
+    """Return ISA's share of what dense attention takes, both with scores held: of whole blocks, and of scores alone."""
+    lines = []
+    for isa in rows:
+        dense = counterpart(rows, isa, "dense-held")
+        if isa.pipeline == "isa-held" and dense and isa.peak_bytes is not None and dense.peak_bytes:
+            shares = {"measured memory": isa.peak_bytes / dense.peak_bytes}
+            for key, text in (("mult_adds", "multiply-adds"), ("score_bytes", "scores")):
+                if key in isa.counts:
+                    shares[text] = isa.counts[key] / dense.counts[key]
+            of = ", ".join(f"{100 * share:.2f} % of the {text}" for text, share in shares.items())
+            lines.append(f"- {isa.work}: with scores held, ISA takes {of} of dense attention")
+    return lines
 
 
-def _measure_time(
-    plan: Plan, entries: Mapping[tuple[str, int], Entry], advance: Callable[[], None]
-) -> dict[int, list[float]]:
-    """Time the blocks in turns, then the convolution before them; return the seconds of that by side."""
-    with ThreadPoolExecutor() as pool:
-        started = pool.map(lambda name: _start(plan, name, mapped=False), plan.names)
-        processes = dict(zip(plan.names, started, strict=True))
-    reduction: dict[int, list[float]] = {}
-    try:
-        for side in plan.sides:
-            for _ in range(plan.rounds):
-                for name, process in processes.items():
-                    part = entries[name, side].parts["block"]
-                    if part.error is None:
-                        reply = process.ask({"what": "time", "part": "block", "side": side})
-                        # what there was room for alone may not fit beside what the other processes hold
-                        part.seconds += [reply["seconds"]] if "seconds" in reply else []
-                    advance()
-            question = {"what": "time", "part": "reduction", "side": side}
-            for _ in range(plan.rounds):
-                reply = processes[plan.names[0]].ask(question)
-                reduction.setdefault(side, []).extend([reply["seconds"]] if "seconds" in reply else [])
-                advance()
-    finally:
-        for process in processes.values():
-            process.end()
-    return reduction
+def measure_growth(process: Served, rows: Sequence[Row], seconds: int) -> None:
+    """Measure one size after the other, until one fails or is expected to take more than `seconds`."""
+    before: Row | None = None
+    for row in rows:
+        if before is not None and before.error is None:
+            growth = max(
+                row.counts["mult_adds"] / max(before.counts["mult_adds"], 1), (row.side / before.side) ** 2
+            )
+            late = 3 * before.median * growth > seconds  # each size runs three times
+            row.error = row.error or (f"more than {seconds} s" if late else None)
+        elif before is not None:
+            row.error = before.error
+        take_turns({row.pipeline: process}, [row], 1, row.work)
+        before = row
 
 
-def grow(plan: Plan, seconds: int) -> list[Growth]:
-    """Return growth curves: computed for every size, measured up to what fits into memory and `seconds`."""
-    curves = []
-    with counted("growth", len(plan.names) * len(plan.sides)) as advance:
-        for name in plan.names:
-            counter = Counter(ROWS[name], plan.setting)
-            points = [Point(side, counter("block", side)) for side in plan.sides]
-            largest = largest_side(counter, "block", plan.memory)
-            with _served(plan, name, mapped=True) as process:
-                _measure_points(points, process, seconds, advance)
-            curves.append(Growth(name, ROWS[name].label, largest, points))
-    return curves
-
-
-def _measure_points(
-    points: Sequence[Point], process: Served, seconds: int, advance: Callable[[], None]
-) -> None:
-    """Measure one size after the other, until one fails or would take too long: each runs twice."""
-    stopped, before = None, None
-    for point in points:
-        if before is not None and before.seconds is not None:
-            expected = before.seconds * point.computed.mult_adds / max(before.computed.mult_adds, 1)
-            if 2 * expected > seconds:
-                stopped = stopped or f"more than {seconds} s"
-        if stopped is None:
-            try:
-                reply = process.ask(
-                    {"what": "memory", "part": "block", "side": point.side, "seconds": seconds}
-                )
-                point.measured_bytes, point.seconds = reply.get("bytes"), reply.get("seconds")
-                stopped = reply.get("error")
-            except ConfigError:
-                if process.process.poll() != -14:  # SIGALRM: the time is over
-                    raise
-                stopped = f"more than {seconds} s"
-        point.stopped = stopped
-        before = point
-        advance()
-
-
-def check_device(device: str) -> None:
-    """Raise a ConfigError for a device that is not there."""
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise ConfigError(f"expected --device cpu, or cuda where a GPU is there, got '{device}'")
+def growth_line(rows: Sequence[Row], limit: int, largest: int | None) -> str:
+    """Return how far a module grew, and the largest side that fits into memory."""
+    done = [row for row in rows if row.seconds]
+    fits = "beyond 4096" if largest is None else f"{largest}"
+    measured = f"measured up to {done[-1].side} ({done[-1].median:.2f} s)" if done else "not measured"
+    why = f", then {rows[-1].error}" if rows[-1].error else ""
+    name = rows[0].pipeline
+    return f"- {name}: fits into {limit / 2**30:.1f} GiB up to a side of {fits} (computed); {measured}{why}"
 
 
 def free_memory(device: str) -> int:
@@ -219,21 +155,25 @@ def free_memory(device: str) -> int:
     return int(0.9 * free)
 
 
-def _start(plan: Plan, name: str, mapped: bool) -> Served:
-    task = {
-        "row": name,
-        "setting": plan.setting._asdict(),
-        "threads": plan.threads,
-        "memory": plan.memory,
-        "mapped": mapped,
-    }
-    return Served([sys.executable, "-m", "benchmarks.modules_work"], task)
+def _start(task: dict[str, Any]) -> Answer:
+    name, setting = task["module"], Setting(*task["setting"])
+    if not task["timed"]:
+        map_every_tensor()  # exact peaks, but slower, because each tensor's pages are new
+
+    def make(work: str, kind: str) -> Work:
+        part, side = work.replace("growing", "block").split()
+        module = torch.nn.Identity() if name == REDUCTION else context_module(name, setting)
+        return prepare(module, part, int(side), setting)[0]
+
+    timer = Timer(make, keep=False)
+
+    @torch.no_grad()
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        with rules(name):
+            return timer(question)
+
+    return answer
 
 
-@contextmanager
-def _served(plan: Plan, name: str, mapped: bool) -> Iterator[Served]:
-    process = _start(plan, name, mapped)
-    try:
-        yield process
-    finally:
-        process.end()
+if __name__ == "__main__":
+    serve(_start)

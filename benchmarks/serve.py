@@ -1,110 +1,140 @@
-"""A process that answers questions with measurements, so that two code bases can take turns.
+"""The measured end of a benchmark: a process that answers questions, one JSON line each, so that processes take turns.
 
-Imports torch alone: the Python of another code base runs it too.
+Imports torch alone, because the Python of another code base runs this file too.
 """
 
 import ctypes
 import json
+import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
+Work = Callable[[], Any]  # whatever is measured
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
-class Repeated(torch.utils.data.Dataset[Any]):
-    """A data set of which sample `i` may be asked for any `i`, for `samples` of them at a time.
+_SECONDS = 0.2  # a quick work is repeated for this long; its time is the median
 
-    Attributes:
-        collate: How the code base puts samples together in a worker.
+
+class Timer:
+    """Answers questions about works: {"what": "memory" or "time", "work": ..., "kind": ...}.
+
+    Args:
+        make: Returns a work, given its name and kind. A work is made when it is first asked for, and run once unmeasured.
+        keep: Whether earlier works stay in memory; if not, they are freed before the next is made.
     """
 
-    collate: Callable[[list[Any]], Any] = list
-    samples = 0
-    start = 0
+    def __init__(self, make: Callable[[str, str], Work], keep: bool = True) -> None:
+        self.make, self.keep = make, keep
+        self.made: dict[tuple[str, str], Work] = {}
 
-    def __len__(self) -> int:
-        """Return how many samples are measured at a time."""
-        return self.samples
+    def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the `seconds` of a work, or its peak memory in `bytes` and its `result` (if it is a list).
+
+        A work that does not fit into memory is answered with an `error`.
+        """
+        try:
+            return self._measured(question)
+        except (RuntimeError, MemoryError) as error:  # torch has no class for a CPU without memory
+            if "memory" not in str(error) and "bad_alloc" not in str(error):
+                raise
+            self.made.clear()
+            return {"error": "out of memory"}
+
+    def _measured(self, question: dict[str, Any]) -> dict[str, Any]:
+        key = (question["work"], question["kind"])
+        if key not in self.made:
+            if not self.keep:
+                self.made.clear()
+            self.made[key] = self.make(*key)
+            self.made[key]()
+        if question["what"] == "time":
+            return {"seconds": _median_seconds(self.made[key])}
+        peak, result = _peak_memory(self.made[key])
+        return {"bytes": peak, "result": result if isinstance(result, list) else None}
 
 
-def serve(answer: Callable[[Any], dict[str, Any]], facts: dict[str, Any], answers: TextIO) -> None:
-    """Tell `facts`, then the answer to each line, as JSON."""
-    print(json.dumps(facts), file=answers, flush=True)
+def serve(start: Callable[[dict[str, Any]], Answer], **facts: Any) -> None:
+    """Read a task and report facts about this process, then answer questions until the input ends.
+
+    Args:
+        start: Turns a task into the function that answers questions.
+        facts: Facts beside those of the machine.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is not an answer
+    task = json.loads(sys.stdin.readline())
+    torch.set_num_threads(task["threads"])
+    torch.manual_seed(0)
+    answer = start(task)
+    print(json.dumps({**_machine(task["device"]), **facts}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
-def timed_samples(dataset: Repeated, wanted: dict[str, int]) -> dict[str, list[float]]:
-    """Answer {"samples": n, "workers": w} with the seconds that a sample took.
-
-    Without workers: of every sample. With workers: of all but the first batch of 4, divided by their number.
-    """
-    dataset.samples = wanted["samples"]
-    seconds = _alone(dataset) if wanted["workers"] == 0 else _with_workers(dataset, wanted["workers"])
-    dataset.start += dataset.samples
-    return {"seconds": seconds}
-
-
-def timed_work(make: Callable[[str, str], Callable[[], Any]]) -> Callable[[dict[str, str]], dict[str, Any]]:
-    """Return an answer to {"work": w, "kind": k}: at first its result and peak memory, from then on its seconds."""
-    works: dict[tuple[str, str], Callable[[], Any]] = {}
-
-    def answer(question: dict[str, str]) -> dict[str, Any]:
-        key = (question["work"], question["kind"])
-        if key not in works:
-            works[key] = make(*key)
-            return {"areas": works[key](), "bytes": peak_memory(works[key])}
+def _median_seconds(work: Work) -> float:
+    seconds: list[float] = []
+    while sum(seconds) < _SECONDS:
         start = time.perf_counter()
-        works[key]()
-        return {"seconds": time.perf_counter() - start}
+        work()
+        _synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
-    return answer
 
+def _peak_memory(work: Work) -> tuple[int | None, Any]:
+    """Return by how many bytes memory rises while `work` runs, and its result.
 
-def peak_memory(work: Callable[[], Any]) -> int | None:
-    """Return by how many bytes the memory rises above what is held while `work` runs: of the GPU if this process uses it.
-
-    Of the process itself, on Linux alone.
+    The memory is the GPU's if this process uses one, otherwise that of the process (None where there is no /proc).
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        before = torch.cuda.memory_allocated()
+        _synchronize()
         torch.cuda.reset_peak_memory_stats()
-        work()
-        return torch.cuda.max_memory_allocated() - before
+        before = torch.cuda.memory_allocated()
+        result = work()
+        _synchronize()
+        return torch.cuda.max_memory_allocated() - before, result
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed does not count as held
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory must not count as held before
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak begins anew
+            file.write("5")  # resets the peak
     except (OSError, AttributeError):
-        return None
-    before = kibibytes("VmRSS")
-    work()
-    return 1024 * (kibibytes("VmHWM") - before)
+        return None, work()
+    before = _memory("VmRSS")
+    result = work()
+    return _memory("VmHWM") - before, result
 
 
-def kibibytes(key: str) -> int:
-    """Return a value of this process from /proc, e.g. VmRSS; Linux alone."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(key + ":"))
+def _memory(key: str) -> int:
+    return 1024 * int(_from_proc("/proc/self/status", key).split()[0])
 
 
-def _alone(dataset: Repeated) -> list[float]:
-    seconds = []
-    for index in range(len(dataset)):
-        start = time.perf_counter()
-        dataset[index]
-        seconds.append(time.perf_counter() - start)
-    return seconds
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
 
 
-def _with_workers(dataset: Repeated, workers: int) -> list[float]:
-    loader: Any = torch.utils.data.DataLoader(
-        dataset, batch_size=4, num_workers=workers, collate_fn=dataset.collate, drop_last=True
-    )
-    iterator = iter(loader)
-    next(iterator)  # starting the workers is not measured
-    start = time.perf_counter()
-    count = sum(1 for _ in iterator)
-    return [(time.perf_counter() - start) / (4 * count)]
+def _machine(device: str) -> dict[str, Any]:
+    cuda = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        return _from_proc("/proc/cpuinfo", "model name")
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _from_proc(file: str, key: str) -> str:
+    with open(file) as lines:
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(key))

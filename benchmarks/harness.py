@@ -1,0 +1,246 @@
+"""What all benchmarks share: processes that take turns, rows of measurements, and the report that is written of them."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isaseg.console import counted
+from isaseg.errors import ConfigError
+from isaseg.files import replace_file
+
+OURS, PEER = "isaseg", "mmsegmentation"
+MIB = 2**20
+
+_HERE = Path(__file__).resolve().parent
+
+Task = tuple[list[str], dict[str, Any]]  # the command of a process, and the first line that it reads
+
+
+def ours(benchmark: str, **task: Any) -> Task:
+    """Return the task of a process that runs our side of a benchmark."""
+    return [sys.executable, "-m", f"benchmarks.{benchmark}"], task
+
+
+def ours_and_peer(peer: Path | None, benchmark: str, **task: Any) -> dict[str, Task]:
+    """Return the task of our process, and of mmsegmentation's if `peer` is a Python that has it."""
+    tasks = {OURS: ours(benchmark, **task)}
+    if peer is not None:
+        tasks[PEER] = [str(peer), str(_HERE / "mmseg_peer.py")], {"benchmark": benchmark, **task}
+    return tasks
+
+
+class Served:
+    """A process that measures when it is asked and is idle otherwise; `serve` is its other end.
+
+    Attributes:
+        facts: What the process reports when it has started.
+    """
+
+    def __init__(self, task: Task) -> None:
+        first = {"threads": 1, "device": "cpu", **task[1]}
+        path = [str(_HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONWARNINGS": "ignore"}
+        env["OMP_NUM_THREADS"] = str(first["threads"])
+        # a file, because a pipe that nobody reads would block the process; `end` closes it
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            task[0], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=env
+        )
+        self.facts: dict[str, Any] = {}
+        self._write(first)
+
+    def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer.
+
+        Raises:
+            ConfigError: If the process ended; with the last line it printed.
+        """
+        self._write(question)
+        return self.read()
+
+    def read(self) -> dict[str, Any]:
+        """Return the next line of the process, see `ask`."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            self.log.seek(0)
+            lines = self.log.read().strip().splitlines() or ["it printed nothing"]
+            raise ConfigError(f"expected a measured process to answer, but it ended: {lines[-1]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.log.close()
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # `read` reports it
+            self.process.stdin.write(json.dumps(content) + "\n")
+            self.process.stdin.flush()
+
+
+@contextmanager
+def started(tasks: Mapping[str, Task]) -> Iterator[dict[str, Served]]:
+    """Start processes side by side, yield them when all are idle, and end them all."""
+    served: dict[str, Served] = {}
+    try:
+        for label, task in tasks.items():
+            served[label] = Served(task)
+        for process in served.values():
+            process.facts = process.read()
+        yield served
+    finally:
+        for process in served.values():
+            process.end()
+
+
+@dataclass(eq=False)
+class Row:
+    """One work of one pipeline."""
+
+    work: str  # what is done, e.g. "forward 128"
+    kind: str  # how: a floating-point type, a kind of input, a number of loader processes
+    pipeline: str  # who does it; the key of its process
+    counts: dict[str, float] = field(default_factory=dict)  # what is computed rather than measured
+    peak_bytes: int | None = None  # by how much memory rises while the work runs
+    seconds: list[float] = field(default_factory=list)  # one value a round
+    error: str | None = None  # why a measurement is missing
+    result: Any = None  # what the work returned
+
+    @property
+    def median(self) -> float:
+        """Median seconds of the rounds; NaN without any."""
+        return statistics.median(self.seconds or [float("nan")])
+
+    @property
+    def side(self) -> int:
+        """Side of the map, the last word of the work."""
+        return int(self.work.split()[-1])
+
+
+def take_turns(
+    served: Mapping[str, Served], rows: Sequence[Row], rounds: int, title: str, memory: bool = True
+) -> None:
+    """Fill rows: once with the peak memory and the result of each, then with its time in each round.
+
+    A round asks for every row once, so that all of them meet the same states of the machine.
+    """
+    questions = ["memory"] * memory + ["time"] * rounds
+    with counted(title, len(questions) * len(rows)) as advance:
+        for what in questions:
+            for row in rows:
+                if row.error is None:
+                    reply = served[row.pipeline].ask({"what": what, "work": row.work, "kind": row.kind})
+                    row.error = reply.get("error")
+                    if what == "memory":
+                        row.peak_bytes, row.result = reply.get("bytes"), reply.get("result")
+                    elif row.error is None:
+                        row.seconds.append(reply["seconds"])
+                advance()
+
+
+def counterpart(rows: Sequence[Row], row: Row, pipeline: str = PEER, kind: str | None = None) -> Row | None:
+    """Return the row of another pipeline at the same work; None if there is none."""
+    key = (row.work, kind or row.kind, pipeline)
+    return next((r for r in rows if (r.work, r.kind, r.pipeline) == key), None)
+
+
+def ratios(rows: Sequence[Row], row: Row, kind: str | None = None) -> list[float]:
+    """Return mmsegmentation's time divided by the row's in each round; empty if it was not measured."""
+    peer = counterpart(rows, row, kind=kind)
+    return [a / b for a, b in zip(peer.seconds, row.seconds, strict=True)] if peer else []
+
+
+def with_range(values: Sequence[float], scale: float = 1, digits: int = 2) -> str:
+    """Return the median with the lowest and the highest value; nothing for no values."""
+    if not values:
+        return ""
+    median, low, high = (scale * v for v in (statistics.median(values), min(values), max(values)))
+    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+Cell = Callable[[list[Row], Row], str]  # of a table; given all rows and one of them
+
+
+@dataclass
+class Report:
+    """What a benchmark found: a table on the terminal, `NAME.json` and `NAME.md`."""
+
+    name: str
+    title: str
+    kind: str = "type"  # heading of the rows' kind
+    columns: Mapping[str, Cell] = field(default_factory=dict)  # headings and cells of this benchmark alone
+    facts: dict[str, Any] = field(default_factory=dict)  # about the machine and the settings
+    rows: list[Row] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # what follows from the rows, in Markdown
+
+    def measure(
+        self, tasks: Mapping[str, Task], rows: Sequence[Row], rounds: int, memory: bool = True
+    ) -> None:
+        """Start processes, let them take turns at rows, see `take_turns`, and add the rows to the report."""
+        with started(tasks) as served:
+            take_turns(served, rows, rounds, self.name, memory)
+            self.facts |= next(iter(served.values())).facts
+            self.facts |= {PEER: served[PEER].facts} if PEER in served else {}
+        self.rows += rows
+
+    def table(self) -> list[str]:
+        """Return a Markdown table, without the columns in which nothing stands."""
+        columns: dict[str, Cell] = {
+            "work": lambda rows, row: row.work,
+            self.kind: lambda rows, row: row.kind,
+            "of": lambda rows, row: row.pipeline,
+            "ms": lambda rows, row: row.error or with_range(row.seconds, 1e3, 1),
+            "x mmseg": lambda rows, row: with_range(ratios(rows, row)),
+            "peak MiB": lambda rows, row: "" if row.peak_bytes is None else f"{row.peak_bytes / MIB:.1f}",
+            "of mmseg's": _share_of_memory,
+            **self.columns,
+        }
+        filled = [[head, *(cell(self.rows, row) for row in self.rows)] for head, cell in columns.items()]
+        filled = [column for column in filled if any(column[1:])]
+        widths = [max(map(len, column)) for column in filled]
+        rule = ["-" * width if n < 3 else "-" * (width - 1) + ":" for n, width in enumerate(widths)]
+        heading, *cells = zip(*filled, strict=True)
+        return [f"| {' | '.join(map(str.ljust, line, widths))} |" for line in (heading, rule, *cells)]
+
+    def publish(self, folder: Path) -> None:
+        """Print the report and write both files; may be called again as rows are added."""
+        machine = ", ".join(
+            f"{key} {value}" for key, value in self.facts.items() if isinstance(value, str | int)
+        )
+        text = "\n".join([f"# {self.title}", "", f"{machine}.", "", *self.table(), "", *self.lines, ""])
+        content = {**vars(self), "rows": [_plain(self.rows, row) for row in self.rows]}
+        del content["columns"]
+        with replace_file(folder / f"{self.name}.json") as file:
+            file.write((json.dumps(content, indent=2) + "\n").encode())
+        with replace_file(folder / f"{self.name}.md") as file:
+            file.write(text.encode())
+        print(f"{text}\nwritten: {folder / self.name}.json, {self.name}.md")
+
+
+def _share_of_memory(rows: Sequence[Row], row: Row) -> str:
+    peer = counterpart(rows, row)
+    if peer is None or not peer.peak_bytes or row.peak_bytes is None:
+        return ""
+    return f"{100 * row.peak_bytes / peer.peak_bytes:.1f} %"
+
+
+def _plain(rows: Sequence[Row], row: Row) -> dict[str, Any]:
+    """Return a row as JSON has it."""
+    times = ratios(rows, row)
+    plain = {key: value for key, value in vars(row).items() if key != "result"}
+    plain["milliseconds"] = 1e3 * row.median if row.seconds else None
+    plain["times_mmseg"] = statistics.median(times) if times else None
+    return plain
