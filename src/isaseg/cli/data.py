@@ -3,7 +3,7 @@
 usage: isaseg data {check|prepare|cache} data=NAME data.root=/path/to/it [KEY=VALUE ...]
 
 check    Decode every file and report all that is wrong; count sizes and classes; draw samples under their labels.
-         Writes report.json, report.txt and contact_sheet.png into <output_dir>/data/<name>.
+         Writes report.json and contact_sheet.png into <output_dir>/data/<name>.
   splits=[train,val]       only these
   workers=8                threads; by default one for each core
   data.strict_size=true    a number of images other than the published one is a fault, not a warning
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from isaseg.data.tools.inspection import Fault
 
 _WORDS = ("check", "prepare", "cache")
-_SPLITS = ("train", "val", "test")
 _FAULTS_SHOWN = 20
 
 
@@ -60,23 +59,21 @@ def _work(words: list[str]) -> int:
         hint = config.suggest(words[0], _WORDS)
         raise ConfigError(f"expected one of {', '.join(_WORDS)} first, got '{words[0]}'; {hint}see --help")
     cfg = config.compose_from("data_tool", words[1:])
-    _check_values(cfg)
     with command.fast_imports():
         import isaseg.data.module  # noqa: F401  # torch: a typo is reported before that
-    return {"check": check, "prepare": prepare, "cache": cache}[words[0]](cfg)
+    _check_values(cfg)
+    return {"check": _check, "prepare": _prepare, "cache": _cache}[words[0]](cfg)
 
 
 def _check_values(cfg: DictConfig) -> None:
-    """Check the keys of conf/data_tool.yaml.
+    """Raise a ConfigError for a value in conf/data_tool.yaml that cannot work."""
+    from isaseg.data.module import SPLITS
 
-    Raises:
-        ConfigError: For a value that cannot work.
-    """
     plain = config.check_nodes(cfg)
     splits = [plain["splits"]] if isinstance(plain["splits"], str) else plain["splits"]
-    if splits is not None and not (isinstance(splits, list) and splits and set(splits) <= set(_SPLITS)):
+    if splits is not None and not (isinstance(splits, list) and splits and set(splits) <= set(SPLITS)):
         raise ConfigError(
-            f"expected splits as a list of {', '.join(_SPLITS)}, or null for all, got splits={splits}"
+            f"expected splits as a list of {', '.join(SPLITS)}, or null for all, got splits={splits}"
         )
     workers = plain["workers"]
     if workers is not None and (type(workers) is not int or workers < 1):
@@ -87,26 +84,16 @@ def _check_values(cfg: DictConfig) -> None:
     cfg.splits = splits
 
 
-def check(cfg: DictConfig) -> int:
-    """Report on every file, into `config.data_dir`; return 0, or 2 if there are faults.
-
-    Raises:
-        ConfigError: If the data set is generated.
-        DataError: If no split can be found, or the folder cannot be written.
-    """
+def _check(cfg: DictConfig) -> int:
+    """Report on every file, into `config.data_dir`; return 0, or 2 if there are faults."""
     from rich.console import Console
 
     from isaseg.data.tools.contact_sheet import contact_sheet
-    from isaseg.data.tools.inspection import Fault, as_json, inspect_split, render, tables
+    from isaseg.data.tools.inspection import Fault, as_json, inspect_split, tables
 
     sources, faults = _find(cfg)
     folder = config.data_dir(cfg)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # before the work whose result goes there
-    except OSError as error:
-        raise DataError(
-            f"expected to write into '{folder}', got {error}; give another output_dir=/path"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)  # before the work whose result goes there
     reports = [inspect_split(source, cfg.workers) for source in sources]
     for report in reports:
         faults += report.faults
@@ -115,28 +102,19 @@ def check(cfg: DictConfig) -> int:
             faults.append(Fault(report.split, "", str(cfg.data.root), text))
         elif report.warning:
             print(f"warning: {report.warning}", file=sys.stderr)
-    shown = tables(sources[0].info.title, reports)
-    Console(width=None if sys.stdout.isatty() else 110).print(shown)
+    Console(width=None if sys.stdout.isatty() else 110).print(tables(sources[0].info.title, reports))
     content = as_json(cfg.data.name, cfg.data.root, reports, faults)
     with replace_file(folder / "report.json") as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
-    with replace_file(folder / "report.txt") as file:
-        file.write(render(shown).encode())
     with replace_file(folder / "contact_sheet.png") as file:
         contact_sheet(list(zip(sources, reports, strict=True))).savefig(file, format="png")
-    more = f"{len(faults) - _FAULTS_SHOWN} more faults are in '{folder / 'report.json'}'"
-    _print_errors([fault.text for fault in faults], more)
-    print(f"faults: {len(faults)}; report.json, report.txt and contact_sheet.png are in '{folder}'")
+    _report_faults([fault.text for fault in faults], f" are in '{folder / 'report.json'}'")
+    print(f"faults: {len(faults)}; report.json and contact_sheet.png are in '{folder}'")
     return 2 if faults else 0
 
 
-def cache(cfg: DictConfig) -> int:
-    """Write or verify the cache of decoded files; return 0, or 2 if samples cannot be decoded.
-
-    Raises:
-        ConfigError: If the data set is generated.
-        DataError: If no split can be found, or the cache cannot be written.
-    """
+def _cache(cfg: DictConfig) -> int:
+    """Write or verify the cache of decoded files; return 0, or 2 if samples cannot be decoded."""
     from isaseg.data.tools.build_cache import build_cache
 
     sources, faults = _find(cfg)
@@ -157,18 +135,10 @@ def cache(cfg: DictConfig) -> int:
     return 2 if errors else 0
 
 
-def prepare(cfg: DictConfig) -> int:
-    """Unpack official archives, or with `verify` compare what is there with the noted checksums.
-
-    Returns:
-        0, or 2 if a file is not as it was prepared.
-
-    Raises:
-        ConfigError: If a folder is not given, or the data set has no `prepare`.
-        DataError: If an archive or the folder cannot be used.
-    """
+def _prepare(cfg: DictConfig) -> int:
+    """Unpack official archives, or with `verify` compare files with their noted checksums; return 2 if one differs."""
     from isaseg.data.tools.manifest import verify
-    from isaseg.data.tools.prepare import prepare as unpack_archives
+    from isaseg.data.tools.prepare import prepare
 
     for key, value in (("data.root", cfg.data.root), *(() if cfg.verify else (("archives", cfg.archives),))):
         if value is None:
@@ -176,28 +146,27 @@ def prepare(cfg: DictConfig) -> int:
     root = Path(str(cfg.data.root)).expanduser()
     if cfg.verify:
         faults = verify(root)
-        _print_errors(faults, f"{len(faults) - _FAULTS_SHOWN} more faults")
+        _report_faults(faults)
         print(f"faults: {len(faults)} in '{root}'")
         return 2 if faults else 0
-    for line in unpack_archives(cfg.data.name, Path(str(cfg.archives)), root):
+    for line in prepare(cfg.data.name, Path(str(cfg.archives)), root):
         print(line)
     return 0
 
 
 def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":
     """Return the splits in files that are asked for and, if others are there, what keeps a split from being found."""
-    from isaseg.data.module import SegmentationDataModule
+    from isaseg.data.module import SPLITS, SegmentationDataModule
     from isaseg.data.source import FileSource
     from isaseg.data.tools.inspection import Fault
 
     module: SegmentationDataModule = config.build(cfg.data, "data")
-    sources, faults = [], []
-    errors: list[DataError] = []
-    for split in cfg.splits or _SPLITS:
+    sources: list[FileSource] = []
+    faults: list[Fault] = []
+    for split in cfg.splits or SPLITS:
         try:
             source = module.source(split) if cfg.splits else module.find(split)
         except DataError as error:
-            errors.append(error)
             faults.append(Fault(split, "", str(cfg.data.root), str(error)))
             continue
         if source is not None and not isinstance(source, FileSource):
@@ -209,10 +178,12 @@ def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":
             source.cache = None
             sources.append(source)
     if not sources:
-        raise errors[0]
+        raise DataError(faults[0].text)
     return sources, faults
 
 
-def _print_errors(texts: Sequence[str], more: str) -> None:
-    for text in [*texts[:_FAULTS_SHOWN], *([more] if len(texts) > _FAULTS_SHOWN else [])]:
+def _report_faults(texts: Sequence[str], where: str = "") -> None:
+    for text in texts[:_FAULTS_SHOWN]:
         command.report(text)
+    if len(texts) > _FAULTS_SHOWN:
+        command.report(f"{len(texts) - _FAULTS_SHOWN} more faults{where}")

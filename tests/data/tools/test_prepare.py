@@ -1,10 +1,8 @@
 """D10, D11: official archives become the layout that is read; what is cut off, changed or hostile is noticed."""
 
-import io
 import json
 import os
 import shutil
-import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,6 @@ from isaseg.files import sha256
 from tests import fakes
 from tests.data.tools.archives import (
     CASES,
-    archives_of_10k,
     archives_of_cityscapes,
     archives_of_context,
     archives_of_context_json,
@@ -54,6 +51,11 @@ def _nothing_is_published() -> Iterator[None]:
 def tree(folder: Path) -> dict[str, bytes]:
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Return the files of a data set without its manifest, whose steps may be in another order."""
+    return {name: content for name, content in tree(root).items() if name != MANIFEST}
 
 
 def manifest(root: Path) -> dict[str, Any]:
@@ -98,24 +100,17 @@ def test_archives_become_the_layout_that_is_read(
     assert prepare(name, archives, root) == nothing
 
 
-@pytest.mark.parametrize("case", ["cityscapes", "ade20k", "164k"])
+@pytest.mark.parametrize("case", ["cityscapes", "ade20k", "lip", "lip apart", "10k", "164k"])
 def test_files_are_those_of_the_archives(tmp_path: Path, case: str) -> None:
     name, archives_of, *_ = CASES[case]
     archives_of(tmp_path / "made", tmp_path / "archives")
     prepare(name, tmp_path / "archives", tmp_path / "root")
-    folder = tmp_path / "root" / OFFICIAL[name].folders[0]
-    left_out = {"list.txt"} if case == "ade20k" else set()
-    made = {n: c for n, c in tree(tmp_path / "made").items() if n not in left_out and "TrainIds" not in n}
-    assert {n: c for n, c in tree(folder).items() if n != MANIFEST} == made
-
-
-@pytest.mark.parametrize("case", ["lip", "lip apart"])
-def test_the_zips_of_lip_become_one_layout(tmp_path: Path, case: str) -> None:
-    name, archives_of, *_ = CASES[case]
-    archives_of(tmp_path / "made", tmp_path / "archives")
-    prepare(name, tmp_path / "archives", tmp_path / "root")
-    made = {n: c for n, c in tree(tmp_path / "made" / "LIP").items() if "_reversed/" not in n}
-    assert {n: c for n, c in tree(tmp_path / "root").items() if n != MANIFEST} == made
+    left_out = ("TrainIds", "_reversed/", "list.txt")
+    made = tree(tmp_path / "made" / ("LIP" if "lip" in case else ""))
+    found = tree(tmp_path / "root" / OFFICIAL[name].folders[0])
+    assert {n: c for n, c in found.items() if n != MANIFEST} == {
+        n: c for n, c in made.items() if not any(text in n for text in left_out)
+    }
 
 
 def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
@@ -140,19 +135,13 @@ def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
     assert not (voc / "SBD" / "inst").exists()
 
 
-def test_context_labels_are_0_to_59(tmp_path: Path) -> None:
+def test_context_takes_its_lists_from_voc(tmp_path: Path) -> None:
     archives_of_context(tmp_path / "made", tmp_path / "archives")
     prepare("pascal_context", tmp_path / "archives", tmp_path / "root")
-    voc = tmp_path / "root" / "VOCdevkit" / "VOC2010"
-    ids = dataset_info("pascal_context_60").ids
+    lists = tmp_path / "root" / "VOCdevkit" / "VOC2010" / "ImageSets"
     for split in ("train", "val"):
-        lists = [voc / "ImageSets" / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main")]
-        assert lists[0].read_text() == lists[1].read_text()
-        for name in lists[0].read_text().split():
-            raw = scipy.io.loadmat(voc / "trainval" / f"{name}.mat")["LabelMap"]
-            assert np.array_equal(
-                Image.open(voc / "SegmentationClassContext" / f"{name}.png"), np.vectorize(ids.get)(raw)
-            )
+        made, published = (lists / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main"))
+        assert made.read_text() == published.read_text()
 
 
 def test_the_json_of_context_has_labels_and_lists(tmp_path: Path) -> None:
@@ -164,14 +153,6 @@ def test_the_json_of_context_has_labels_and_lists(tmp_path: Path) -> None:
     expected = np.full((39, 49), 2)
     expected[0, 0] = 0
     assert np.array_equal(labels, expected)
-
-
-def test_labels_of_10k_are_the_raw_ids(tmp_path: Path) -> None:
-    archives_of_10k(tmp_path / "made", tmp_path / "archives")
-    prepare("coco_stuff", tmp_path / "archives", tmp_path / "root")
-    for path in (tmp_path / "root" / "annotations").iterdir():
-        png = tmp_path / "root" / "annotations_png" / f"{path.stem}.png"
-        assert np.array_equal(Image.open(png), scipy.io.loadmat(path)["S"])
 
 
 @pytest.mark.parametrize("inside", ["", "VOC2012", "VOCdevkit/VOC2012"])
@@ -219,9 +200,9 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
     name, archives_of, *_ = CASES[case]
     archives_of(tmp_path / "made", tmp_path / "archives")
     prepare(name, tmp_path / "archives", tmp_path / "clean")
-    clean, replace = tree(tmp_path / "clean"), os.replace
-    files = len(clean) + len(manifest(tmp_path / "clean")["steps"])  # all that is moved, manifests too
-    for at in range(1, files, 3):
+    clean, replace = files(tmp_path / "clean"), os.replace
+    moves = len(clean) + 1 + len(manifest(tmp_path / "clean")["steps"])  # manifests too
+    for at in range(1, moves, 3):
         root, left = tmp_path / str(at), iter(range(at))
 
         def killed(*args: Path, left: Any = left) -> None:
@@ -235,11 +216,9 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
         monkeypatch.undo()
         assert manifest(root)["complete"] is False
         assert any("unfinished" in line for line in verify(root))
-        assert tree(root).keys() <= clean.keys(), "no temporary files"
+        assert files(root).keys() <= clean.keys(), "no temporary files"
         prepare(name, tmp_path / "archives", root)
-        assert {n: c for n, c in tree(root).items() if n != MANIFEST} == {
-            n: c for n, c in clean.items() if n != MANIFEST
-        }
+        assert files(root) == clean
         assert verify(root) == []
 
 
@@ -302,34 +281,37 @@ def test_an_image_that_is_gone_is_taken_from_the_archive_that_it_was_in(tmp_path
     archives, root = tmp_path / "archives", tmp_path / "root"
     archives_of_voc(tmp_path / "made", archives)
     prepare("pascal_voc", archives, root)
-    before = tree(root)
+    before = files(root)
     for name in ("2007_000000", "2009_000001"):  # of VOC, though SBD has another, and of SBD
         (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / f"{name}.jpg").unlink()
     prepare("pascal_voc", archives, root)
-    assert {n: c for n, c in tree(root).items() if n != MANIFEST} == {
-        n: c for n, c in before.items() if n != MANIFEST
-    }
+    assert files(root) == before
     assert verify(root) == []
 
 
-@pytest.mark.parametrize("case", ["context", "context json", "10k"])
-def test_labels_that_are_gone_are_converted_again(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "labels", "source"),
+    [
+        ("voc", "VOC2012/SegmentationClassAug", ""),
+        ("context json", "VOC2010/SegmentationClassContext", "trainval_merged.json"),
+    ],
+)
+def test_labels_that_are_gone_are_converted_again(
+    tmp_path: Path, case: str, labels: str, source: str
+) -> None:
     name, archives_of, *_ = CASES[case]
     archives, root = tmp_path / "archives", tmp_path / "root"
     archives_of(tmp_path / "made", archives)
     prepare(name, archives, root)
-    before = tree(root)
-    folder = "annotations_png" if case == "10k" else "VOCdevkit/VOC2010/SegmentationClassContext"
-    shutil.rmtree(root / folder)
-    if case == "context json":
-        os.replace(archives / "trainval_merged.json", tmp_path / "moved")
-        with pytest.raises(DataError, match=r"expected trainval_merged\.json in .* again"):
+    before = files(root)
+    shutil.rmtree(root / "VOCdevkit" / labels)
+    if source:
+        os.replace(archives / source, tmp_path / "moved")
+        with pytest.raises(DataError, match=rf"expected {source} in .* again"):
             prepare(name, archives, root)
-        os.replace(tmp_path / "moved", archives / "trainval_merged.json")
+        os.replace(tmp_path / "moved", archives / source)
     assert prepare(name, archives, root)[0].startswith("convert: ")
-    assert {n: c for n, c in tree(root).items() if n != MANIFEST} == {
-        n: c for n, c in before.items() if n != MANIFEST
-    }
+    assert files(root) == before
 
 
 def test_another_archive_of_the_same_name_is_noticed(city: Path) -> None:
@@ -427,16 +409,6 @@ def test_a_damaged_manifest_is_reported(city: Path, content: str) -> None:
         prepare("cityscapes", city / "archives", city / "root")
 
 
-def test_too_little_room_is_reported_before_an_archive_is_unpacked(
-    city: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(city)._replace(free=100)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"GB free at .* to unpack .*leftImg8bit_trainvaltest\.zip"):
-        prepare("cityscapes", city / "archives", city / "root")
-    assert tree(city / "root") == {}
-
-
 def test_missing_archives_are_listed(tmp_path: Path) -> None:
     archives_of_lip_apart(tmp_path / "made", tmp_path / "archives")
     (tmp_path / "archives" / "TrainVal_parsing_annotations.zip").unlink()
@@ -449,16 +421,6 @@ def test_missing_archives_are_listed(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="got none; missing: VOCtrainval_11-May-2012.tar; fetch"):
         prepare("pascal_voc", tmp_path / "nowhere", tmp_path / "root")
-
-
-def test_what_the_user_unpacked_is_converted(tmp_path: Path) -> None:
-    root = fakes.make_fake_coco_stuff(tmp_path / "root")
-    before = tree(root)
-    lines = prepare("coco_stuff", tmp_path / "nothing", root)
-    assert [line.split(":")[0] for line in lines[:-1]] == ["convert"]
-    noted = manifest(root)["steps"]["convert"]["files"].keys()
-    assert noted and before.keys() | noted == tree(root).keys() - {MANIFEST}
-    assert prepare("coco_stuff", tmp_path / "nothing", root)[0].startswith("nothing to do")
 
 
 @pytest.mark.parametrize("labels", ["trainval", "SegmentationClassContext"])
@@ -535,35 +497,28 @@ def test_a_list_with_strange_names_is_refused(tmp_path: Path, line: str, match: 
 
 
 def test_a_full_disk_while_converting_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archives_of_10k(tmp_path / "made", tmp_path / "archives")
+    archives_of_voc(tmp_path / "made", tmp_path / "archives")
 
     def full(*args: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(DataError, match="No space left"):
-        prepare("coco_stuff", tmp_path / "archives", tmp_path / "root")
+        prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")
     monkeypatch.undo()
-    assert prepare("coco_stuff", tmp_path / "archives", tmp_path / "root")[0].startswith("convert: ")
-
-
-def test_a_tar_in_the_place_of_a_zip_is_reported(city: Path) -> None:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w"):
-        pass
-    (city / "archives" / "gtFine_trainvaltest.zip").write_bytes(buffer.getvalue())
-    with pytest.raises(DataError, match="whole and harmless archive, got File is not a zip file"):
-        prepare("cityscapes", city / "archives", city / "root")
+    assert prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")[0].startswith("convert: ")
 
 
 def test_d10_converted_labels_do_not_follow_a_link_out_of_the_root(tmp_path: Path) -> None:
-    outside, root = tmp_path / "outside", fakes.make_fake_coco_stuff(tmp_path / "root")
+    archives_of_voc(tmp_path / "made", tmp_path / "archives")
+    outside, voc = tmp_path / "outside", tmp_path / "root" / "VOCdevkit" / "VOC2012"
     outside.mkdir()
-    (root / "annotations_png").symlink_to(outside)
+    voc.mkdir(parents=True)
+    (voc / "SegmentationClassAug").symlink_to(outside)
     with pytest.raises(
-        DataError, match=r"got the link '.*annotations_png' to '.*outside' there; remove the link"
+        DataError, match=r"got the link '.*SegmentationClassAug' to '.*outside' there; remove the link"
     ):
-        prepare("coco_stuff", tmp_path / "nothing", root)
+        prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")
     assert list(outside.iterdir()) == []
 
 

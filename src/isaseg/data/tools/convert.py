@@ -1,4 +1,4 @@
-"""Convert labels of other formats to PNG: MATLAB files, the run lengths of PASCAL in Detail, the masks of SBD.
+"""Make what no archive holds in a form that is read: labels of PASCAL in Detail and of SBD as PNG, and their lists.
 
 A conversion reads the folder of the data set and the inputs that were not unpacked, and writes below another folder of
 the same layout.
@@ -17,8 +17,6 @@ from isaseg.data.info import dataset_info
 from isaseg.data.parallel import Item, in_threads
 from isaseg.data.tools.detail import DETAIL, DetailImage, Region, paint, read_detail
 from isaseg.errors import DataError
-
-_CONTEXT_LABELS = "SegmentationClassContext"
 
 
 def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]) -> None:
@@ -47,55 +45,38 @@ def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]
 
 
 def convert_context(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
-    """Make SegmentationClassContext, ids 0 to 59, and its lists, from the merged JSON, else from trainval/*.mat.
+    """Make the lists of PASCAL-Context, and from the merged JSON SegmentationClassContext with the ids 0 to 59.
 
-    The MATLAB files come without splits; theirs are those of VOC2010, whose images are the same.
+    Without the JSON, trainval/*.mat are read as they are. They come without splits; theirs are those of VOC 2010, whose
+    images are the same.
 
     Raises:
         DataError: If a file is missing or damaged.
     """
-    ids = dataset_info("pascal_context_60").ids
     if DETAIL in inputs:
-        _convert_detail(inputs[DETAIL], out, ids)
-        return
-    mats = folder / "trainval"
-    if not mats.is_dir():
-        return
-    splits = {s: _read_names(folder / "ImageSets" / "Main" / f"{s}.txt") for s in ("train", "val")}
-
-    def convert(name: str) -> None:
-        mat_to_png(mats / f"{name}.mat", out / _CONTEXT_LABELS / f"{name}.png", "LabelMap", ids)
-
-    _each(convert, sorted({name for split in splits.values() for name in split}), "PASCAL-Context")
-    _write_context_lists(out, splits)
+        splits = _paint_detail(inputs[DETAIL], out / "SegmentationClassContext")
+    elif (folder / "trainval").is_dir():
+        splits = {s: _read_names(folder / "ImageSets" / "Main" / f"{s}.txt") for s in ("train", "val")}
+    else:
+        splits = {}
+    for split, names in splits.items():
+        _write_names(out / "ImageSets" / "SegmentationContext" / f"{split}.txt", names)
 
 
-def _convert_detail(source: Path, out: Path, ids: Mapping[int, int]) -> None:
+def _paint_detail(source: Path, out: Path) -> dict[str, list[str]]:
+    """Paint all images; return their names by split."""
+    ids = dataset_info("pascal_context_60").ids
     images = read_detail(source)
 
     def convert(entry: tuple[DetailImage, list[Region]]) -> None:
         image, regions = entry
         try:
-            _save(out / _CONTEXT_LABELS / f"{image.name}.png", paint(image.height, image.width, regions, ids))
+            _save(out / f"{image.name}.png", paint(image.height, image.width, regions, ids))
         except ValueError as error:
             raise DataError(f"image {image.name} in '{source}': {error}; fetch it again") from error
 
     _each(convert, images, "PASCAL-Context")
-    splits = {s: [image.name for image, _ in images if image.phase == s] for s in ("train", "val")}
-    _write_context_lists(out, splits)
-
-
-def convert_coco_10k(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
-    """Make annotations_png, with the ids 0 to 182 as they are, from annotations/*.mat.
-
-    Raises:
-        DataError: If a file is damaged.
-    """
-
-    def convert(source: Path) -> None:
-        mat_to_png(source, out / "annotations_png" / f"{source.stem}.png", "S", {i: i for i in range(183)})
-
-    _each(convert, sorted((folder / "annotations").glob("*.mat")), "COCO-Stuff")
+    return {split: [image.name for image, _ in images if image.phase == split] for split in ("train", "val")}
 
 
 def convert_sbd(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
@@ -150,11 +131,6 @@ def _read_names(path: Path) -> list[str]:
 
 def _write_names(path: Path, names: Iterable[str]) -> None:
     _ready(path).write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
-
-
-def _write_context_lists(out: Path, splits: Mapping[str, Iterable[str]]) -> None:
-    for split, names in splits.items():
-        _write_names(out / "ImageSets" / "SegmentationContext" / f"{split}.txt", names)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,6 +1,5 @@
-"""What `python src/data.py check` finds in a data set: every fault of every file, sizes, classes; as table and JSON."""
+"""What `isaseg data check` finds in a data set: every fault of every file, sizes, classes; as table and JSON."""
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -20,8 +19,7 @@ from isaseg.data.parallel import in_threads
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
-_IDS_NAMED = 5  # unknown ids that a sentence names; the JSON has all
-_ABSENT_NAMED = 12  # classes, likewise
+_ABSENT_NAMED = 12  # classes that a sentence names; the JSON has all
 
 Size = tuple[int, int]  # width, height
 
@@ -46,11 +44,11 @@ class Fault:
 
 
 class Finding(NamedTuple):
-    """What is in one sample: its size, whether the image is grey, pixels by train id, faults."""
+    """What is in one sample: its size, whether the image is grey, pixels of each train id (256,), faults."""
 
     size: Size | None
     grey: bool
-    pixels: Mapping[int, int]
+    pixels: np.ndarray
     faults: Sequence[Fault]
 
 
@@ -64,7 +62,7 @@ class SplitReport:
         images: Number of images.
         labelled: Whether there are labels.
         warning: A sentence where the number of images is not the published one.
-        pixels: Pixels of each class, ignored ones last; int64 (K + 1,).
+        pixels: Pixels of each class, ignored ones last, in labels without an unknown id; int64 (K + 1,).
         occurs: Images in which each occurs, likewise.
         sizes: Number of readable images of each size.
         grey: Number of images without colour.
@@ -92,10 +90,15 @@ class SplitReport:
 
 def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport:
     """Decode every file of a split, not from the cache, and report all that is wrong; shows a bar on stderr."""
-    classes = len(source.classes)
-    counts = np.zeros((2, classes + 1), np.int64)
+    shown = [*range(len(source.classes)), source.ignore_index]
     report = SplitReport(
-        source.split, source.info, len(source), source.labelled, size_fault(source), counts[0], counts[1]
+        source.split,
+        source.info,
+        len(source),
+        source.labelled,
+        size_fault(source),
+        np.zeros(len(shown), np.int64),
+        np.zeros(len(shown), np.int64),
     )
     text = f"checking {source.info.title} {source.split}"
     with in_threads(partial(inspect_sample, source), range(len(source)), text, workers) as findings:
@@ -103,8 +106,8 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
             if finding.size is not None:
                 report.sizes[finding.size] += 1
             report.grey += finding.grey
-            for train_id, count in finding.pixels.items():
-                counts[:, min(train_id, classes)] += count, 1  # ignore_index is above the classes
+            report.pixels += finding.pixels[shown]
+            report.occurs += finding.pixels[shown] > 0
             report.faults += finding.faults
             if not finding.faults:
                 report.usable.append(index)
@@ -113,58 +116,35 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
 
 def inspect_sample(source: FileSource, index: int) -> Finding:
     """Decode a sample and return what is in it, with all its faults."""
-    pair, where = source.pairs[index], f"({source.info.title}, {source.split})"
-    faults: list[Fault] = []
+    pair, size, grey = source.pairs[index], None, False
+    pixels, faults = np.zeros(256, np.int64), []
 
     def add(file: Path, text: object, unknown: Mapping[int, int] | None = None) -> None:
         faults.append(Fault(source.split, source.name(index), str(file), str(text), unknown or {}))
 
-    size, grey = None, False
     try:
         image = source.decode_image(index)
         size, grey = (image.shape[1], image.shape[0]), _is_grey(image)
     except DataError as error:
         add(pair.image, error)
     if pair.mask is None:
-        return Finding(size, grey, {}, faults)
+        return Finding(size, grey, pixels, faults)
+    raw = None
     try:
         raw = source.decode_labels(index)
+        if size is not None and size != raw.shape[::-1]:
+            text = (
+                f"expected image and labels of one size, got {size[0]}x{size[1]} in '{pair.image}' and "
+                f"{raw.shape[1]}x{raw.shape[0]} in '{pair.mask}' ({source.info.title}, {source.split}); replace the "
+                "file that is not as published (EXIF orientation is not applied)"
+            )
+            add(pair.mask, text)
+        # counts are float32, so exact up to 16 million pixels of an id
+        counts = cv2.calcHist([source.to_train_ids(raw, index)], [0], None, [256], [0, 256])
+        pixels += counts.ravel().astype(np.int64)
     except DataError as error:
-        add(pair.mask, error)
-        return Finding(size, grey, {}, faults)
-    if size is not None and size != raw.shape[::-1]:
-        text = (
-            f"expected image and labels of one size, got {size[0]}x{size[1]} in '{pair.image}' and "
-            f"{raw.shape[1]}x{raw.shape[0]} in '{pair.mask}' {where}; replace the file that is not as published "
-            "(EXIF orientation is not applied)"
-        )
-        add(pair.mask, text)
-    pixels: Counter[int] = Counter()
-    unknown = {}
-    for label, count in count_labels(raw).items():
-        if label in source.ids:
-            pixels[source.ids[label]] += count
-        else:
-            unknown[label] = count
-    if unknown:
-        named = ", ".join(f"{label} in {count} pixels" for label, count in list(unknown.items())[:_IDS_NAMED])
-        text = (
-            f"expected labels among the {len(source.ids)} ids {min(source.ids)} to {max(source.ids)}, got "
-            f"{named}{_more(unknown, _IDS_NAMED)} of '{pair.mask}' {where}; take the file of the official archive, or "
-            "fix the file or the id table"
-        )
-        add(pair.mask, text, unknown)
+        add(pair.mask, error, None if raw is None else source.unknown_ids(raw))
     return Finding(size, grey, pixels, faults)
-
-
-def count_labels(raw: np.ndarray) -> dict[int, int]:
-    """Return the number of pixels of each id in `raw`, integers (H, W)."""
-    if raw.dtype == np.uint8:
-        # a fifth of the time, and without Python's global lock; float32 is exact up to 16 million pixels of an id
-        counts = cv2.calcHist([np.ascontiguousarray(raw)], [0], None, [256], [0, 256]).ravel()
-        return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
-    values, numbers = np.unique(raw, return_counts=True)
-    return {int(label): int(count) for label, count in zip(values, numbers, strict=True)}
 
 
 def _is_grey(image: np.ndarray) -> bool:
@@ -218,16 +198,16 @@ def tables(title: str, reports: Sequence[SplitReport]) -> Group:
     """Return the reports for people: a table of the splits, one of the classes."""
     labelled = [report for report in reports if report.labelled]
     absent = [
-        Text(f"never in {r.split}: {', '.join(r.absent[:_ABSENT_NAMED])}{_more(r.absent, _ABSENT_NAMED)}")
-        for r in labelled
-        if r.absent
+        Text(f"never in {report.split}: {', '.join(report.absent[:_ABSENT_NAMED])}{_more(report.absent)}")
+        for report in labelled
+        if report.absent
     ]
     classes = [_class_table(labelled)] if labelled else []
     return Group(_split_table(title, reports), *classes, *absent)
 
 
-def _more(items: Sequence[str] | Mapping[int, int], named: int) -> str:
-    return f" and {len(items) - named} others" if len(items) > named else ""
+def _more(absent: Sequence[str]) -> str:
+    return f" and {len(absent) - _ABSENT_NAMED} others" if len(absent) > _ABSENT_NAMED else ""
 
 
 def _split_table(title: str, reports: Sequence[SplitReport]) -> Table:
@@ -279,11 +259,3 @@ def _class_table(reports: Sequence[SplitReport]) -> Table:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.1f} %"
-
-
-def render(content: Group, width: int = 110) -> str:
-    """Return the tables as text without colours."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    with console.capture() as captured:
-        console.print(content)
-    return captured.get()

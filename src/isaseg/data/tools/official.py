@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from isaseg.data.tools.convert import convert_coco_10k, convert_context, convert_sbd
+from isaseg.data.tools.convert import convert_context, convert_sbd
 from isaseg.data.tools.detail import DETAIL
 from isaseg.data.tools.unpack import Place
 
@@ -62,16 +62,14 @@ class OfficialArchives:
         return known or (root if unpacked else root / self.folders[0])
 
 
-def _move(prefix: str, to: str, only: tuple[str, ...], path: str) -> str | None:
-    inner = path.removeprefix(prefix)
-    if not path.startswith(prefix) or (only and not inner.startswith(only)):
-        return None
-    return to + inner
+def _from(prefix: str = "", to: str = "", only: tuple[str, ...] = ("",)) -> Place:
+    """Return a place that puts what is below `prefix` below `to`, if its path from there begins as one of `only`."""
 
+    def place(path: str) -> str | None:
+        inner = path.removeprefix(prefix)
+        return to + inner if path.startswith(prefix) and inner.startswith(only) else None
 
-def _from(prefix: str = "", to: str = "", only: tuple[str, ...] = ()) -> Place:
-    """Return a place that puts what is below `prefix` below `to`; with `only`, just the paths that begin so."""
-    return partial(_move, prefix, to, only)
+    return place
 
 
 _LIP = {
@@ -182,7 +180,6 @@ OFFICIAL: dict[str, OfficialArchives] = {
             ("annotations",): ("cocostuff-10k-v1.1.zip",),
             ("imageLists",): ("cocostuff-10k-v1.1.zip",),
         },
-        convert=convert_coco_10k,
     ),
     "coco_stuff_164k": OfficialArchives(
         info="coco_stuff_164k",
