@@ -1,4 +1,4 @@
-"""S: what is outside the program, and what it has too little of."""
+"""S: memory, loader processes, services and folders outside the program."""
 
 import json
 import multiprocessing
@@ -36,7 +36,7 @@ ONE = [*SMALL, "trainer.max_steps=1"]
         MemoryError(),
     ],
 )
-def test_s6_too_little_memory_is_told_with_what_to_change(
+def test_s6_too_little_memory_is_reported_with_what_to_change(
     error: Exception,
     compose: Callable[..., DictConfig],
     tmp_path: Path,
@@ -49,31 +49,28 @@ def test_s6_too_little_memory_is_told_with_what_to_change(
     with pytest.raises(OutOfMemory) as caught:
         train(compose(*ONE, "attention=dense", "data.crop_size=[512,512]", f"run_dir={tmp_path}"))
     assert caught.value.exit_code == 4
-    told = str(caught.value)
+    message = str(caught.value)
     # 64 x 64 positions at stride 8, 4 pictures, 4 bytes
-    assert "on a map of 64x64 take 256 MiB of a batch" in told
-    assert "(dense: 256 MiB, isa-8x8: 8 MiB)" in told
-    order = (
+    assert "on a map of 64x64 take 256 MiB for a batch" in message
+    assert "(dense: 256 MiB, isa-8x8: 8 MiB)" in message
+    order = [
         "accumulate_grad_batches=2",
         "precision=bf16-mixed",
         "attention=isa",
         "data.crop_size below [512, 512]",
-    )
-    assert [told.index(word) for word in order] == sorted(told.index(word) for word in order)
+    ]
+    assert [message.index(word) for word in order] == sorted(message.index(word) for word in order)
 
 
 @pytest.mark.parametrize("attention", ["isa", "dense"])
-def test_s6_the_scores_that_are_told_are_those_there_are(
+def test_s6_the_reported_scores_are_those_there_are(
     attention: str, compose: Callable[..., DictConfig]
 ) -> None:
     """Of a map of 16x16, by the shapes of the matrices that softmax gives."""
     cfg = compose(*ONE, f"attention={attention}", "data.crop_size=[128,128]", "data.batch_size=2")
     module = InterlacedSparseAttention(16, group_size=(8, 8)) if attention == "isa" else SelfAttention2d(16)
-    known = {
-        "map_height": 16,
-        "map_width": 16,
-        "attention_score_mib": module.cost(16, 16).score_entries * 4 / 2**20,
-    }
+    mib = module.cost(16, 16).score_entries * 4 / 2**20
+    known = {"map_height": 16, "map_width": 16, "attention_score_mib": mib}
     said = out_of_memory.memory_of_scores(cfg, known)
     assert said["this"] == said[attention]
     positions = 256
@@ -81,7 +78,7 @@ def test_s6_the_scores_that_are_told_are_those_there_are(
     assert said["this"] == 2 * held * 4
 
 
-def test_s6_more_than_the_device_has_is_told_before_the_first_step(
+def test_s6_more_than_the_device_has_is_reported_before_the_first_step(
     compose: Callable[..., DictConfig],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,10 +131,10 @@ def resident() -> int:
     return total
 
 
-def test_a_tmpdir_in_which_loaders_cannot_talk_is_told_before_they_hang(
+def test_a_tmpdir_in_which_loaders_would_hang_is_reported(
     compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The longest that is allowed works: a worker that cannot make its socket would be waited for."""
+    """The longest that is allowed works. A worker that cannot make its socket would be waited for without end."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         for length in (75, 76):

@@ -64,19 +64,20 @@ def read_history(folder: Path) -> History:
 def write_history(folder: Path, curves: Mapping[str, Curve]) -> None:
     """Write a metrics.csv with one row per step, whole or not at all."""
     steps = sorted({step for curve in curves.values() for step in curve})
-    rows = [{key: f"{curve[step]:.8g}" for key, curve in curves.items() if step in curve} for step in steps]
+    rows = [
+        {"step": str(step), **{key: f"{curve[step]:.8g}" for key, curve in curves.items() if step in curve}}
+        for step in steps
+    ]
     with replace_file(folder / _NAME) as file:
-        file.write(
-            _csv(["step", *curves], [{"step": str(s), **row} for s, row in zip(steps, rows, strict=True)])
-        )
+        file.write(_csv(["step", *curves], rows))
 
 
 class HistoryWriter:
-    """Adds to the metrics.csv of a run; every row is in the file as soon as it is added.
+    """Adds rows to the metrics.csv of a run; each is in the file as soon as it is added.
 
-    A resumed run appends and drops no row. A new metric becomes a new column, and what belongs to the step of the last
-    row joins that row: only these two rewrite the file. A row that cannot be written, as on a full disk, costs one
-    warning and is written together with the next that can be.
+    A resumed run appends and drops no row. Values of the last row's step join that row, and a new metric becomes a new
+    column: only then is the file rewritten. A row that cannot be written, for example on a full disk, costs one warning
+    and is written together with the next row that can be.
 
     Args:
         folder: Run folder.
