@@ -259,7 +259,8 @@ def test_the_page_holds_rows_curves_pictures_and_what_failed(written: Path) -> N
         "isa-4x8 *",
         "isa-8x8 *",
     ], "the star: not converged"
-    assert grid["data"][0]["z"][0] == pytest.approx([83, 70])
+    assert grid["data"][0]["z"] == [pytest.approx([83, 70]), [None, pytest.approx(93)]]
+    assert [line[2] for line in classes["data"][0]["z"]] == pytest.approx([1.0] * 4)
     assert classes["data"][0]["x"] == ["isa-4x4", "isa-4x8", "isa-8x8"]
     assert text.count("data:image/jpeg;base64,") == 4
     picture = base64.b64decode(re.findall(r"data:image/jpeg;base64,([^\"]+)", text)[0])

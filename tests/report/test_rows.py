@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from isaseg.report import figures, intervals, labels, rows, table
-from tests.report.fake_runs import CLASSES, compared, write_run, write_study
+from tests.report.fake_runs import compared, write_run, write_study
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +129,6 @@ def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
     assert one.how == "none" and math.isnan(one.low) and one.value == pytest.approx(0.0)
     assert intervals.difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}, 0.95) == (0, 0, 0, "Welch")
     assert intervals.spread([1.0, 3.0]).sd == pytest.approx(math.sqrt(2)), "the sample's, n - 1"
-
-
-def test_the_grid_of_group_sizes_and_the_classes_are_those_of_the_rows(study: Path) -> None:
-    comparison = compared(study)
-    (cells,) = figures.grids(comparison).values()
-    assert {place: row.label for place, row in cells.items()} == {
-        (4, 4): "isa-4x4",
-        (4, 8): "isa-4x8",
-        (8, 8): "isa-8x8",
-    }
-    names, gaps = figures.class_gaps(comparison)
-    assert names == list(CLASSES), "a class that is never there has no IoU"
-    assert {row.label: values for row, values in gaps}["isa-8x8"] == pytest.approx([1.0] * 4)
 
 
 def test_many_rows_look_different() -> None:

@@ -1,1 +1,1 @@
-"""Runs beside each other, from their folders alone: tables, figures and one page. No torch: it must start fast."""
+"""Compares runs from their folders alone. Without torch, except for `bounds` and `reach`: it must start fast."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from isaseg.report.figures import COSTS, class_gaps, grids, heat, marked, style
-from isaseg.report.rows import Comparison, Row, finite, is_share
+from isaseg.report.rows import Comparison, Row, finite, is_share, scale_of
 from isaseg.report.table import metric_name
 
 _POINTS = 150_000  # of all curves together; longer ones are thinned out
@@ -20,7 +20,7 @@ _MARKERS = {"o": "circle", "s": "square", "^": "triangle-up", "D": "diamond"}
 def charts(comparison: Comparison) -> dict[str, go.Figure]:
     """Return what there is to draw, by title."""
     found = {"Score against cost": _cost(comparison), "Curves": _curves(comparison)}
-    scale = 100 if is_share(comparison.metric) else 1
+    scale = scale_of(comparison.metric)
     for rest, cells in grids(comparison).items():
         high, wide, values = heat(cells, scale)
         found[f"Group size, {rest}"] = _heat_map(
@@ -44,7 +44,7 @@ def _cost(comparison: Comparison) -> go.Figure | None:
     known = [key for key in COSTS if any(row.cost(key) is not None for row in rows)]
     if not known:
         return None
-    scale = 100 if is_share(comparison.metric) else 1
+    scale = scale_of(comparison.metric)
     figure = go.Figure()
     for row in rows:
         look = _look(comparison, row)
@@ -88,7 +88,7 @@ def _curves(comparison: Comparison) -> go.Figure | None:
         curves.append((row, row.mean_curve))
 
     def drawn(key: str) -> dict[str, list[list[float]]]:
-        scale = 100 if is_share(key) else 1
+        scale = scale_of(key)
         held = [thinned(curve(key), points) for _, curve in curves]
         y = [[float(f"{scale * v:.5g}") for v in curve.values()] for curve in held]
         return {"x": [list(curve) for curve in held], "y": y}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from isaseg.files import replace_file
-from isaseg.report.rows import Comparison, Row, finite, is_share
+from isaseg.report.rows import Comparison, Row, finite, scale_of
 from isaseg.report.table import metric_name
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, with a dash pattern and a marker besides. Seven
@@ -96,7 +96,7 @@ def _accuracy_cost(comparison: Comparison) -> Figure | None:
     known = [key for key in COSTS if any(row.cost(key) is not None for row in rows)][:2]
     if not known:
         return None
-    scale = 100 if is_share(comparison.metric) else 1
+    scale = scale_of(comparison.metric)
     figure = Figure(figsize=(4.4 * len(known) + 2.4, 4.2), dpi=120, facecolor="white", layout="constrained")
     panels = figure.subplots(1, len(known), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, known, strict=True):
@@ -129,7 +129,7 @@ def _accuracy_cost(comparison: Comparison) -> Figure | None:
 
 
 def _curves(comparison: Comparison) -> Figure | None:
-    metric, scale = comparison.metric, 100 if is_share(comparison.metric) else 1
+    metric, scale = comparison.metric, scale_of(comparison.metric)
     if not any(run.history.get(metric) for row in comparison.rows for run in row.runs):
         return None
     groups = _panels(comparison.rows)
@@ -179,7 +179,7 @@ def _group_size(comparison: Comparison) -> Figure | None:
     found = grids(comparison)
     if not found:
         return None
-    scale = 100 if is_share(comparison.metric) else 1
+    scale = scale_of(comparison.metric)
     columns = min(len(found), 3)
     lines = math.ceil(len(found) / columns)
     size = (1.2 + 3.6 * columns, 0.6 + 3.0 * lines)
@@ -217,7 +217,7 @@ def _classes(comparison: Comparison) -> Figure | None:
         _numbers(axes, values, np.abs(values) < 0.7 * reach, "+.1f")
     axes.set_xticks(range(len(names)), [_plain(name) for name in names], fontsize=8, rotation=45, ha="right")
     axes.set_yticks(range(len(found)), [_plain(row.label) for row, _ in found], fontsize=8)
-    title = f"IoU minus that of {comparison.baseline.label}, points, at the best checkpoints, mean over seeds"
+    title = f"IoU minus that of {comparison.baseline.label}\npoints, at the best checkpoints, mean over seeds"
     figure.suptitle(_plain(title), fontsize=8.5)
     figure.colorbar(image, ax=axes, shrink=0.9, pad=0.01)
     return figure

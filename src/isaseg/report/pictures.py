@@ -1,4 +1,4 @@
-"""Sample pictures of the runs, made small enough for one page."""
+"""Sample pictures of the runs, small enough to be part of the page."""
 
 import base64
 import io
@@ -14,14 +14,14 @@ from isaseg.report.runs import is_own
 
 log = logging.getLogger(__name__)
 
-_SCENES = 3  # a row
-_WIDTH = 760  # pixels; a picture is image, truth and prediction side by side
-_BUDGET = 6_000_000  # letters of all together, so that the page stays below ten megabytes
-_MOST_PIXELS = 50_000_000  # larger ones are not opened
+_SCENES = 3  # of each row
+_WIDTH = 760  # pixels of image, label map and prediction side by side
+_BUDGET = 6_000_000  # bytes of all pictures in base64; Plotly takes another five million of the page
+_MOST_PIXELS = 50_000_000  # larger pictures are not opened
 
 
 def sample_pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str]]]:
-    """Return the scenes that most rows have, each with the rows' pictures as JPEG in base64."""
+    """Return the scenes that most rows have a picture of, each with these rows and their JPEG files in base64."""
     found = [(row, files) for row in rows if (files := _files(row))]
     counts = Counter(name for _, files in found for name in files)
     names = sorted(sorted(counts), key=lambda name: -counts[name])[:_SCENES]

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from isaseg import config
 from isaseg.errors import ConfigError
@@ -17,8 +17,8 @@ from isaseg.runs.history import Curve
 
 log = logging.getLogger(__name__)
 
-SORTS = ("label", "score", "parameters", "mult_adds", "score_memory", "ms")
 Sort = Literal["label", "score", "parameters", "mult_adds", "score_memory", "ms"]
+SORTS: tuple[Sort, ...] = get_args(Sort)
 
 _TAIL, _TOLERANCE = 0.8, 0.01  # of `is_converged`
 
@@ -172,6 +172,11 @@ def is_converged(curve: Curve, steps: int) -> bool:
 def is_share(metric: str) -> bool:
     """Return whether a metric is a fraction that people read in per cent."""
     return re.search(r"iou|acc", metric, re.IGNORECASE) is not None
+
+
+def scale_of(metric: str) -> int:
+    """Return 100 for a fraction, which people read in per cent, else 1."""
+    return 100 if is_share(metric) else 1
 
 
 def _check_metric(runs: Sequence[Run], metric: str, at: At) -> None:

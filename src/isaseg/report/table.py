@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from isaseg.report.intervals import Spread, spread
-from isaseg.report.rows import Comparison, Row, is_share
+from isaseg.report.rows import Comparison, Row, is_share, scale_of
 from isaseg.report.runs import Run, number
 
 NOTHING = "–"
@@ -225,18 +225,16 @@ def run_records(comparison: Comparison) -> list[dict[str, Any]]:
 
 def score(held: Spread, metric: str) -> str:
     """Return mean ± standard deviation, a fraction in per cent."""
-    scale, digits = (100, 2) if is_share(metric) else (1, 4)
-    if math.isnan(held.mean):
-        return NOTHING
-    mean = f"{scale * held.mean:.{digits}f}"
-    return mean if math.isnan(held.sd) else f"{mean} ± {scale * held.sd:.{digits}f}"
+    digits = 2 if is_share(metric) else 4
+    mean, sd = (f"{scale_of(metric) * value:.{digits}f}" for value in (held.mean, held.sd))
+    return NOTHING if math.isnan(held.mean) else mean if math.isnan(held.sd) else f"{mean} ± {sd}"
 
 
 def gap(comparison: Comparison, row: Row) -> str:
     """Return the difference to the baseline with its interval."""
     if row.gap is None:
         return "baseline" if row is comparison.baseline else NOTHING
-    scale, digits = (100, 2) if is_share(comparison.metric) else (1, 4)
+    scale, digits = scale_of(comparison.metric), 2 if is_share(comparison.metric) else 4
     value, low, high = (f"{scale * v:+.{digits}f}".replace("-", "−") for v in row.gap[:3])
     return value if row.gap.how == "none" else f"{value} [{low}, {high}]"
 
