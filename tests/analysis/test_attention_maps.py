@@ -258,7 +258,7 @@ def test_the_pattern_is_drawn_as_it_is() -> None:
         assert found.tolist() == [[float(hears((3, 5), (i, j))) for j in range(8)] for i in range(6)]
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["long-range stage: 6 positions", "short-range stage: 8 positions", "both: 48 positions"]
-    with pytest.raises(ValueError, match=r"map of \(6, 8\), got position=\(6, 0\)"):
+    with pytest.raises(ValueError, match=r"map of 6 x 8, got position=\(6, 0\)"):
         pattern_figure((2, 4), (6, 8), (6, 0))
 
 

@@ -9,15 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from isaseg.analysis.attention_maps import AttentionMaps, Position
+from isaseg.analysis.attention_maps import AttentionMaps, Position, check_inside
 from isaseg.models.attention import InterlacedSparseAttention, Order
 from isaseg.report.reach import attention_support
 
-_ORDERS: dict[str, Order] = {
-    "long-range stage": "long",
-    "short-range stage": "short",
-    "both": "long_short",
-}
+_ORDERS: dict[str, Order] = {"long-range stage": "long", "short-range stage": "short", "both": "long_short"}
 _MARK = {"marker": "o", "ms": 7, "mfc": "none", "mec": "white", "mew": 3.2}
 _INNER = {**_MARK, "mec": "#D55E00", "mew": 1.4}
 _COLOURS = colormaps["magma"]
@@ -36,14 +32,8 @@ def pattern_figure(
     Raises:
         ValueError: If `position` lies outside the map.
     """
-    if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
-        raise ValueError(f"expected a position (row, column) of a map of {size}, got {position=}")
-    figure = Figure(
-        figsize=(3.0 * len(_ORDERS), 3.0 * size[0] / size[1] + 0.5),
-        dpi=100,
-        facecolor="white",
-        layout="constrained",
-    )
+    check_inside(position, size)
+    figure = _figure(3.0 * len(_ORDERS), 3.0 * size[0] / size[1] + 0.5)
     for axes, (title, order) in zip(figure.subplots(1, len(_ORDERS)), _ORDERS.items(), strict=True):
         module = InterlacedSparseAttention(2, group_size=group_size, order=order)
         heard = attention_support(module, *size)[position[0] * size[1] + position[1]].view(size)
@@ -63,13 +53,13 @@ def attention_figure(
 ) -> Figure:
     """Draw a picture with chosen pixels, and beside each pixel the weights of every stage and of all together.
 
-    Each panel has colours of its own, from 0 to its largest weight, which its title states; they grow with the square
-    root of the weight, so that small ones are seen. Where the weight is 0 the picture itself shows.
+    The colours of a panel range from 0 to its largest weight, which its title states. They grow with the square root of
+    the weight, to make small ones visible. Where the weight is 0, the picture shows through.
 
     Args:
         image: uint8 RGB, (3, H, W).
-        pixels: M pixels (row, column), one line of panels each.
-        networks: What `image_attention` returned for these pixels, by the name that the panels shall have.
+        pixels: M pixels (row, column), one row of panels each.
+        networks: What `image_attention` returned for these pixels, by the title of the panels.
     """
     columns = [
         (f"{name}\n{stage}" if stage else name, weights)
@@ -78,12 +68,7 @@ def attention_figure(
     ]
     height, width = image.shape[-2:]
     lines, panel = len(pixels), 2.1
-    figure = Figure(
-        figsize=(panel * (1 + len(columns)), (panel * height / width + 0.35) * lines + 0.3),
-        dpi=100,
-        facecolor="white",
-        layout="constrained",
-    )
+    figure = _figure(panel * (1 + len(columns)), (panel * height / width + 0.35) * lines + 0.3)
     grid = figure.subplots(lines, 1 + len(columns), squeeze=False)
     grey = _grey(image)
     for line, (pixel, row) in enumerate(zip(pixels, grid, strict=True)):
@@ -112,18 +97,22 @@ def _panels(maps: AttentionMaps) -> list[tuple[str, Tensor]]:
 
 
 def _summary(weights: Tensor) -> str:
-    """Say on how many positions the weight lies, what the largest is, and what goes to padding."""
+    """Return on how many positions the weight lies, the largest weight, and the share on padding."""
     padding = 1 - float(weights.sum())
     text = f"{int((weights > 0).sum())} positions, largest {float(weights.max()):.2g}"
     return text + (f"\n{padding:.0%} on padding" if padding > 0.005 else "")
 
 
 def _coloured(weights: Tensor) -> np.ndarray:
-    """Return weights (H, W) as RGBA (H, W, 4), clear where they are 0."""
+    """Return weights (H, W) as RGBA (H, W, 4), transparent where they are 0."""
     strength = (weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)).sqrt().numpy()
     rgba: np.ndarray = _COLOURS(0.25 + 0.75 * strength)
     rgba[..., 3] = np.where(strength > 0, 0.25 + 0.75 * strength, 0.0)
     return rgba
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
 
 
 def _grey(image: Tensor) -> np.ndarray:

@@ -1,12 +1,12 @@
 """What a position of a map attends to: the weights of each stage of a context module, and of all stages together.
 
-The weights are read off the code that runs. The module is called as it is, each `AttentionBlock` in it tells with which
-input and which core; and because a core is linear in its values, the gradient of its output at one position with respect
-to the values is that position's row of weights. No formula of attention is written here a second time.
+The weights are read off the code that runs. The module is called as it is, and hooks note the input and the core of each
+`AttentionBlock`. A core is linear in its values, so the gradient of its output at one position with respect to the
+values is that position's row of weights. No formula of attention is repeated here.
 
-Weights say where a position may take values from, and in what shares. They are no explanation of a prediction: between
-two stages lie a projection, a norm and a ReLU, which the product of the weights leaves out, and the head concatenates
-the position's own feature. Pure PyTorch.
+Weights say where a position may take values from, and in what shares. They do not explain a prediction: between two
+stages lie a projection, a norm and a ReLU, which the product of the weights leaves out, and the head concatenates the
+position's own feature. Pure PyTorch.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,12 @@ _Call = tuple[AttentionBlock, Tensor, Core]
 class AttentionMaps(NamedTuple):
     """Attention weights of M chosen positions of a map.
 
-    A map that sums to less than 1 gives the rest to padding, which only an `InterlacedSparseAttention` without
-    `mask_padding` attends to, where H or W is not a multiple of its group size.
+    If a map sums to less than 1, the rest lies on padding. Only an `InterlacedSparseAttention` without `mask_padding`
+    attends to padding, if H or W is not a multiple of its group size.
 
     Attributes:
-        stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of its pattern:
-            long_range, short_range, dense or criss_cross; from its second use on with a number, `long_range_2`.
+        stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of their pattern:
+            long_range, short_range, dense or criss_cross; numbered from its second use on, `long_range_2`.
         product: The weights of all stages together, (M, H, W): of two stages sum_m w2(i, m) w1(m, j), the share that
             position j of the input has in position i of the output if values passed unchanged from stage to stage.
     """
@@ -48,11 +48,11 @@ class AttentionMaps(NamedTuple):
 def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> AttentionMaps:
     """Return the attention weights of a context module for chosen positions of its output.
 
-    Memory: a few times M maps, and what the module itself takes; the score matrix is never held.
+    Memory holds a few times M maps and what the module itself needs, but never the score matrix.
 
     Args:
-        module: A context module made of attention blocks one after the other (ISA of any order, dense, plain
-            criss-cross), in evaluation mode.
+        module: A context module that is a sequence of attention blocks (ISA of any order, dense, plain criss-cross), in
+            evaluation mode.
         x: Its input, (1, C, H, W).
         positions: M positions (row, column) of the map.
 
@@ -121,10 +121,7 @@ def weight_on(weights: Tensor, region: Tensor) -> Tensor:
 
 def _cell(pixel: Position, size: tuple[int, int], map_size: tuple[int, int]) -> Position:
     """Return the position of a map of `map_size` in which the middle of a pixel lies."""
-    if not all(0 <= p < n for p, n in zip(pixel, size, strict=True)):
-        raise ValueError(
-            f"expected a pixel (row, column) of a picture of {size[0]} x {size[1]}, got {pixel=}"
-        )
+    check_inside(pixel, size, "pixel", "picture")
     row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(pixel, size, map_size, strict=True))
     return row, column
 
@@ -134,7 +131,7 @@ def _check(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> None:
         raise ValueError("expected a module in evaluation mode, got one in training mode; call module.eval()")
     if isinstance(module, ParallelInterlacedSparseAttention):
         raise ValueError(
-            "expected blocks one after the other, got ParallelInterlacedSparseAttention, which has them side by side; "
+            "expected a sequence of blocks, got ParallelInterlacedSparseAttention, which has them side by side; "
             "give one of module.blocks"
         )
     if x.ndim != 4 or len(x) != 1:
@@ -142,13 +139,23 @@ def _check(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> None:
     if not positions:
         raise ValueError("expected at least one position, got none")
     for position in positions:
-        if not all(0 <= p < n for p, n in zip(position, x.shape[-2:], strict=True)):
-            size = " x ".join(str(n) for n in x.shape[-2:])
-            raise ValueError(f"expected a position (row, column) of a map of {size}, got {position=}")
+        check_inside(position, (x.shape[2], x.shape[3]))
+
+
+def check_inside(position: Position, size: tuple[int, int], what: str = "position", of: str = "map") -> None:
+    """Check that a position lies on a map of (H, W).
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
+        raise ValueError(
+            f"expected a {what} (row, column) of a {of} of {size[0]} x {size[1]}, got {what}={position}"
+        )
 
 
 def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
-    """Run the module; return the attention blocks that ran, in order, each with its input and its core."""
+    """Run the module and return the attention blocks that ran, in order, each with its input and its core."""
     calls: list[_Call] = []
 
     def note(block: nn.Module, arguments: tuple[Tensor, Core]) -> None:
@@ -169,7 +176,7 @@ def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
 def _weights(core: Core, query: Tensor, key: Tensor, output: Tensor) -> Tensor:
     """Return `output`, (1, M, H, W) weights of output positions, as weights of input positions, (1, M, H, W)."""
     count = output.shape[1]
-    # one channel of the values for each map; as many as the keys have, or torch takes a kernel that holds the scores
+    # One channel of values per map. With fewer than the keys have, torch picks a kernel that holds the scores.
     value = query.new_zeros(1, max(count, query.shape[1]), *query.shape[-2:])
     with torch.enable_grad():
         context = core(query, key, value.requires_grad_())
