@@ -22,27 +22,7 @@ from isaseg.inference.label_files import (
     write_submission,
 )
 
-CITYSCAPES = [
-    7,
-    8,
-    11,
-    12,
-    13,
-    17,
-    19,
-    20,
-    21,
-    22,
-    23,
-    24,
-    25,
-    26,
-    27,
-    28,
-    31,
-    32,
-    33,
-]  # cityscapesScripts' labels.py
+CITYSCAPES = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]  # cityscapesScripts' labels.py
 STUFF = set(range(1, 183)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91}  # COCO's objects that have no masks
 
 

@@ -51,24 +51,12 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     assert scores["mAcc"] == 0.75
 
 
-def test_a_class_that_is_only_predicted_scores_zero() -> None:
-    scores = count([(torch.tensor([0, 4]), torch.tensor([0, 0]))]).compute()
-    assert scores["iou"][4] == 0
-    assert scores["mIoU"] == 0.25
-    assert scores["acc"][4].isnan()
-
-
 def test_neither_order_nor_batching_matters() -> None:
     pairs = split(1, images=4)
     flat = tuple(torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
     want = count(pairs).matrix
     assert torch.equal(count(pairs[::-1]).matrix, want)
     assert torch.equal(count([(flat[0], flat[1])]).matrix, want)
-
-
-def test_mean_over_the_split_is_no_mean_over_images() -> None:
-    pairs = [(torch.tensor([0]), torch.tensor([0])), (torch.tensor([1, 1, 1]), torch.tensor([0, 0, 0]))]
-    assert count(pairs).compute()["iou"][0] == 0.25
 
 
 def test_rows_are_targets_and_reset_forgets() -> None:
@@ -97,25 +85,18 @@ def test_a_wrong_label_is_refused(label: int) -> None:
         count([(torch.tensor([0, 0]), torch.tensor([0, label]))])
 
 
-def test_group_accuracy_counts_any_class_of_the_right_group() -> None:
-    prediction = torch.tensor([0, 1, 2, 3, 4, 0, 2])
-    target = torch.tensor([1, 1, 3, 0, 4, 255, 2])  # 4 belongs to no group
-    got = group_accuracy(count([(prediction, target)]).compute()["matrix"], [[0, 1], [2, 3]])
-    assert float(got) == pytest.approx(4 / 5)
-    assert got.dtype == torch.float64
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_group_accuracy_equals_brute_force(seed: int) -> None:
-    pairs, group_of = split(seed), {0: 0, 3: 0, 1: 1, 2: 1, 4: 1}
+    pairs, group_of = split(seed), {0: 0, 3: 0, 1: 1}  # 2 and 4 belong to no group
     hits = [
-        group_of[int(p)] == group_of[int(y)]
+        group_of[int(y)] == group_of.get(int(p))
         for q, t in pairs
         for p, y in zip(q.ravel(), t.ravel(), strict=True)
-        if y != 255
+        if int(y) in group_of
     ]
-    got = group_accuracy(count(pairs).compute()["matrix"], [[0, 3], [1, 2, 4]])
+    got = group_accuracy(count(pairs).compute()["matrix"], [[0, 3], [1]])
     assert float(got) == pytest.approx(np.mean(hits))
+    assert got.dtype == torch.float64
 
 
 def test_no_pixel_of_any_group_is_nan() -> None:

@@ -109,26 +109,6 @@ def test_an_output_that_would_be_a_folder_is_refused(folder: str, tmp_path: Path
         names(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"),
-    [
-        ("a.png", "RGB"),
-        ("a.jpg", "L"),
-        ("a.jpg", "CMYK"),
-        ("a.png", "P"),
-        ("a.png", "RGBA"),
-        ("a.png", "1"),
-        ("a.gif", "P"),
-    ],
-)
-def test_pictures_of_all_kinds_are_read_as_rgb(name: str, mode: str, tmp_path: Path) -> None:
-    path = save(tmp_path / name, 3, 50, mode)
-    image = read_picture(Picture(path, "a"))
-    assert image.shape == (3, 50, 3) and image.dtype == np.uint8
-    with Image.open(path) as picture:
-        assert np.array_equal(image, np.asarray(picture.convert("RGB")))
-
-
 def test_transparency_in_a_palette_is_no_matter(tmp_path: Path) -> None:
     picture = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3))
     picture.putpalette([7, 8, 9] * 256)
