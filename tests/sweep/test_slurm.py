@@ -333,7 +333,7 @@ def test_real_an_array_of_three_of_which_one_fails(real: None, tmp_path: Path) -
     assert numbers == {f"{array}_0", f"{array}_1", f"{array}_2"}
     assert sorted((path / "metrics.json").is_file() for path in folders) == [False, True, True]
     (failed,) = [path for path in folders if (path / "failed.txt").is_file()]
-    assert failure(failed) == "expected optim.lr to be a number above 0, got optim.lr=-1"
+    assert failure(failed) == "expected optim.lr to be greater than 0, got optim.lr=-1"
     assert (failed / "slurm_job.txt").read_text() == f"{array}_1"
 
 
