@@ -15,7 +15,7 @@ prepare  Unpack the official archives into the layout that is read, and convert 
 cache    Decode every file once, so that training reads only the pixels of a crop. The same command continues.
          Writes into data.cache, by default <output_dir>/cache/<name>.
   splits, workers          as for check
-  verify=true              decode everything again, and write again what differs in a pixel
+  verify=true              read the whole cache, and write again what is damaged
 
 Examples:
   isaseg data check data=cityscapes data.root=/path/to/cityscapes

@@ -16,7 +16,9 @@ from isaseg.data.decode import read_labels
 from isaseg.data.info import dataset_info
 from isaseg.data.tools.convert import convert_context, mat_to_png
 from isaseg.data.tools.detail import Region, decode_rle, paint, read_detail
+from isaseg.data.tools.prepare import prepare
 from isaseg.errors import DataError
+from tests.data.tools.archives import archives_of_context, archives_of_context_json, archives_of_voc
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "pascal_context"
 REAL = SHARED / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
@@ -239,3 +241,48 @@ def test_a_matlab_file_that_is_another_is_refused(
     with pytest.raises(DataError, match=f"a.mat'.*{match}"):
         mat_to_png(tmp_path / "a.mat", tmp_path / "a.png", variable, IDS)
     assert not (tmp_path / "a.png").exists()
+
+
+def prepared(tmp_path: Path, name: str, archives_of: Callable[[Path, Path], None]) -> Path:
+    """Return the folder of VOC in a prepared root."""
+    archives_of(tmp_path / "made", tmp_path / "archives")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isaseg.data.tools.prepare.SHA256", {})  # the archives are not the published ones
+        prepare(name, tmp_path / "archives", tmp_path / "root")
+    return next((tmp_path / "root" / "VOCdevkit").iterdir())
+
+
+def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
+    voc, sbd = prepared(tmp_path, "pascal_voc", archives_of_voc), tmp_path / "made" / "sbd"
+    names = (voc / "ImageSets" / "Segmentation" / "trainaug.txt").read_text().split()
+    assert names == ["2007_000000", "2007_000001", "2009_000000", "2009_000001"]
+    masks = voc / "SegmentationClassAug"
+    assert sorted(path.stem for path in masks.iterdir()) == names
+    for name in names[:2]:  # with their border
+        assert (masks / f"{name}.png").read_bytes() == (
+            voc / "SegmentationClass" / f"{name}.png"
+        ).read_bytes()
+    for name in names[2:]:
+        expected = scipy.io.loadmat(sbd / "cls" / f"{name}.mat")["GTcls"]["Segmentation"][0, 0]
+        with Image.open(masks / f"{name}.png") as picture:
+            assert np.array_equal(picture, expected)
+    original, copied = voc / "JPEGImages" / "2007_000000.jpg", voc / "JPEGImages" / "2009_000001.jpg"
+    assert original.read_bytes() != (sbd / "img" / original.name).read_bytes()
+    assert copied.read_bytes() == (sbd / "img" / copied.name).read_bytes()
+    assert not (voc / "SBD" / "inst").exists()
+
+
+def test_context_takes_its_lists_from_voc(tmp_path: Path) -> None:
+    lists = prepared(tmp_path, "pascal_context", archives_of_context) / "ImageSets"
+    for split in ("train", "val"):
+        made, published = (lists / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main"))
+        assert made.read_text() == published.read_text()
+
+
+def test_the_json_of_context_has_labels_and_lists(tmp_path: Path) -> None:
+    voc = prepared(tmp_path, "pascal_context", archives_of_context_json)
+    assert (voc / "ImageSets" / "SegmentationContext" / "val.txt").read_text() == "2010_000000\n2010_000001\n"
+    labels = np.asarray(Image.open(voc / "SegmentationClassContext" / "2010_000001.png"))
+    expected = np.full((39, 49), 2)
+    expected[0, 0] = 0
+    assert np.array_equal(labels, expected)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
 
 from isaseg.data.info import dataset_info
@@ -111,48 +110,6 @@ def test_files_are_those_of_the_archives(tmp_path: Path, case: str) -> None:
     assert {n: c for n, c in found.items() if n != MANIFEST} == {
         n: c for n, c in made.items() if not any(text in n for text in left_out)
     }
-
-
-def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
-    archives_of_voc(tmp_path / "made", tmp_path / "archives")
-    prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")
-    voc, sbd = tmp_path / "root" / "VOCdevkit" / "VOC2012", tmp_path / "made" / "sbd"
-    names = (voc / "ImageSets" / "Segmentation" / "trainaug.txt").read_text().split()
-    assert names == ["2007_000000", "2007_000001", "2009_000000", "2009_000001"]
-    masks = voc / "SegmentationClassAug"
-    assert sorted(path.stem for path in masks.iterdir()) == names
-    for name in names[:2]:  # with their border
-        assert (masks / f"{name}.png").read_bytes() == (
-            voc / "SegmentationClass" / f"{name}.png"
-        ).read_bytes()
-    for name in names[2:]:
-        expected = scipy.io.loadmat(sbd / "cls" / f"{name}.mat")["GTcls"]["Segmentation"][0, 0]
-        with Image.open(masks / f"{name}.png") as picture:
-            assert np.array_equal(picture, expected)
-    original, copied = voc / "JPEGImages" / "2007_000000.jpg", voc / "JPEGImages" / "2009_000001.jpg"
-    assert original.read_bytes() != (sbd / "img" / original.name).read_bytes()
-    assert copied.read_bytes() == (sbd / "img" / copied.name).read_bytes()
-    assert not (voc / "SBD" / "inst").exists()
-
-
-def test_context_takes_its_lists_from_voc(tmp_path: Path) -> None:
-    archives_of_context(tmp_path / "made", tmp_path / "archives")
-    prepare("pascal_context", tmp_path / "archives", tmp_path / "root")
-    lists = tmp_path / "root" / "VOCdevkit" / "VOC2010" / "ImageSets"
-    for split in ("train", "val"):
-        made, published = (lists / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main"))
-        assert made.read_text() == published.read_text()
-
-
-def test_the_json_of_context_has_labels_and_lists(tmp_path: Path) -> None:
-    archives_of_context_json(tmp_path / "made", tmp_path / "archives")
-    prepare("pascal_context", tmp_path / "archives", tmp_path / "root")
-    voc = tmp_path / "root" / "VOCdevkit" / "VOC2010"
-    assert (voc / "ImageSets" / "SegmentationContext" / "val.txt").read_text() == "2010_000000\n2010_000001\n"
-    labels = np.asarray(Image.open(voc / "SegmentationClassContext" / "2010_000001.png"))
-    expected = np.full((39, 49), 2)
-    expected[0, 0] = 0
-    assert np.array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("inside", ["", "VOC2012", "VOCdevkit/VOC2012"])

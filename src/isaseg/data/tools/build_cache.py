@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,23 +11,14 @@ from isaseg.data.source import FileSource
 from isaseg.errors import DataError
 
 
-class CachedSample(NamedTuple):
-    """What became of a sample: bytes in the cache, files written now, those that were damaged before; or an error."""
-
-    size: int = 0
-    written: int = 0
-    repaired: tuple[Path, ...] = ()
-    error: str | None = None
-
-
 @dataclass
 class CacheReport:
-    """What is in the cache of a split.
+    """What is in the cache, of one sample or of a split.
 
     Attributes:
         samples: Number of samples that it holds.
         written: Number of files that were written now.
-        repaired: Files among these that were there, but damaged or with other pixels.
+        repaired: Files among these that were there, but damaged.
         size: Bytes of all files.
         errors: A sentence for each sample that cannot be decoded.
     """
@@ -38,6 +28,14 @@ class CacheReport:
     repaired: list[Path] = field(default_factory=list)
     size: int = 0
     errors: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: "CacheReport") -> "CacheReport":
+        self.samples += other.samples
+        self.written += other.written
+        self.repaired += other.repaired
+        self.size += other.size
+        self.errors += other.errors
+        return self
 
 
 def build_cache(source: FileSource, workers: int | None = None, verify: bool = False) -> CacheReport:
@@ -49,7 +47,7 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
     Args:
         source: A split; its `cache` is set.
         workers: Number of threads; None: one for each core.
-        verify: Decode the files again, and write again what differs from them in a pixel.
+        verify: Read every tile, each of which has a checksum; otherwise only headers are read.
 
     Raises:
         DataError: If the folder cannot be written, or the disk is full.
@@ -58,17 +56,13 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
     title = f"{source.info.title} {source.split}"
     text = f"{'verifying' if verify else 'caching'} {title}"
 
-    def work(index: int) -> CachedSample:
+    def work(index: int) -> CacheReport:
         return cache_sample(source, index, verify)
 
     try:
-        with in_threads(work, range(len(source)), text, workers, lambda sample: sample.size) as results:
-            for sample in results:
-                report.samples += sample.error is None
-                report.written += sample.written
-                report.repaired += sample.repaired
-                report.size += sample.size
-                report.errors += [] if sample.error is None else [sample.error]
+        with in_threads(work, range(len(source)), text, workers, lambda sample: sample.size) as samples:
+            for sample in samples:
+                report += sample
     except OSError as error:
         raise DataError(
             f"expected to write the cache of {title} below '{source.cache}', got {error}; make space or give another "
@@ -77,48 +71,39 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
     return report
 
 
-def cache_sample(source: FileSource, index: int, verify: bool = False) -> CachedSample:
-    """Write the files of a sample where they are absent, stale or damaged, and with `verify` where a pixel differs."""
+def cache_sample(source: FileSource, index: int, verify: bool = False) -> CacheReport:
+    """Write the files of a sample where they are absent, stale or damaged."""
     pair, (image, labels) = source.pairs[index], source.cache_files(index)
     files = [(image, pair.image), *([] if pair.mask is None else [(labels, pair.mask)])]
-    written, repaired = 0, []
+    report = CacheReport(samples=1)
     try:
         for path, file in files:
             try:
-                cached = _open(path, file)
-                if cached is not None and not verify:
+                if _is_cached(path, file, verify):
                     continue
             except CacheError:
-                cached = None
-                repaired.append(path)
-            picture = source.decode_image(index) if path == image else _labels(source, index)
-            if cached is not None:
-                if _holds(cached, picture):
-                    continue
-                repaired.append(path)
-            write_picture(path, picture, file)
-            written += 1
+                report.repaired.append(path)
+            write_picture(path, source.decode_image(index) if path == image else _labels(source, index), file)
+            report.written += 1
     except DataError as error:
-        return CachedSample(error=str(error))
-    return CachedSample(sum(path.stat().st_size for path, _ in files), written, tuple(repaired))
+        return CacheReport(errors=[str(error)])
+    report.size = sum(path.stat().st_size for path, _ in files)
+    return report
 
 
-def _open(path: Path, file: Path) -> CachedPicture | None:
-    """Return what the cache holds of a file as it is now."""
+def _is_cached(path: Path, file: Path, verify: bool) -> bool:
+    """Return whether the cache has a file as it is now.
+
+    Raises:
+        CacheError: If it is damaged.
+    """
     try:
         cached = CachedPicture(path)
     except FileNotFoundError:
-        return None
-    return cached if cached.is_of(file) else None
-
-
-def _holds(cached: CachedPicture, picture: np.ndarray) -> bool:
-    if cached.shape != picture.shape or cached.dtype != picture.dtype:
         return False
-    try:
-        return np.array_equal(cached.read(slice(0, picture.shape[0]), slice(0, picture.shape[1])), picture)
-    except CacheError:
-        return False
+    if verify:
+        cached.read(slice(0, cached.shape[0]), slice(0, cached.shape[1]))
+    return cached.is_of(file)
 
 
 def _labels(source: FileSource, index: int) -> np.ndarray:
