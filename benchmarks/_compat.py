@@ -1,19 +1,13 @@
 """The private names of torch that the benchmarks use; a test names the version they were checked with.
 
-- `FakeTensorMode`: documented, but not public: pytorch#113456.
-- `TorchDispatchMode`: documented in torch's notes on extending it, in a module with an underscore.
-- oneDNN's product with reordered weights, which is the fastest of a CPU; public functions reach it only when compiled:
-  pytorch#139387.
+oneDNN's product with reordered weights is the fastest of a CPU. Public functions reach it only in compiled graphs:
+pytorch#139387 proposed one and was closed.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-
-__all__ = ["FakeTensorMode", "TorchDispatchMode", "onednn_linear"]
 
 
 def onednn_linear(x: Tensor, weight: Tensor) -> Callable[[], Tensor] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.ceilings import CEILING, RATES, ceiling_rows
+from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
 from benchmarks.harness import OURS, PEER, Report, Row, ours, ours_and_peer
 from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer, Work, serve
@@ -43,14 +43,14 @@ def benchmark(options: Namespace) -> None:
         if name != left_out
     ]
     title = f"ISA block of {options.channels} channels, groups of 8×8"
-    report = Report("attention", title, columns=RATES)
+    report = Report("attention", title, columns=SPEEDS)
     ceilings = ceiling_rows(options.types, options.device)
     report.measure({**tasks, CEILING: ours("ceilings", **common)}, [*ceilings, *rows], options.rounds)
     report.publish(options.folder)  # growth takes longer, and may be interrupted
     if options.growth is not None:
         kind, sides = options.types[0], sorted(set(options.growth)) or SIDES
-        counts = [operations(options.channels, "forward", side, OURS) for side in sides]
-        grown = [Row(f"growing {s}", kind, OURS, count) for s, count in zip(sides, counts, strict=True)]
+        counts = {side: operations(options.channels, "forward", side, OURS) for side in sides}
+        grown = [Row(f"growing {side}", kind, OURS, counts[side]) for side in sides]
         report.measure({OURS: tasks[OURS]}, grown, min(options.rounds, 3))
         report.lines += [
             f"- {name} grows as N^{power:.2f} with the number of pixels N, from {sides[0]}² to {sides[-1]}²"
@@ -75,10 +75,7 @@ def operations(channels: int, mode: str, side: int, pipeline: str) -> dict[str, 
 def exponents(rows: Sequence[Row]) -> dict[str, float]:
     """Return b of the least-squares fit a N^b to the time and the memory of growing maps of N pixels."""
     pixels = [2 * math.log(row.side) for row in rows]
-    curves: dict[str, list[float]] = {
-        "time": [row.median for row in rows],
-        "memory": [row.peak_bytes or 0 for row in rows],
-    }
+    curves = {"time": [row.median for row in rows], "memory": [1.0 * (row.peak_bytes or 0) for row in rows]}
     return {
         name: statistics.linear_regression(pixels, [math.log(v) for v in values]).slope
         for name, values in curves.items()
@@ -93,13 +90,11 @@ def _start(task: dict[str, Any]) -> Timer:
 
     def make(work: str, kind: str) -> Work:
         mode, side = work.split()
-        x = feature_map(channels, int(side), device)
+        x, training = feature_map(channels, int(side), device), mode == "training"
         if name == OPENSEG:  # like mmsegmentation's, it has no fused copy and is written for contiguous maps
-            return pass_through(module, module, x, mode == "training", kind)
-        run = module if mode == "training" else fused
-        return pass_through(
-            run, run, x.contiguous(memory_format=torch.channels_last), mode == "training", kind
-        )
+            return pass_through(module, module, x, training, kind)
+        x, run = x.contiguous(memory_format=torch.channels_last), module if training else fused
+        return pass_through(run, run, x, training, kind)
 
     return Timer(make)
 

@@ -27,26 +27,23 @@ def ceiling_rows(kinds: Sequence[str], device: str) -> list[Row]:
     """Return a row for each floating-point type and ceiling."""
     one = torch.ones(1, 1)
     works = [w for w in AMOUNTS if "oneDNN" not in w or (device == "cpu" and onednn_linear(one, one))]
-    rows = [Row(work, kind, CEILING, {"operations_run": AMOUNTS[work]}) for kind in kinds for work in works]
-    for row in rows:
-        if row.work == "copy":
-            row.counts = {"bytes": AMOUNTS["copy"] * getattr(torch, row.kind).itemsize}
-    return rows
+    return [Row(work, kind, CEILING, {"operations_run": AMOUNTS[work]}) for kind in kinds for work in works]
 
 
-def _rate(row: Row, key: str = "operations_run") -> float:
-    return row.counts[key] / row.median / 1e9 if key in row.counts and row.seconds else 0
+def speed(row: Row) -> float:
+    """Return 10⁹ operations a second, for "copy" 10⁹ bytes; 0 if nothing was counted or measured."""
+    scale = getattr(torch, row.kind).itemsize if row.work == "copy" else 1
+    return scale * row.counts.get("operations_run", 0) / row.median / 1e9 if row.seconds else 0
 
 
 def share_of_linear(rows: list[Row], row: Row) -> str:
-    """Return the row's operations a second as a share of the fastest matrix product's in the same type."""
-    most = max((_rate(r) for r in rows if r.work.startswith("linear") and r.kind == row.kind), default=0)
-    return f"{100 * _rate(row) / most:.0f} %" if most and _rate(row) else ""
+    """Return the speed of a row as a share of the fastest matrix product's in the same type."""
+    most = max((speed(r) for r in rows if r.work.startswith("linear") and r.kind == row.kind), default=0)
+    return f"{100 * speed(row) / most:.0f} %" if most and speed(row) and row.work != "copy" else ""
 
 
-RATES: dict[str, Cell] = {
-    "GFLOP/s": lambda rows, row: f"{_rate(row):.0f}" if _rate(row) else "",
-    "GB/s": lambda rows, row: f"{_rate(row, 'bytes'):.1f}" if _rate(row, "bytes") else "",
+SPEEDS: dict[str, Cell] = {
+    "GFLOP/s": lambda rows, row: f"{speed(row):.0f}{' GB/s' * (row.work == 'copy')}" if speed(row) else "",
     "of linear": share_of_linear,
 }
 

@@ -186,9 +186,7 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # what follows from the rows, in Markdown
 
-    def measure(
-        self, tasks: Mapping[str, Task], rows: Sequence[Row], rounds: int, memory: bool = True
-    ) -> None:
+    def measure(self, tasks: Mapping[str, Task], rows: list[Row], rounds: int, memory: bool = True) -> None:
         """Start processes, let them take turns at rows, see `take_turns`, and add the rows to the report."""
         with started(tasks) as served:
             take_turns(served, rows, rounds, self.name, memory)
@@ -218,7 +216,7 @@ class Report:
     def publish(self, folder: Path) -> None:
         """Print the report and write both files; may be called again as rows are added."""
         machine = ", ".join(
-            f"{key} {value}" for key, value in self.facts.items() if isinstance(value, str | int)
+            f"{key} {value}" for key, value in self.facts.items() if type(value) in (str, int)
         )
         text = "\n".join([f"# {self.title}", "", f"{machine}.", "", *self.table(), "", *self.lines, ""])
         content = {**vars(self), "rows": [_plain(self.rows, row) for row in self.rows]}

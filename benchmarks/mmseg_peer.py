@@ -3,7 +3,6 @@
 Of ours it imports nothing but `serve` and `works`.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import mmseg_import  # type: ignore[import-not-found]  # noqa: F401
 import cv2
 import mmseg  # type: ignore[import-not-found]
 import torch
+import works  # type: ignore[import-not-found]
 from mmengine.config import Config  # type: ignore[import-not-found]
 from mmengine.model import revert_sync_batchnorm  # type: ignore[import-not-found]
 from mmengine.structures import PixelData  # type: ignore[import-not-found]
@@ -25,45 +25,7 @@ from mmseg.registry import MODELS, TRANSFORMS  # type: ignore[import-not-found]
 from mmseg.structures import SegDataSample  # type: ignore[import-not-found]
 from mmseg.utils import register_all_modules  # type: ignore[import-not-found]
 from serve import Answer, Timer, Work, serve  # type: ignore[import-not-found]
-from torch import Tensor
-from works import (  # type: ignore[import-not-found]
-    SETS,
-    Samples,
-    autocast,
-    feature_map,
-    images_and_target,
-    logits_and_target,
-    pass_through,
-    smooth_image,
-)
-
-
-def attention(task: dict[str, Any]) -> Answer:
-    """Return the timer of passes such as `forward 128` through its block, which takes contiguous maps only."""
-    head = block(task["channels"]).to(task["device"])
-
-    def make(work: str, kind: str) -> Work:
-        mode, side = work.split()
-        x = feature_map(task["channels"], int(side), task["device"])
-        return pass_through(head, lambda x: head([x]), x, mode == "training", kind)
-
-    return Timer(make)
-
-
-def block(channels: int) -> Any:
-    """Return an ISAHead that is only its block: what comes before and after it does nothing."""
-    head = isa_head.ISAHead(
-        isa_channels=channels // 2,
-        down_factor=(8, 8),
-        in_channels=channels,
-        channels=channels,
-        num_classes=1,
-        in_index=0,
-        norm_cfg={"type": "BN"},
-    )
-    isa_head.torch = SimpleNamespace(cat=lambda maps, dim: maps[0])
-    head.in_conv, head.out_conv, head.cls_seg = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity()
-    return head
+from torch import Tensor, nn
 
 
 def network_of(config: str, size: tuple[int, int] | None = None) -> Any:
@@ -75,34 +37,46 @@ def network_of(config: str, size: tuple[int, int] | None = None) -> Any:
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
-def step(task: dict[str, Any]) -> Answer:
-    """Return the timer of a training step of ISANet R-50 as its ADE20K configuration says, with SGD."""
-    device, size = task["device"], (task["side"], task["side"])
-    network = network_of("isanet_r50-d8_4xb4-80k_ade20k-512x512.py", size).to(device).train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images, target = images_and_target(task["batch"], task["side"], device)
-    meta = {"img_shape": size, "ori_shape": size}
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None]), metainfo=meta) for t in target]
+def block(channels: int) -> Any:
+    """Return an ISAHead that is only its block: what comes before and after it does nothing."""
+    width = {"in_channels": channels, "channels": channels, "isa_channels": channels // 2}
+    norm_cfg = {"type": "BN"}
+    head = isa_head.ISAHead(down_factor=(8, 8), num_classes=1, in_index=0, norm_cfg=norm_cfg, **width)
+    isa_head.torch = SimpleNamespace(cat=lambda maps, dim: maps[0])
+    head.in_conv, head.out_conv, head.cls_seg = nn.Identity(), nn.Identity(), nn.Identity()
+    return head
+
+
+def attention(task: dict[str, Any]) -> Answer:
+    """Return the timer of passes such as `forward 128` through the block, which takes contiguous maps only."""
+    head = block(task["channels"]).to(task["device"])
 
     def make(work: str, kind: str) -> Work:
-        def run() -> None:
-            data = network.data_preprocessor({"inputs": list(images), "data_samples": samples}, True)
-            with autocast(kind, device):
-                loss, _ = network.parse_losses(network(**data, mode="loss"))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-        return run
+        mode, side = work.split()
+        x = works.feature_map(task["channels"], int(side), task["device"])
+        return works.pass_through(head, lambda x: head([x]), x, mode == "training", kind)
 
     return Timer(make)
 
 
-def evaluate(task: dict[str, Any]) -> Answer:
-    """Return the timer of the ways from logits, and from an image, to areas."""
-    return Timer(
-        lambda work, kind: network_work(task["size"]) if work == "network" else labels_work(work, kind)
-    )
+def training_step(task: dict[str, Any]) -> Answer:
+    """Return the timer of a training step of ISANet R-50 as its ADE20K configuration says, with SGD."""
+    device, size = task["device"], (task["side"], task["side"])
+    network = network_of("isanet_r50-d8_4xb4-80k_ade20k-512x512.py", size).to(device).train()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    images, target = works.images_and_target(task["batch"], task["side"], device)
+    meta = {"img_shape": size, "ori_shape": size}
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None]), metainfo=meta) for t in target]
+
+    def step(kind: str) -> None:
+        data = network.data_preprocessor({"inputs": list(images), "data_samples": samples}, True)
+        with works.autocast(kind, device):
+            loss, _ = network.parse_losses(network(**data, mode="loss"))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return Timer(lambda work, kind: lambda: step(kind))
 
 
 def areas(labels: Tensor, target: Tensor, classes: int) -> list[list[float]]:
@@ -112,8 +86,8 @@ def areas(labels: Tensor, target: Tensor, classes: int) -> list[list[float]]:
 
 def labels_work(name: str, kind: str) -> Work:
     """Return the way from coarse logits to areas: through its decode head, postprocess_result and IoUMetric."""
-    logits, target = logits_and_target(name, kind)
-    classes, _, size = SETS[name]
+    logits, target = works.logits_and_target(name, kind)
+    classes, _, size = works.SETS[name]
 
     def work() -> list[list[float]]:
         full = resize(logits, size=size, mode="bilinear", align_corners=False, warning=False)
@@ -125,7 +99,7 @@ def labels_work(name: str, kind: str) -> Work:
 def network_work(size: list[int]) -> Work:
     """Return the way from an image to areas, through ISANet R-50."""
     network = network_of("isanet_r50-d8_4xb2-40k_cityscapes-512x1024.py").eval()
-    image = smooth_image(*size).flip(0)  # it reads BGR
+    image = works.smooth_image(*size).flip(0)  # it reads BGR
     target = torch.zeros(size, dtype=torch.uint8)
 
     def work() -> list[list[float]]:
@@ -137,10 +111,16 @@ def network_work(size: list[int]) -> Work:
     return work
 
 
-def data(task: dict[str, Any]) -> Answer:
+def evaluation(task: dict[str, Any]) -> Answer:
+    """Return the timer of the ways from logits, and from an image, to areas."""
+    size = task["size"]
+    return Timer(lambda work, kind: network_work(size) if work == "network" else labels_work(work, kind))
+
+
+def pipeline(task: dict[str, Any]) -> Answer:
     """Return what times the samples of its training pipeline over a list of files."""
     cv2.setNumThreads(1)
-    resize, zero = task["resize"], task["reduce_zero_label"]
+    resize, zero, pairs = task["resize"], task["reduce_zero_label"], task["pairs"]
     scale = resize["size"][::-1] if "size" in resize else (resize["long_side"], resize["short_side"])
     ratio_range, keep_ratio = tuple(task["scale"]), "size" not in resize
     steps: list[dict[str, Any]] = [
@@ -153,14 +133,14 @@ def data(task: dict[str, Any]) -> Answer:
         {"type": "PackSegInputs"},
     ]
     transforms = [TRANSFORMS.build(step) for step in steps]
-    return Samples(partial(sample, transforms, task["pairs"], zero), list, task["samples"]).answer
+    common = {"reduce_zero_label": zero, "label_map": None}
+    samples = [{"img_path": image, "seg_map_path": mask, **common} for image, mask in pairs]
+    return works.Samples(partial(transformed, transforms, samples), list, task["samples"]).answer
 
 
-def sample(transforms: list[Any], pairs: list[list[str]], zero: bool, index: int) -> Any:
-    """Return a sample of its pipeline."""
-    image, mask = pairs[index % len(pairs)]
-    found: Any = {"img_path": image, "seg_map_path": mask, "label_map": None, "seg_fields": []}
-    found["reduce_zero_label"] = zero
+def transformed(transforms: list[Any], samples: list[dict[str, Any]], index: int) -> Any:
+    """Return sample `index`, counted around the list."""
+    found: Any = {**samples[index % len(samples)], "seg_fields": []}
     for transform in transforms:
         found = transform(found)
     return found
@@ -169,12 +149,7 @@ def sample(transforms: list[Any], pairs: list[list[str]], zero: bool, index: int
 def start(task: dict[str, Any]) -> Answer:
     """Return what answers for the benchmark of a task."""
     register_all_modules()
-    starts: dict[str, Callable[[dict[str, Any]], Answer]] = {
-        "attention": attention,
-        "step": step,
-        "evaluate": evaluate,
-        "data": data,
-    }
+    starts = {"attention": attention, "step": training_step, "evaluate": evaluation, "data": pipeline}
     return starts[task["benchmark"]](task)
 
 

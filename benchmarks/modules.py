@@ -1,104 +1,118 @@
 """`modules`: parameters, multiply-adds, memory and time of every context module, and how they grow with the map."""
 
 import os
+import resource
+import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from benchmarks.context_parts import MODULES, Setting, context_module, prepare, rules
-from benchmarks.counting import Counter
 from benchmarks.growth_figure import plot_growth
-from benchmarks.harness import MIB, Report, Row, Served, counterpart, ours, started, take_turns
+from benchmarks.harness import MIB, Cell, Report, Row, Served, counterpart, ours, started, take_turns
 from benchmarks.serve import Answer, Timer, Work, serve
+from isaseg import config
 from isaseg.errors import ConfigError
+from isaseg.models.attend import by_definition
+from isaseg.models.block import conv_norm_act
+from isaseg.models.cores import dense
+from isaseg.models.regroup import interlace, split_windows
 from isaseg.training.memory import map_every_tensor
+from isaseg.training.out_of_memory import memory_of
 
-REDUCTION = "3x3 convolution"  # the pipeline of what comes before every module
+# name: configuration; those that end in "-held" run by their definition, with all scores in memory
+MODULES = {
+    "dense": ["attention=dense"],
+    "dense-held": ["attention=dense"],
+    "isa": ["attention=isa"],
+    "isa-held": ["attention=isa"],
+    "criss-cross-1": ["attention=criss_cross", "attention.recurrence=1"],
+    "criss-cross-2": ["attention=criss_cross", "attention.recurrence=2"],
+    "pyramid-pooling": ["attention=pyramid_pooling"],
+    "aspp": ["attention=aspp"],
+    "double-attention": ["attention=double_attention"],
+    "cgnl": ["attention=cgnl"],
+}
+REDUCTION = "3x3 convolution"  # the pipeline of the convolution before every module
 SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # of the growth curves
 
 
 def benchmark(options: Namespace) -> None:
-    """Measure memory in one process after the other, then time in turns; then, if asked, growth."""
+    """Measure memory in one process after the other, then time in turns; then, if asked, growth.
+
+    Measured are the context module ("block"), the 3x3 convolution that reduces the channels before it ("reduction"), both
+    ("head"), and the scores and contexts of ISA and dense attention alone ("scores").
+    """
     names = options.modules or list(MODULES)
     unknown = [name for name in names if name not in MODULES]
     if unknown:
         raise ConfigError(f"expected --modules among {', '.join(MODULES)}, got '{unknown[0]}'")
-    setting = Setting((options.channels[0], options.channels[1]), options.device, options.dtype)
-    limit = int(1e9 * options.memory) if options.memory else free_memory(options.device)
-    task = {"setting": setting, "threads": options.threads, "device": options.device}
-    untimed = {name: ours("modules", module=name, timed=False, **task) for name in names}
-    timed = {name: ours("modules", module=name, timed=True, **task) for name in [*names, REDUCTION]}
-    title = "context modules of {1} channels after {0}, inference".format(*setting.channels)
-    report = Report("modules", title, columns=_COLUMNS)
+    if options.memory is not None and not 0 < options.memory < 1e6:
+        raise ConfigError(f"expected --memory above 0, got {options.memory}")
+    limit = int(1e9 * options.memory) if options.memory else memory_of(torch.device(options.device)) // 2
+    task = {key: getattr(options, key) for key in ("channels", "device", "threads")}
+    alone = {name: ours("modules", module=name, memory=limit, **task) for name in names}
+    in_turn = {name: ours("modules", module=name, memory=None, **task) for name in [*names, REDUCTION]}
+    title = "context modules of {1} channels after {0}, inference".format(*options.channels)
+    report = Report("modules", title, columns=_COLUMNS, facts={"memory_limit": limit})
     for name in names:
         parts = ("block", "head", "scores") if name.endswith("-held") else ("block", "head")
-        works = [f"{part} {side}" for side in options.sizes for part in parts]
-        report.measure({name: untimed[name]}, computed_rows(name, setting, works, limit), rounds=0)
-    rows = [row for row in report.rows if row.work.startswith("block")]
-    rows += [Row(f"reduction {side}", setting.dtype, REDUCTION) for side in options.sizes]
-    report.measure(timed, sorted(rows, key=lambda row: row.side), options.rounds, memory=False)
+        works = [f"{part} {side}" for part in parts for side in options.sizes]
+        report.measure({name: alone[name]}, counted_rows(name, works, options), rounds=0)
+    timed = [row for row in report.rows if row.work.startswith("block")]
+    timed += [Row(f"reduction {side}", options.dtype, REDUCTION) for side in options.sizes]
+    report.measure(in_turn, sorted(timed, key=lambda row: row.side), options.rounds, memory=False)
     report.rows = sorted(dict.fromkeys(report.rows), key=lambda row: (row.side, row.work))
-    report.facts["memory_limit"] = limit
-    report.lines = isa_of_dense(report.rows)
+    report.lines += isa_of_dense(report.rows)
     report.publish(options.folder)  # growth takes longer, and may be interrupted
     if options.growth is not None:
-        sides = sorted(set(options.growth)) or SIDES
+        works = [f"growing {side}" for side in sorted(set(options.growth)) or SIDES]
         grown = []
         for name in names:
-            rows = computed_rows(name, setting, [f"growing {side}" for side in sides], limit)
-            with started({name: untimed[name]}) as served:
+            rows = counted_rows(name, works, options)
+            with started({name: alone[name]}) as served:
                 measure_growth(served[name], rows, options.seconds)
-            largest = Counter(name, setting).largest_side(limit)
-            report.lines.append(growth_line(rows, limit, largest))
             grown += rows
-        plot_growth(grown, limit, options.folder / "modules.png")
+        plot_growth(grown, options.folder / "modules.png")
         report.rows += grown
         report.lines.append("\n![growth with the side of the map](modules.png)")
         report.publish(options.folder)
 
 
+def _scaled(key: str, unit: float) -> Cell:
+    return lambda rows, row: f"{row.counts[key] / unit:.2f}" if key in row.counts else ""
+
+
 _COLUMNS = {
-    head: lambda rows, row, key=key, unit=unit: f"{row.counts[key] / unit:.2f}" if key in row.counts else ""
-    for head, key, unit in (
-        ("computed MiB", "computed_bytes", MIB),
-        ("parameters, M", "parameters", 1e6),
-        ("multiply-adds, G", "mult_adds", 1e9),
-        ("of attention, G", "attention_mult_adds", 1e9),
-        ("scores, MiB", "score_bytes", MIB),
-    )
+    "parameters, M": _scaled("parameters", 1e6),
+    "multiply-adds, G": _scaled("mult_adds", 1e9),
+    "of attention, G": _scaled("attention_mult_adds", 1e9),
+    "scores, MiB": _scaled("score_bytes", MIB),
 }
 
 
-def computed_rows(name: str, setting: Setting, works: Sequence[str], limit: int) -> list[Row]:
-    """Return rows with what is computed of a module: parameters, multiply-adds and memory.
-
-    Rows that need more than `limit` bytes have an error, so that they are not measured.
-    """
-    counter = Counter(name, setting)
-    first, width = setting.channels
-    parameters = sum(p.numel() for p in counter.module.parameters())
+def counted_rows(name: str, works: Sequence[str], options: Namespace) -> list[Row]:
+    """Return rows with the parameters, the multiply-adds and the score memory of a module."""
+    first, width = options.channels
+    with torch.device("meta"):
+        module: Any = context_module(name, width)
+    parameters = sum(p.numel() for p in module.parameters())
     rows = []
     for work in works:
-        part, side = work.split()[0].replace("growing", "block"), int(work.split()[1])
-        computed = counter(part, side)
-        counts: dict[str, float] = {
-            "mult_adds": computed.mult_adds,
-            "held_bytes": computed.held_bytes,
-            "computed_bytes": computed.peak_bytes,
-        }
-        if part == "head":
-            counts["parameters"] = parameters + 9 * first * width + 2 * width
-        elif part == "block":
-            cost = counter.module.cost(side, side)  # type: ignore[operator]
-            assert cost.mult_adds == computed.mult_adds, f"{name}: cost() is not what torch counts"
-            element = getattr(torch, setting.dtype).itemsize
-            counts |= {"parameters": parameters, "attention_mult_adds": cost.attention_mult_adds}
-            counts |= {"score_bytes": element * cost.score_entries}
-        fits = computed.held_bytes + computed.peak_bytes <= limit
-        error = None if fits else f"more than {limit / 2**30:.3g} GiB"
-        rows.append(Row(work, setting.dtype, name, counts, error=error))
+        row = Row(work, options.dtype, name)
+        cost = module.cost(row.side, row.side)
+        mult_adds, more = cost.mult_adds, 9 * first * width if work.startswith("head") else 0
+        if work.startswith("scores"):
+            row.counts = {"mult_adds": cost.attention_mult_adds}
+        else:
+            row.counts = {"mult_adds": mult_adds + more * row.side**2}
+            row.counts["parameters"] = parameters + (more + 2 * width if more else 0)  # with a batch norm
+            row.counts["attention_mult_adds"] = cost.attention_mult_adds
+        row.counts["score_bytes"] = cost.score_entries * getattr(torch, options.dtype).itemsize
+        rows.append(row)
     return rows
 
 
@@ -106,14 +120,16 @@ def isa_of_dense(rows: Sequence[Row]) -> list[str]:
     """Return ISA's share of what dense attention takes, both with scores held: of whole blocks, and of scores alone."""
     lines = []
     for isa in rows:
-        dense = counterpart(rows, isa, "dense-held")
-        if isa.pipeline == "isa-held" and dense and isa.peak_bytes is not None and dense.peak_bytes:
-            shares = {"measured memory": isa.peak_bytes / dense.peak_bytes}
-            for key, text in (("mult_adds", "multiply-adds"), ("score_bytes", "scores")):
-                if key in isa.counts:
-                    shares[text] = isa.counts[key] / dense.counts[key]
-            of = ", ".join(f"{100 * share:.2f} % of the {text}" for text, share in shares.items())
-            lines.append(f"- {isa.work}: with scores held, ISA takes {of} of dense attention")
+        other = counterpart(rows, isa, "dense-held")
+        if isa.pipeline == "isa-held" and other and isa.peak_bytes is not None and other.peak_bytes:
+            work, memory = (
+                isa.counts["mult_adds"] / other.counts["mult_adds"],
+                isa.peak_bytes / other.peak_bytes,
+            )
+            shares = (
+                f"{100 * work:.2f} % of the multiply-adds and {100 * memory:.2f} % of the measured memory"
+            )
+            lines.append(f"- {isa.work}: with scores held, ISA takes {shares} of dense attention")
     return lines
 
 
@@ -122,57 +138,87 @@ def measure_growth(process: Served, rows: Sequence[Row], seconds: int) -> None:
     before: Row | None = None
     for row in rows:
         if before is not None and before.error is None:
-            growth = max(
-                row.counts["mult_adds"] / max(before.counts["mult_adds"], 1), (row.side / before.side) ** 2
-            )
-            late = 3 * before.median * growth > seconds  # each size runs three times
-            row.error = row.error or (f"more than {seconds} s" if late else None)
+            work = row.counts["mult_adds"] / max(before.counts["mult_adds"], 1)
+            late = (
+                3 * before.median * max(work, (row.side / before.side) ** 2) > seconds
+            )  # it runs three times
+            row.error = f"more than {seconds} s" if late else None
         elif before is not None:
             row.error = before.error
-        take_turns({row.pipeline: process}, [row], 1, row.work)
+        take_turns({row.pipeline: process}, [row], 1, f"{row.pipeline} {row.side}")
         before = row
 
 
-def growth_line(rows: Sequence[Row], limit: int, largest: int | None) -> str:
-    """Return how far a module grew, and the largest side that fits into memory."""
-    done = [row for row in rows if row.seconds]
-    fits = "beyond 4096" if largest is None else f"{largest}"
-    measured = f"measured up to {done[-1].side} ({done[-1].median:.2f} s)" if done else "not measured"
-    why = f", then {rows[-1].error}" if rows[-1].error else ""
-    name = rows[0].pipeline
-    return f"- {name}: fits into {limit / 2**30:.1f} GiB up to a side of {fits} (computed); {measured}{why}"
+def context_module(name: str, channels: int) -> nn.Module:
+    """Return a module of MODULES."""
+    cfg = config.compose_from("train", MODULES[name])
+    module: nn.Module = config.build(cfg.attention, "attention")(channels)
+    return module
 
 
-def free_memory(device: str) -> int:
-    """Return nine tenths of the bytes that are free on the device."""
-    if device.startswith("cuda"):
-        return int(0.9 * torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return int(0.9 * free)
+def scores_work(module: Any, side: int, place: dict[str, Any]) -> Work:
+    """Return the attention of ISA or dense attention alone, given queries, keys and values in their groups.
+
+    Args:
+        module: The module.
+        side: Height and width of the map.
+        place: Device and type, for functions that create tensors.
+    """
+    stages: dict[str, Callable[..., Tensor]] = {"block": lambda x, group_size: x}
+    group_size = getattr(module, "group_size", (1, 1))
+    if hasattr(module, "group_size"):
+        stages = {"long_range": interlace, "short_range": split_windows}
+    side += -side % max(group_size)
+    groups = []
+    for name, split in stages.items():
+        block = getattr(module, name)
+        widths = (block.key_channels, block.key_channels, block.value_channels)
+        groups.append([split(torch.randn((1, c, side, side), **place), group_size) for c in widths])
+
+    def attend() -> None:
+        for query, key, value in groups:
+            dense(query, key, value)  # freed before the next stage attends
+
+    return attend
 
 
 def _start(task: dict[str, Any]) -> Answer:
-    name, setting = task["module"], Setting(*task["setting"])
-    if not task["timed"]:
+    name, (first, width) = task["module"], task["channels"]
+    if task["memory"] is not None:
         map_every_tensor()  # exact peaks, but slower, because each tensor's pages are new
+        _limit_memory(task["memory"], task["device"])
 
     def make(work: str, kind: str) -> Work:
-        part, side = work.replace("growing", "block").split()
-        module = torch.nn.Identity() if name == REDUCTION else context_module(name, setting)
-        return prepare(module, part, int(side), setting)[0]
+        part, side = work.split()
+        place: dict[str, Any] = {"device": task["device"], "dtype": getattr(torch, kind)}
+        module = nn.Identity() if name == REDUCTION else context_module(name, width)
+        if part == "scores":
+            return scores_work(module, int(side), place)
+        reduced = part in ("head", "reduction")
+        before = conv_norm_act(first, width, 3) if reduced else nn.Identity()
+        run = nn.Sequential(before, module).to(**place).eval()
+        x = torch.randn((1, first if reduced else width, int(side), int(side)), **place)
+        return lambda: run(x)
 
     timer = Timer(make, keep=False)
 
     @torch.no_grad()
     def answer(question: dict[str, Any]) -> dict[str, Any]:
-        with rules(name):
+        with by_definition() if name.endswith("-held") else nullcontext():
             return timer(question)
 
     return answer
+
+
+def _limit_memory(limit: int, device: str) -> None:
+    """Make allocations beyond `limit` bytes fail, so that the system need not kill a process."""
+    if device.startswith("cuda"):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total))
+    elif sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.ceilings import CEILING, RATES, ceiling_rows
+from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
 from benchmarks.harness import OURS, PEER, Report, Row, ours, ours_and_peer, ratios, with_range
 from benchmarks.serve import Timer, serve
 from benchmarks.works import CLASSES, autocast, images_and_target
@@ -24,7 +24,7 @@ def benchmark(options: Namespace) -> None:
     rows = ceiling_rows(options.types, options.device)
     rows += [Row(work, kind, name) for kind in options.types for name in tasks]
     title = f"training step, ISANet R-50, {options.batch}×{options.size}×{options.size}, {CLASSES} classes"
-    report = Report("step", title, columns=RATES)
+    report = Report("step", title, columns=SPEEDS)
     report.measure({**tasks, CEILING: ours("ceilings", **common)}, rows, options.rounds)
     report.lines += across_types(rows)
     report.publish(options.folder)

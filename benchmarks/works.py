@@ -93,10 +93,10 @@ def smooth_image(height: int, width: int) -> Tensor:
 
 
 class Samples(torch.utils.data.Dataset[Any]):
-    """A data set whose samples are timed: `sample(i)` for i = 0, 1, 2, ... without end.
+    """A data set whose samples are timed.
 
     Args:
-        sample: Returns sample `i`.
+        sample: Returns sample `i` for any i = 0, 1, 2, ...
         collate: Puts samples together in a loader process.
         samples: How many are timed at a time.
     """
@@ -119,26 +119,18 @@ class Samples(torch.utils.data.Dataset[Any]):
 
         Without loader processes this is the median of all samples, otherwise the mean of all but the first batch of 4.
         """
-        workers = int(question["kind"])
-        seconds = self._loaded(workers) if workers else self._alone()
-        self.start += self.samples
-        return {"seconds": seconds}
-
-    def _alone(self) -> float:
         seconds = []
-        for index in range(len(self)):
+        if workers := int(question["kind"]):
+            options: dict[str, Any] = {"num_workers": workers, "collate_fn": self.collate, "drop_last": True}
+            batches = iter(torch.utils.data.DataLoader(self, 4, **options))
+            next(batches)  # starting the loader processes is not measured
             start = time.perf_counter()
-            self[index]
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
-
-    def _loaded(self, workers: int) -> float:
-        batches = iter(
-            torch.utils.data.DataLoader(
-                self, batch_size=4, num_workers=workers, collate_fn=self.collate, drop_last=True
-            )
-        )
-        next(batches)  # starting the loader processes is not measured
-        start = time.perf_counter()
-        count = sum(1 for _ in batches)
-        return (time.perf_counter() - start) / (4 * count)
+            count = sum(1 for _ in batches)
+            seconds.append((time.perf_counter() - start) / (4 * count))
+        else:
+            for index in range(self.samples):
+                start = time.perf_counter()
+                self[index]
+                seconds.append(time.perf_counter() - start)
+        self.start += self.samples
+        return {"seconds": statistics.median(seconds)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.ceilings import CEILING, RATES
+from benchmarks.ceilings import CEILING, SPEEDS
 from benchmarks.evaluate import check_areas
 from benchmarks.harness import OURS, PEER, Report, Row, ratios, started, take_turns
 from benchmarks.step import across_types
@@ -25,7 +25,7 @@ def rows() -> list[Row]:
         Row("linear", "float32", CEILING, work, None, [0.1, 0.1]),
         Row("linear, oneDNN", "float32", CEILING, work, None, [0.08, 0.08]),
         Row("convolution 3x3", "float32", CEILING, work, None, [0.01, 0.01]),
-        Row("copy", "float32", CEILING, {"bytes": 4e9}, None, [0.5, 0.5]),
+        Row("copy", "float32", CEILING, {"operations_run": 1e9}, None, [0.5, 0.5]),
         Row("forward 8", "float32", OURS, {"operations_run": 3e9}, MIB, [0.1, 0.2, 0.3]),
         Row("forward 8", "float32", PEER, {"operations_run": 4e9}, 4 * MIB, [0.2, 0.6, 0.6]),
         Row("forward 8", "bfloat16", OURS, {"operations_run": 3e9}, None, [0.05, 0.05, 0.05]),
@@ -41,7 +41,9 @@ def test_ratios_are_medians_over_rounds_and_shares_are_of_the_fastest_matrix_pro
         "- forward 8: ours in float32 is 2.00 (2.00 to 3.00) times as fast as mmsegmentation's in float32",
         "- forward 8: ours in bfloat16 is 12.00 (4.00 to 12.00) times as fast as mmsegmentation's in float32",
     ]
-    report = Report("step", "title", columns=RATES, facts={"device": "abacus"}, rows=found, lines=["- grows"])
+    report = Report(
+        "step", "title", columns=SPEEDS, facts={"device": "abacus"}, rows=found, lines=["- grows"]
+    )
     report.publish(tmp_path)
     text = (tmp_path / "step.md").read_text()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
@@ -54,13 +56,12 @@ def test_ratios_are_medians_over_rounds_and_shares_are_of_the_fastest_matrix_pro
         "peak MiB",
         "of mmseg's",
         "GFLOP/s",
-        "GB/s",
         "of linear",
     ]
-    ours = ["200.0 (100.0 to 300.0)", "2.00 (2.00 to 3.00)", "1.0", "25.0 %", "15", "", "15 %"]
+    ours = ["200.0 (100.0 to 300.0)", "2.00 (2.00 to 3.00)", "1.0", "25.0 %", "15", "15 %"]
     assert cells[6] == ["forward 8", "float32", OURS, *ours]
-    assert cells[5][-3:] == ["", "8.0", ""]
-    assert cells[8][-3:] == ["60", "", ""], "there is no ceiling in this type"
+    assert cells[5][-2:] == ["8 GB/s", ""]
+    assert cells[8][-2:] == ["60", ""], "there is no ceiling in this type"
     assert "device abacus." in text and "- grows" in text
     content = json.loads((tmp_path / "step.json").read_text())
     assert content["rows"][4]["milliseconds"] == pytest.approx(200)
@@ -124,7 +125,7 @@ def test_areas_that_differ_from_mmsegmentations_are_refused() -> None:
         ("evaluate --size 64 8", "expected an integer of at least 32, got '8'"),
         ("modules --modules isaa", "expected --modules among dense, dense-held, isa,"),
         ("modules --channels 64 20", "expected a multiple of 16, got '20'"),
-        ("modules --memory -1", "expected a number above 0, got '-1'"),
+        ("modules --memory -1", "expected --memory above 0, got -1"),
         ("data ade20k", "expected NAME=ROOT"),
         ("data cityscape=/x", "no option 'cityscape' in the group data; did you mean 'cityscapes'"),
         ("data ade20k=/nowhere", "data set not found"),
@@ -136,7 +137,7 @@ def test_bad_input_is_one_sentence(arguments: str, message: str, tmp_path: Path)
     done = forked.run("benchmark.py", *arguments.split(), "--output", str(tmp_path), cwd=ROOT)
     assert done.returncode == 2
     assert message in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert len([line for line in done.stderr.splitlines() if "error: " in line]) == 1
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -149,4 +150,4 @@ def test_help_comes_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "False 0"
-    assert "--growth" in done.stdout and "examples:" in done.stdout
+    assert "--growth" in done.stdout and "(32 to 512)" in done.stdout
