@@ -9,11 +9,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pydantic import NonNegativeInt
 from rich.console import Console
 from torch import Tensor
 from torch.distributed import all_gather_object, get_world_size, is_initialized
@@ -155,19 +156,8 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
 
 def _check(cfg: DictConfig, model: Model) -> None:
     config.check_nodes(cfg)
-    if cfg.split not in ("train", "val", "test"):
-        raise ConfigError(f"expected split to be train, val or test, got split={cfg.split}")
-    for key, least in (
-        ("worst", 0),
-        ("data.val_length", 1),
-        ("data.val_batch_size", 1),
-        ("data.num_workers", 0),
-    ):
-        value = OmegaConf.select(cfg, key)
-        if key == "data.val_length" and value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={value}")
+    config.check_value("split", cfg.split, Literal["train", "val", "test"])
+    config.check_value("worst", cfg.worst, NonNegativeInt)
     classes = model.description["num_classes"]
     if classes != cfg.data.num_classes:
         raise CheckpointError(

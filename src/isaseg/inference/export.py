@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.checkpoints.writing import save_safetensors
-from isaseg.config import require, suggest
+from isaseg.config import check_value, require, suggest
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
 from isaseg.files import replace_file
 from isaseg.models.segmenter import Segmenter
@@ -39,6 +40,9 @@ _SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "program": ".pt2"}
 # (batch, height, width): multiples of every group size and stride, and multiples of none
 _CHECKED = ((1, 64, 64), (2, 97, 131), (1, 128, 192), (3, 65, 40))
 
+_Pair = Annotated[
+    tuple[PositiveInt, PositiveInt], Field(description="[height, width], two positive integers")
+]
 _INPUT = "uint8 RGB (batch, 3, height, width), 0 to 255, neither scaled nor normalised"
 _OUTPUT = "float32 (batch, classes, height, width); the class of a pixel is the largest along axis 1"
 _ONNX_LIMIT = 2**31 - 2**20  # bytes of a protobuf message, minus some for the graph
@@ -56,8 +60,7 @@ def export_checkpoint(cfg: DictConfig) -> None:
     path, folder = Path(str(require(cfg, "checkpoint"))), Path(str(require(cfg, "output")))
     formats, size = _formats(cfg), _pair(cfg, "size")
     group_size = None if cfg.group_size is None else _pair(cfg, "group_size")
-    if cfg.align_corners not in (None, True, False):
-        raise ConfigError(f"expected align_corners to be true, false or null, got {cfg.align_corners}")
+    check_value("align_corners", cfg.align_corners, bool | None)
     model = load_model(path, group_size=group_size, align_corners=cfg.align_corners)
     targets = {name: folder / f"{path.stem}{_SUFFIXES[name]}" for name in formats}
     for target in targets.values():
@@ -256,7 +259,7 @@ def _formats(cfg: DictConfig) -> tuple[str, ...]:
     for name in given:
         if name not in _SUFFIXES:
             raise ConfigError(
-                f"expected formats of safetensors, onnx and program, got '{name}'; {suggest(name, list(_SUFFIXES))}"
+                f"expected formats of safetensors, onnx and program, got '{name}'; {suggest(name, _SUFFIXES)}"
                 "set e.g. formats=[onnx]"
             )
     if not given:
@@ -269,7 +272,6 @@ def _formats(cfg: DictConfig) -> tuple[str, ...]:
 
 
 def _pair(cfg: DictConfig, key: str) -> tuple[int, int]:
-    values = list(cfg[key]) if OmegaConf.is_list(cfg[key]) else []
-    if len(values) != 2 or not all(type(n) is int and n > 0 for n in values):
-        raise ConfigError(f"expected {key} as [height, width], two positive integers, got {key}={cfg[key]}")
-    return values[0], values[1]
+    value: Any = OmegaConf.to_container(cfg[key]) if OmegaConf.is_list(cfg[key]) else cfg[key]
+    check_value(key, value, _Pair)
+    return value[0], value[1]

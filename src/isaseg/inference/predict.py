@@ -1,18 +1,18 @@
 """Label pictures: files in, label files and overlays out, from a configuration to an exit code."""
 
 import math
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from isaseg import config
 from isaseg.checkpoints.loading import load_model
@@ -27,6 +27,18 @@ from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 
 Labeller = Callable[[np.ndarray], np.ndarray]
+
+_KEYS: dict[str, Any] = {
+    "overlays": bool,
+    "submission": bool,
+    "device": Annotated[
+        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
+    ],
+    "precision": Literal[32, "bf16"],
+    "max_pixels": PositiveInt,
+    "whole_pixels": NonNegativeInt,
+    "test.mode": Literal["auto", "whole", "slide"],
+}
 
 
 def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
@@ -143,20 +155,8 @@ def check_prediction(cfg: DictConfig) -> None:
     for key in ("checkpoint", "output"):
         if config.require(cfg, key) == "":
             raise ConfigError(f"expected a path as {key}, got none; give it as {key}=VALUE")
-    for key, least in (("max_pixels", 1), ("whole_pixels", 0)):
-        if not isinstance(cfg[key], int) or isinstance(cfg[key], bool) or cfg[key] < least:
-            raise ConfigError(f"expected {key} to be an integer of at least {least}, got {key}={cfg[key]}")
-    for key, options in (
-        ("overlays", (True, False)),
-        ("submission", (True, False)),
-        ("precision", (32, "bf16")),
-    ):
-        if cfg[key] not in options or (isinstance(options[0], bool) and not isinstance(cfg[key], bool)):
-            raise ConfigError(
-                f"expected {key} to be {' or '.join(map(str, options)).lower()}, got {key}={cfg[key]}"
-            )
-    if cfg.test.mode not in ("auto", "whole", "slide"):
-        raise ConfigError(f"expected test.mode to be auto, whole or slide, got test.mode={cfg.test.mode}")
+    for key, annotation in _KEYS.items():
+        config.check_value(key, OmegaConf.select(cfg, key), annotation)
     protocol, of = OmegaConf.select(cfg, "recipe.protocol"), OmegaConf.select(cfg, "recipe.of")
     data = OmegaConf.select(cfg, "data.name")
     if protocol is not None and of != f"{data}_{protocol}":
@@ -175,12 +175,10 @@ def _inputs(cfg: DictConfig, files: Sequence[str]) -> list[str]:
     return [str(word) for word in (given if isinstance(given, list) else [given])]
 
 
-def _device(name: Any) -> torch.device:
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(name)):
-        raise ConfigError(f"expected device to be auto, cpu, cuda or cuda:NUMBER, got device={name}")
-    device = torch.device(str(name))
+    device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"expected a device that is there, got device={name} and {torch.cuda.device_count()} GPUs; use device=auto"
