@@ -27,43 +27,24 @@ class Outputs(NamedTuple):
     form: LabelFormat
     overlays: bool
 
-    def make_folder(self) -> None:
-        """Create the folder.
-
-        Raises:
-            DataError: If it cannot be created.
-        """
-        with _reported(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-
     def write(self, picture: Picture, image: np.ndarray, labels: np.ndarray) -> None:
-        """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W).
-
-        Raises:
-            DataError: If it cannot be written.
-        """
-        with _reported(self.folder):
-            write_label_file(self._labels(picture), labels, self.form)
-            if self.overlays:
-                path = self.folder / "overlays" / f"{picture.name}.jpg"
-                write_overlay(path, image, labels, self.form.colours)
+        """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W)."""
+        write_label_file(self._labels(picture), labels, self.form)
+        if self.overlays:
+            path = self.folder / "overlays" / f"{picture.name}.jpg"
+            write_overlay(path, image, labels, self.form.colours)
 
     def finish(self, submitted: dict[str, Picture] | None) -> str:
-        """Write the legend, and a submission if its pictures are given by name; return what the folder holds.
-
-        Raises:
-            DataError: If they cannot be written.
-        """
+        """Write the legend, and a submission if its pictures are given by name; return what the folder holds."""
         form, holds = self.form, f"labels/*.png hold the ids of {self.form.title}"
-        with _reported(self.folder):
-            if self.overlays:
-                write_legend(self.folder / "legend.png", form.classes, form.ids, form.colours)
-                holds += ", overlays/*.jpg show them, legend.png names the colours"
-            if submitted is not None:
-                files = {name: self._labels(picture) for name, picture in submitted.items()}
-                write_submission(self.folder / "submission.zip", files)
-                whole = dataset_info("cityscapes").splits["test"]
-                holds += f", submission.zip has {len(files)} of them (the test split: {whole})"
+        if self.overlays:
+            write_legend(self.folder / "legend.png", form.classes, form.ids, form.colours)
+            holds += ", overlays/*.jpg show them, legend.png names the colours"
+        if submitted is not None:
+            files = {name: self._labels(picture) for name, picture in submitted.items()}
+            write_submission(self.folder / "submission.zip", files)
+            whole = dataset_info("cityscapes").splits["test"]
+            holds += f", submission.zip has {len(files)} of them (the test split: {whole})"
         return holds
 
     def _labels(self, picture: Picture) -> Path:
@@ -71,8 +52,14 @@ class Outputs(NamedTuple):
 
 
 @contextmanager
-def _reported(folder: Path) -> Iterator[None]:
+def output_folder(folder: Path) -> Iterator[None]:
+    """Create the folder, and report what cannot be written in it.
+
+    Raises:
+        DataError: If it cannot be created, or a file cannot be written.
+    """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         where = str(error.filename or folder)

@@ -21,7 +21,7 @@ from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.label_files import label_format, submission_names
-from isaseg.inference.outputs import Outputs
+from isaseg.inference.outputs import Outputs, output_folder
 from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
@@ -60,17 +60,16 @@ def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
     form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
     names = submission_names([p.name for p in pictures], form) if cfg.submission else None
     outputs = Outputs(folder, form, cfg.overlays)
-    outputs.make_folder()
-    labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
-    start = time.perf_counter()
-    with pixels_at_most(cfg.max_pixels):
+    with output_folder(folder), pixels_at_most(cfg.max_pixels):
+        labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
+        start = time.perf_counter()
         faults = _label_all(pictures, labeller, outputs)
-    done, seconds = len(pictures) - faults, time.perf_counter() - start
-    if names and faults:
-        _report(
-            f"submission.zip is not written, {faults} pictures would be missing; fix them or leave them out"
-        )
-    holds = outputs.finish(None if names is None or faults else dict(zip(names, pictures, strict=True)))
+        done, seconds = len(pictures) - faults, time.perf_counter() - start
+        if names and faults:
+            _report(
+                f"submission.zip is not written, {faults} pictures would be missing; fix them or leave them out"
+            )
+        holds = outputs.finish(None if names is None or faults else dict(zip(names, pictures, strict=True)))
     print(f"{done} of {len(pictures)} pictures, {done / seconds:.3g} a second. In '{folder}': {holds}")
     return 2 if faults else 0
 
