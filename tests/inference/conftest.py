@@ -37,6 +37,7 @@ def refused(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Cal
 
     def called(*words: str, code: int = 2) -> str:
         before = files(Path())
+        capsys.readouterr()  # of calls before
         assert tool(*words) == code
         out, err = capsys.readouterr()
         (line,) = err.splitlines()
