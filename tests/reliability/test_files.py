@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -184,3 +185,26 @@ def test_c3_the_score_to_beat_moves_with_the_folder_and_goes_with_its_checkpoint
     assert metrics["step"] == best
     files = ["best.ckpt", *(["best.ckpt.damaged"] if damaged else []), "last.ckpt"]
     assert sorted(os.listdir(folder / "checkpoints")) == files
+
+
+def test_c2_a_real_limit_on_the_size_of_files_leaves_the_old_one(tmp_path: Path) -> None:
+    """The write itself fails, not only the flush."""
+    path = tmp_path / "last.ckpt"
+    DurableCheckpointIO().save_checkpoint({"global_step": 1, "w": torch.zeros(10)}, path)
+    larger = {"global_step": 2, "w": torch.zeros(10**6)}
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+            DurableCheckpointIO(final_step=9).save_checkpoint(larger, path)
+            try:
+                DurableCheckpointIO(final_step=2).save_checkpoint(larger, path)
+            except CheckpointError as error:
+                code = 0 if "expected to write 4 MiB to" in str(error) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert load_checkpoint(path)["global_step"] == 1
+    assert os.listdir(tmp_path) == ["last.ckpt"]

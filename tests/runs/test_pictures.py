@@ -61,3 +61,10 @@ def test_a_picture_of_nothing_but_ignored_and_of_great_size(tmp_path: Path) -> N
     image = torch.zeros(3, 900, 1800, dtype=torch.uint8)
     pictures.save_picture(tmp_path / "p.png", image, mask, mask, Data.palette, 255, CLASSES)
     assert (tmp_path / "p.png").stat().st_size < 200_000
+
+
+def test_wandb_overlays_carry_the_class_names() -> None:
+    sample = pictures.Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), torch.full((20, 30), 255), "a")
+    image = pictures.wandb_image(sample, torch.zeros(20, 30).long(), CLASSES, 255)
+    assert set(image._masks) == {"ground_truth", "prediction"}
+    assert image._caption == "a"

@@ -113,13 +113,16 @@ def test_validation_does_not_change_what_training_draws(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_divergence_in_any_accumulated_batch_is_found(tmp_path: Path) -> None:
-    with pytest.raises(DivergenceError, match="samples s4, s5, s6, s7"):
+@pytest.mark.parametrize(("batches", "samples"), [(1, "s2, s3"), (2, "s4, s5, s6, s7")])
+def test_divergence_names_the_samples_of_all_accumulated_batches(
+    batches: int, samples: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DivergenceError, match=rf"samples {samples}\)"):
         fit(
             Net(spoil_step=1),
             tmp_path,
             DivergenceGuard(),
-            accumulate_grad_batches=2,
+            accumulate_grad_batches=batches,
             val_check_interval=8,
             steps=4,
         )
