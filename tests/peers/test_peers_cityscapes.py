@@ -70,15 +70,10 @@ def agree(scores: dict[str, Any], truth: list[Path], predictions: list[np.ndarra
 def test_what_predict_submits_is_read_and_scored(tmp_path: Path) -> None:
     data = fakes.make_fake_cityscapes(tmp_path / "data", 3)
     checkpoint = make_checkpoint(tmp_path / "model.safetensors", 19, data="cityscapes")
-    words = [
-        f"checkpoint={checkpoint}",
-        f"input={data}/leftImg8bit/val",
-        f"output={tmp_path}/out",
-        "submission=true",
-    ]
+    words = [f"checkpoint={checkpoint}", f"input={data}/leftImg8bit/val", f"output={tmp_path}/out"]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        assert predict.predict(compose("predict", overrides=words)) == 0
+        assert predict.predict_pictures(compose("predict", overrides=[*words, "submission=true"])) == 0
     truth = sorted(data.glob("gtFine/val/*/*_labelIds.png"))
     scores = official(tmp_path / "out" / "submission.zip", truth, tmp_path / "read")["scores"]
     back = {int(raw): train for train, raw in enumerate(known_format("cityscapes").ids)}

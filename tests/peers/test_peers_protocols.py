@@ -213,13 +213,8 @@ def test_scores_are_those_of_mmsegs_metric(classes: int, tmp_path: Path) -> None
         "a class that is absent, one that is only predicted"
     )
     for theirs, tolerance in ((found["float64"], 1e-9), (found["float32"], 1e-6)):
-        for key, name in (
-            ("mIoU", "mIoU"),
-            ("mAcc", "mAcc"),
-            ("aAcc", "aAcc"),
-            ("iou", "IoU"),
-            ("acc", "Acc"),
-        ):
+        for key in ("mIoU", "mAcc", "aAcc", "iou", "acc"):
+            name = {"iou": "IoU", "acc": "Acc"}.get(key, key)
             error = np.nanmax(np.abs(ours[key].numpy() - np.array(theirs[name])))
             assert np.array_equal(np.isnan(ours[key].numpy()), np.isnan(theirs[name]))
             assert error <= tolerance
