@@ -12,7 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isaseg.errors import ConfigError
 
@@ -38,12 +38,13 @@ class LocalLauncher(Launcher):
         """Run the jobs and return one result for each of `job_overrides`."""
         from isaseg.sweep.launch import launch
 
-        return launch(self.hydra_context, self.config, job_overrides, self._make_start, self.watch)
+        return launch(self.hydra_context, self.config, job_overrides, self.make_runner, self.watch)
 
-    def _make_start(self, jobs: Any) -> Any:
-        from isaseg.sweep.local import local
+    def make_runner(self, jobs: Any) -> Any:
+        """Return what runs the jobs."""
+        from isaseg.sweep.local import Local
 
-        return local(jobs, slots=self.slots, gpus=self.gpus)
+        return Local(jobs, slots=self.slots, gpus=self.gpus)
 
 
 class SlurmLauncher(LocalLauncher):
@@ -51,12 +52,13 @@ class SlurmLauncher(LocalLauncher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(slots=1)  # a search draws one trial at a time
-        self.options = options
+        self.options: Any = OmegaConf.to_container(DictConfig(options))
 
-    def _make_start(self, jobs: Any) -> Any:
-        from isaseg.sweep.slurm import slurm
+    def make_runner(self, jobs: Any) -> Any:
+        """Return what runs the jobs."""
+        from isaseg.sweep.slurm import Options, Slurm
 
-        return slurm(jobs, **self.options)
+        return Slurm(jobs, Options(**self.options))
 
 
 class GridSweeper(Sweeper):
@@ -84,7 +86,7 @@ class OptunaSweeper(GridSweeper):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings: Any = OmegaConf.to_container(DictConfig(settings))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search."""
@@ -94,10 +96,10 @@ class OptunaSweeper(GridSweeper):
             raise ConfigError(
                 f"hydra/sweeper=optuna needs Optuna ({error}); run pip install 'isaseg[sweep]'"
             ) from error
-        from isaseg.sweep.launch import command_flags, planned, sweep_name
+        from isaseg.sweep.launch import command_flags, plan_sweep, sweep_name
         from isaseg.sweep.search import search
         from isaseg.sweep.study import Settings
 
         settings = Settings(**{**self.settings, "study": sweep_name(self._master)})
-        plan_of = partial(planned, self.context, self._master)
+        plan_of = partial(plan_sweep, self.context, self._master)
         return search(self._launcher, plan_of, settings, arguments, command_flags(self._master))

@@ -20,7 +20,7 @@ from isaseg import config
 from isaseg.errors import ConfigError, JobError, SweepError
 from isaseg.runs.run_folder import write_failure
 from isaseg.sweep import search_report
-from isaseg.sweep.jobs import Job, Plan, plan
+from isaseg.sweep.jobs import Job, plan
 from isaseg.sweep.search import search
 from isaseg.sweep.space import overrides, parse, samples
 from isaseg.sweep.study import Settings, locked
@@ -53,17 +53,19 @@ class Bench:
         cfg.merge_with_dotlist(list(words))
         return cfg
 
-    def plan_of(self, combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> Plan:
+    def plan_of(
+        self, combinations: Sequence[Sequence[str]], fixed: Sequence[str]
+    ) -> tuple[list[Job], list[str]]:
         cfgs = [self.cfg(words) for words in combinations]
         jobs = [Job("", config.run_dir(c), tuple(w), c) for c, w in zip(cfgs, combinations, strict=True)]
-        return Plan(jobs, list(range(len(jobs))), [])
+        return jobs, []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         self.launched += map(list, job_overrides)
         event = self.at.pop(len(self.launched), None)
         if isinstance(event, KeyboardInterrupt):
             raise event
-        return [self.train(job, event) for job in self.plan_of(job_overrides, []).jobs]
+        return [self.train(job, event) for job in self.plan_of(job_overrides, [])[0]]
 
     def train(self, job: Job, event: Exception | None) -> JobReturn:
         result = JobReturn(overrides=job.overrides, cfg=job.cfg, status=JobStatus.FAILED)
@@ -160,7 +162,7 @@ def test_samples_hold_every_choice_and_both_ends_and_lose_no_digit() -> None:
     assert overrides({"a": "[4,4]", "b": 1 / 3, "c": 2}) == ["a=[4,4]", f"b={1 / 3!r}", "c=2"]
 
 
-def real_plan(combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> Plan:
+def real_plan(combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> tuple[list[Job], list[str]]:
     return plan(combinations, lambda words: compose_overrides(*words), fixed)
 
 

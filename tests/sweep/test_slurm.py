@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,34 +22,14 @@ from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import failure
 from isaseg.sweep import slurm as slurm_module
-from isaseg.sweep.jobs import Job, quoted
-from isaseg.sweep.slurm import Resources, need, slurm
+from isaseg.sweep.jobs import Job
+from isaseg.sweep.slurm import Options, Resources, Slurm, need
 from isaseg.sweep.slurm_task import Train
-from isaseg.sweep.supervise import Process, Start, supervise
-from tests.conftest import compose_overrides
+from isaseg.sweep.supervise import Process, supervise
+from tests.sweep.fake import jobs_of, order, until
 
 ROOT = Path(__file__).resolve().parents[2]
 pytest.importorskip("submitit", reason="the extra `sweep`")
-
-# Stands for train.py: waits for its file, saves if it is told to end, goes on from what was saved, fails for seed 13.
-FAKE_TRAIN = """
-import json, pathlib, signal, sys, time
-words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
-folder, seed = pathlib.Path(words["run_dir"].strip("'")), words["seed"]
-here = pathlib.Path(__file__).parent
-def save(number, frame):
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "last.ckpt").write_text("saved")
-    sys.exit(143)
-signal.signal(signal.SIGTERM, save)
-with (here / "order.txt").open("a") as file:
-    file.write(f"{seed} {words.get('resume')}\\n")
-while (here / f"hold{seed}").exists() and not (folder / "checkpoints").exists():
-    time.sleep(0.02)
-if seed == "13":
-    sys.exit("no such luck")
-(folder / "metrics.json").write_text(json.dumps({"val/mIoU": int(seed) / 100}))
-"""
 
 
 @pytest.fixture
@@ -73,44 +53,13 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             os.killpg(group, signal.SIGKILL)
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    path = tmp_path / "fake_train.py"
-    path.write_text(FAKE_TRAIN)
-    return path
-
-
-def options(**other: Any) -> dict[str, Any]:
+def options(**other: Any) -> Options:
     """Return what conf/hydra/launcher/slurm.yaml says."""
-    node = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "hydra" / "launcher" / "slurm.yaml"))
-    assert isinstance(node, dict)
+    node: Any = OmegaConf.to_container(
+        OmegaConf.load(config.conf_dir() / "hydra" / "launcher" / "slurm.yaml")
+    )
     del node["_target_"]
-    return {**{str(key): value for key, value in node.items()}, **other}
-
-
-def jobs_of(tmp_path: Path, seeds: Sequence[int], *overrides: str) -> list[Job]:
-    cfg = compose_overrides(f"output_dir={tmp_path / 'out'}", *overrides)
-    found = []
-    for seed in seeds:
-        mine = cfg.copy()
-        mine.seed, mine.run_dir = seed, str(tmp_path / "runs" / str(seed))
-        words = (*overrides, f"seed={seed}", f"run_dir={quoted(mine.run_dir)}")
-        found.append(Job(f"seed {seed}", Path(mine.run_dir), words, mine))
-    return found
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Return what `condition` gives once it is not None, False or empty."""
-    end = time.monotonic() + 60
-    while (value := condition()) is None or value is False or value == []:
-        assert time.monotonic() < end, "did not happen within a minute"
-        time.sleep(0.05)
-    return value
-
-
-def begun(script: Path) -> list[str]:
-    path = script.with_name("order.txt")
-    return path.read_text().splitlines() if path.is_file() else []
+    return Options(**{**node, **other})
 
 
 def submissions(cluster: Path) -> int:
@@ -122,7 +71,7 @@ def test_one_array_of_all_jobs_and_a_failure_stops_no_other(
 ) -> None:
     jobs = jobs_of(tmp_path, [1, 13, 2])
     console = Console(file=io.StringIO(), width=200)
-    outcomes = supervise(jobs, slurm(jobs, script, **options()), console)
+    outcomes = supervise(jobs, Slurm(jobs, options(), script), console)
     assert [outcomes[job].state for job in jobs] == ["finished", "failed", "finished"]
     assert submissions(cluster) == 1
     assert failure(jobs[1].folder) == "exit code 1: no such luck"
@@ -139,11 +88,11 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_even_if_it_was_not_to_resume
 ) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3], "resume=never")
-    process = slurm([job], script, **options())([job])[job]
-    until(lambda: begun(script))
+    process = Slurm([job], options(), script).start([job])[job]
+    until(lambda: order(script))
     subprocess.run(["scancel", "--signal=USR2", "1"], check=True)  # as Slurm does before the time is over
     assert until(process.poll) == 0
-    assert begun(script) == ["3 never", "3 auto"]
+    assert [line[2] for line in order(script)] == ["never", "auto"]
     assert (job.folder / "checkpoints" / "last.ckpt").read_text() == "saved"
 
 
@@ -152,8 +101,10 @@ def test_a_job_that_may_not_be_queued_again_says_how_to_let_it(
 ) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3])
-    process = slurm([job], script, **options(timeout_min=1, signal_delay_s=20, max_num_timeout=0))([job])[job]
-    until(lambda: begun(script))
+    process = Slurm([job], options(timeout_min=1, signal_delay_s=20, max_num_timeout=0), script).start([job])[
+        job
+    ]
+    until(lambda: order(script))
     subprocess.run(["scancel", "--signal=USR2", "1"], check=True)
     assert until(process.poll) == 1
     said = failure(job.folder) or ""
@@ -165,28 +116,26 @@ def test_an_interrupted_sweep_leaves_its_jobs_and_the_next_one_finds_them(
 ) -> None:
     (tmp_path / "hold3").touch()
     jobs = jobs_of(tmp_path, [3, 4])
-    ran = slurm(jobs, script, **options())(jobs)
-    until(lambda: len(begun(script)) == 2)
-    for process in ran.values():  # what supervise does when it is interrupted
-        process.stop()
-    for process in ran.values():
-        process.wait()
+    first = Slurm(jobs, options(), script)
+    ran = first.start(jobs)
+    until(lambda: len(order(script)) == 2)
+    first.interrupt(ran)
     assert capsys.readouterr().err.count("scancel 1 ends them") == 1
     until(lambda: ran[jobs[1]].queue.state("1_1")[0] == "COMPLETED")  # type: ignore[attr-defined]
-    again = slurm(jobs[:1], script, **options())(jobs[:1])
+    again = Slurm(jobs[:1], options(), script).start(jobs[:1])
     assert "submitted before: 1_0" in capsys.readouterr().err
     assert submissions(cluster) == 1
     (tmp_path / "hold3").unlink()
     assert until(again[jobs[0]].poll) == 0
-    assert sorted(begun(script)) == ["3 None", "4 None"]
+    assert sorted(line[0] for line in order(script)) == ["3", "4"]
 
 
 def test_a_job_that_is_stopped_is_told_to_save(tmp_path: Path, cluster: Path, script: Path) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3])
-    process = slurm([job], script, **options())([job])[job]
-    until(lambda: begun(script))
-    process.stop()
+    process = Slurm([job], options(), script).start([job])[job]
+    until(lambda: order(script))
+    process.terminate()
     assert until(process.poll) == 143
     until(lambda: (job.folder / "checkpoints" / "last.ckpt").exists())
 
@@ -196,7 +145,7 @@ def process_in_state(tmp_path: Path, cluster: Path, state: str, status: int) -> 
     job.folder.mkdir(parents=True)
     (job.folder / "slurm_job.txt").write_text("7")
     (cluster / "7.json").write_text(json.dumps({"state": "RUNNING", "status": 0}))
-    process = slurm([job], Path("train.py"), **options())([job])[job]
+    process = Slurm([job], options(), Path("train.py")).start([job])[job]
     (cluster / "7.json").write_text(json.dumps({"state": state, "status": status}))
     return job, process
 
@@ -262,22 +211,22 @@ def test_what_cannot_work_is_told_before_anything_is_submitted(
 ) -> None:
     jobs = jobs_of(tmp_path, [1])
     with pytest.raises(
-        ConfigError, match="hydra.launcher.timeout_min as a whole number of at least 1, got 0"
+        ConfigError, match="hydra.launcher.timeout_min to be greater than 0, got hydra.launcher.timeout_min=0"
     ):
-        slurm(jobs, script, **options(timeout_min=0))
+        Slurm(jobs, options(timeout_min=0), script)
     with pytest.raises(ConfigError, match=r"signal_delay_s below timeout_min \(60 s\), got 60"):
-        slurm(jobs, script, **options(timeout_min=1, signal_delay_s=60))
+        Slurm(jobs, options(timeout_min=1, signal_delay_s=60), script)
     with pytest.raises(ConfigError, match="trainer.devices as a number, got -1"):
-        slurm(jobs_of(tmp_path, [1], "trainer=ddp"), script, **options())
-    refused: Start = slurm(jobs, script, **options(partition="none"))
+        Slurm(jobs_of(tmp_path, [1], "trainer=ddp"), options(), script)
+    refused = Slurm(jobs, options(partition="none"), script)
     with pytest.raises(ConfigError, match="Slurm refused the jobs: .*invalid partition specified: none"):
-        refused(jobs)
+        refused.start(jobs)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="needs Slurm's sbatch, srun"):
-        slurm(jobs, script, **options())
+        Slurm(jobs, options(), script)
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"needs submitit.*pip install 'isaseg\[sweep\]'"):
-        slurm(jobs, script, **options())
+        Slurm(jobs, options(), script)
     assert submissions(cluster) == 0
 
 

@@ -32,10 +32,8 @@ def combinations(
     choices: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
-        if override.is_delete():
-            choices[key] = [override.input_line or key]
-        elif not override.is_sweep_override():
-            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        if not override.is_sweep_override():
+            choices[key] = [str(override.input_line)]
         elif override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:

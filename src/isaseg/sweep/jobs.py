@@ -33,21 +33,13 @@ class Job:
     cfg: DictConfig = field(compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The jobs, each once; for every requested combination the index of its job; remarks for the user."""
-
-    jobs: list[Job]
-    job_of: list[int]
-    remarks: list[str]
-
-
-def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequence[str] | None = None) -> Plan:
-    """Return the jobs of a sweep.
+def plan(
+    combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequence[str] | None = None
+) -> tuple[list[Job], list[str]]:
+    """Return the job of each combination, and remarks for the user; combinations that describe one run share a job.
 
     An override is left out where the chosen option of its group does not know the key but another option does: a dense
     model has no group size. This applies only if the override or the option is swept; otherwise it is a mistake.
-    Combinations that then describe the same run become one job.
 
     Args:
         combinations: Overrides of each job.
@@ -58,27 +50,25 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose, fixed: Sequenc
         ConfigError: If jobs would share one `run_dir`.
         HydraException: If an override does not fit; `isaseg.config.explain` words it.
     """
-    jobs: list[Job] = []
-    number_of: dict[Path, int] = {}
-    job_of, remarks = [], []
+    found: dict[Path, Job] = {}
+    folders, remarks = [], []
     common = set.intersection(*map(set, combinations)) if fixed is None else set(fixed)
     for combination in combinations:
         overrides, cfg, dropped = _composed(list(combination), common, compose)
         remarks += [f"left out {text}" for text in dropped]
         folder = config.run_dir(cfg)
-        if folder not in number_of:
-            number_of[folder] = len(jobs)
-            jobs.append(Job("", folder, tuple(overrides), cfg))
-        elif cfg.run_dir is not None and config.run_name(jobs[number_of[folder]].cfg) != config.run_name(cfg):
+        first = found.setdefault(folder, Job("", folder, tuple(overrides), cfg))
+        if cfg.run_dir is not None and config.run_name(first.cfg) != config.run_name(cfg):
             raise ConfigError(
                 f"expected a folder for each job, got run_dir={cfg.run_dir} for several; give output_dir instead"
             )
-        job_of.append(number_of[folder])
-    jobs = [replace(job, name=name) for job, name in zip(jobs, _names(jobs), strict=True)]
-    twice = len(combinations) - len(jobs)
+        folders.append(folder)
+    names = _names(list(found.values()))
+    found = {job.folder: replace(job, name=name) for job, name in zip(found.values(), names, strict=True)}
+    twice = len(combinations) - len(found)
     if twice:
         remarks.append(f"{twice} of {len(combinations)} combinations describe the same run as another one")
-    return Plan(jobs, job_of, list(dict.fromkeys(remarks)))
+    return [found[folder] for folder in folders], list(dict.fromkeys(remarks))
 
 
 def command(job: Job, script: Path | None = None) -> list[str]:

@@ -1,6 +1,5 @@
 """From Hydra's sweep to jobs and back: shared by the launchers in `hydra_plugins.isaseg_sweeps`."""
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,10 +11,11 @@ from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from isaseg import config
+from isaseg.console import say
 from isaseg.errors import JobError
 from isaseg.files import replace_file
-from isaseg.sweep.jobs import Job, Plan, plan, quoted
-from isaseg.sweep.supervise import Outcome, Start, Watch, supervise
+from isaseg.sweep.jobs import Job, plan, quoted
+from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
 
 # Options of the sweep, not passed on to its jobs
 _OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper", "hydra.mode")
@@ -25,7 +25,7 @@ def launch(
     hydra_context: HydraContext,
     master: DictConfig,
     combinations: Sequence[Sequence[str]],
-    make_start: Callable[[Sequence[Job]], Start],
+    make_runner: Callable[[Sequence[Job]], Runner],
     watch: Watch | None = None,
 ) -> list[JobReturn]:
     """Run the jobs of a sweep and return one result for each of `combinations`.
@@ -34,34 +34,41 @@ def launch(
         hydra_context: Composes configurations.
         master: Configuration of the sweep, including the node `hydra`.
         combinations: Overrides of each job.
-        make_start: Called with the jobs; returns what starts them.
+        make_runner: Called with the jobs; returns what starts them.
         watch: See `supervise`.
     """
     console = Console(stderr=True)
-    words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
-    found = planned(hydra_context, master, combinations)
-    for remark in found.remarks:
-        console.print(remark, markup=False, highlight=False, soft_wrap=True)
+    planned, remarks = plan_sweep(hydra_context, master, combinations)
+    for remark in remarks:
+        say(console, remark)
     flags, name = command_flags(master), sweep_name(master)
-    jobs = [
-        replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words)) for job in found.jobs
+    words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
+    jobs = {
+        job: replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words))
+        for job in planned
+    }
+    runner = make_runner(list(jobs.values()))
+    write_members(list(jobs), master)
+    outcomes = supervise(list(jobs.values()), runner, console, watch)
+    return [
+        _result(overrides, job, outcomes[jobs[job]])
+        for overrides, job in zip(combinations, planned, strict=True)
     ]
-    start = make_start(jobs)
-    write_members(jobs, master)
-    outcomes = supervise(jobs, start, console, watch)
-    return _returns(Plan(jobs, found.job_of, []), combinations, list(outcomes.values()))
 
 
-def planned(
+def plan_sweep(
     hydra_context: HydraContext,
     master: DictConfig,
     combinations: Sequence[Sequence[str]],
     fixed: Sequence[str] | None = None,
-) -> Plan:
-    """Return the jobs of a sweep, see `plan`, without starting any."""
+) -> tuple[list[Job], list[str]]:
+    """Return the jobs of a sweep and remarks, see `plan`, without starting any."""
 
     def compose(overrides: list[str]) -> DictConfig:
-        return _task_config(hydra_context.config_loader.load_sweep_config(master, overrides))
+        cfg = hydra_context.config_loader.load_sweep_config(master, overrides)
+        with read_write(cfg), open_dict(cfg):
+            del cfg["hydra"]
+        return cfg
 
     return plan(combinations, compose, fixed)
 
@@ -92,30 +99,21 @@ def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
         file.write("".join(f"{line}\n" for line in [header, *members]).encode())
 
 
-def _returns(
-    found: Plan, combinations: Sequence[Sequence[str]], outcomes: Sequence[Outcome]
-) -> list[JobReturn]:
-    returns = []
-    for combination, number in zip(combinations, found.job_of, strict=True):
-        job, outcome = found.jobs[number], outcomes[number]
-        result = JobReturn(
-            overrides=combination, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name
-        )
-        if outcome.state == "finished":
-            result.status = JobStatus.COMPLETED
-            result.return_value = (outcome.metrics or {}).get("val/mIoU")
-        else:
-            result.status = JobStatus.FAILED
-            result.return_value = JobError(f"{job.name}: {outcome.state}, see {job.folder}", outcome.state)
-        returns.append(result)
-    return returns
+def command_flags(master: DictConfig) -> list[str]:
+    """Return the --config-dir and --config-name that this process was started with."""
+    sources, name = master.hydra.runtime.config_sources, master.hydra.job.config_name
+    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
+    return flags if name == "train" else [*flags, f"--config-name={name}"]
 
 
-def _task_config(full: DictConfig) -> DictConfig:
-    cfg = copy.deepcopy(full)
-    with read_write(cfg), open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
+def _result(overrides: Sequence[str], job: Job, outcome: Outcome) -> JobReturn:
+    result = JobReturn(overrides=overrides, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name)
+    if outcome.state == "finished":
+        result.status, result.return_value = JobStatus.COMPLETED, (outcome.metrics or {}).get("val/mIoU")
+    else:
+        result.status = JobStatus.FAILED
+        result.return_value = JobError(f"{job.name}: {outcome.state}, see {job.folder}", outcome.state)
+    return result
 
 
 def _in_wandb(job: Job, sweep: str) -> list[str]:
@@ -127,15 +125,3 @@ def _in_wandb(job: Job, sweep: str) -> list[str]:
         for key, text in wanted.items()
         if key in logger and logger[key] is None
     ]
-
-
-def command_flags(master: DictConfig) -> list[str]:
-    """Return the --config-dir and --config-name that this process was started with."""
-    flags = [
-        f"--config-dir={source.path}"
-        for source in master.hydra.runtime.config_sources
-        if source.provider == "command-line"
-    ]
-    return flags + (
-        [] if master.hydra.job.config_name == "train" else [f"--config-name={master.hydra.job.config_name}"]
-    )

@@ -7,30 +7,26 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import PositiveInt
 
+from isaseg.config.values import check_value
 from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import finished_metrics
 from isaseg.sweep.jobs import Job, command, processes
-from isaseg.sweep.supervise import Process, Start
+from isaseg.sweep.supervise import Outcome, Process
 
 _GRACE = 60.0  # seconds for a job to save its checkpoint before it is killed
 _PR_SET_PDEATHSIG = 1
 
 
-def local(
-    jobs: Sequence[Job],
-    script: Path | None = None,
-    slots: int | None = None,
-    gpus: Sequence[str] | None = None,
-) -> Start:
-    """Return a function that starts jobs on this machine while there is room.
+class Local:
+    """Starts jobs on this machine while there is room, and makes them save when this process is interrupted.
 
     Args:
         jobs: All jobs that will be started.
@@ -41,75 +37,105 @@ def local(
     Raises:
         ConfigError: If a job needs more than there is.
     """
-    found = list(visible_gpus() if gpus is None else gpus)
-    needs = _needs(jobs, slots, len(found))
-    room = slots or (len(found) if any(needs.values()) else 1)
-    threads = max((os.cpu_count() or 1) // room, 1)
-    free, running = list(found), list[_LocalProcess]()
-    announced: set[Job] = set()
 
-    def start_one(job: Job) -> Process | None:
-        mine, free[:] = free[: needs[job]], free[needs[job] :]
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine or gpus is not None else {}
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        script: Path | None = None,
+        slots: int | None = None,
+        gpus: Sequence[str] | None = None,
+    ) -> None:
+        check_value("hydra.launcher.slots", slots, PositiveInt | None)
+        self._script, self._gpus = script, list(visible_gpus() if gpus is None else gpus)
+        self._needs = {job: _checked_need(job, len(self._gpus)) for job in jobs}
+        room = slots or (len(self._gpus) if any(self._needs.values()) else 1)
+        self._room, self._environment = room, dict(os.environ)
+        if gpus is not None:
+            self._environment["CUDA_VISIBLE_DEVICES"] = ""
         if room > 1:
-            environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-        started: Process | None = None
-        try:
-            with alone(job.folder) as lock:
-                if lock is None:  # another sweep trains it, or a killed sweep whose job is still saving
-                    if job not in announced:
-                        announced.add(job)
-                        print(f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr)
-                elif finished_metrics(job.cfg, job.folder) is not None:
-                    started = _Ended(0)
-                else:
-                    popen = spawn(job, local_command(job, script, len(mine)), environment, lock)
-                    started = process = _LocalProcess(popen, mine, free)
-                    running.append(process)
-                    return started
-        except OSError as error:  # of its folder; the other jobs go on
-            started = _Ended(1, f"it could not be started: {error}")
-        free.extend(mine)
-        return started
+            self._environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // room, 1)))
+        self._running: list[tuple[subprocess.Popen[bytes], list[str]]] = []
+        self._announced: set[Job] = set()
 
-    def start(waiting: list[Job]) -> dict[Job, Process]:
-        running[:] = [process for process in running if process.poll() is None]
-        started: dict[Job, Process] = {}
+    def start(self, waiting: Sequence[Job]) -> dict[Job, Process | Outcome]:
+        """Start as many of the waiting jobs as there is room for."""
+        started: dict[Job, Process | Outcome] = {}
+        self._running = [(process, held) for process, held in self._running if process.poll() is None]
         for job in waiting:
-            if len(running) >= room or needs[job] > len(free):
-                break  # in order, so that a large job is not overtaken for ever
-            process = start_one(job)
-            if process is not None:
-                started[job] = process
+            taken = {gpu for _, held in self._running for gpu in held}
+            free = [gpu for gpu in self._gpus if gpu not in taken]
+            if len(self._running) >= self._room or self._needs[job] > len(free):
+                break  # in order, so that small jobs do not keep a large one waiting forever
+            result = self._start(job, free[: self._needs[job]])
+            if result is not None:
+                started[job] = result
         return started
 
-    return start
+    def interrupt(self, running: Mapping[Job, Process]) -> None:
+        """Ask all jobs to save and end, and wait for them; kill those that do not end."""
+        processes = [process for process, _ in self._running]
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start(self, job: Job, gpus: list[str]) -> Process | Outcome | None:
+        try:
+            with alone(job.folder / "lock") as lock:
+                if lock is None:  # another sweep trains it, or a killed sweep whose job is still saving
+                    if job not in self._announced:
+                        print(f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr)
+                    self._announced.add(job)
+                    return None
+                metrics = finished_metrics(job.cfg, job.folder)
+                if metrics is not None:
+                    return Outcome("finished", metrics)
+                process = self._spawn(job, gpus, lock)
+        except OSError as error:  # of its folder; the other jobs go on
+            return Outcome("failed", message=f"it could not be started: {error}")
+        self._running.append((process, gpus))
+        return process
+
+    def _spawn(self, job: Job, gpus: list[str], lock: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """Start a job that writes to log.txt, holds the lock and ends with this process."""
+        (job.folder / "failed.txt").unlink(missing_ok=True)
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        with (job.folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(
+                local_command(job, self._script, len(gpus)),
+                env={**self._environment, **visible},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(lock.fileno(),),
+                start_new_session=True,  # Ctrl-C goes to the sweep, which asks its jobs to save and end
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )
 
 
-def _needs(jobs: Sequence[Job], slots: int | None, available: int) -> dict[Job, int]:
-    if slots is not None and (not isinstance(slots, int) or slots < 1):
-        raise ConfigError(f"expected hydra.launcher.slots of at least 1, got {slots}")
-    needs = {job: gpus_needed(job.cfg, available) for job in jobs}
-    for job, need in needs.items():
-        if need > available:
-            raise ConfigError(
-                f"{job.name} needs {need} GPUs, this machine has {available}; lower trainer.devices"
-            )
-        if job.cfg.trainer.get("num_nodes", 1) != 1:
-            raise ConfigError(
-                "a job on this machine has one node; for several nodes use hydra/launcher=slurm"
-            )
-    return needs
+def _checked_need(job: Job, available: int) -> int:
+    need = gpus_needed(job.cfg, available)
+    if need > available:
+        raise ConfigError(
+            f"{job.name} needs {need} GPUs, this machine has {available}; lower trainer.devices"
+        )
+    if job.cfg.trainer.get("num_nodes", 1) != 1:
+        raise ConfigError("a job on this machine has one node; for several nodes use hydra/launcher=slurm")
+    return need
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[IO[bytes] | None]:
-    """Yield the lock of a run folder, None if another process holds it.
+def alone(path: Path) -> Iterator[IO[bytes] | None]:
+    """Yield the lock on a file, None if another process holds it; the file is made, and never removed.
 
-    The lock lasts until the block and every process that inherited it have ended, even if the sweep is killed.
+    The lock lasts until the block and every process that inherited it have ended, even if this process is killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("wb") as lock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,32 +144,6 @@ def alone(folder: Path) -> Iterator[IO[bytes] | None]:
         except OSError:  # a file system without locks
             pass
         yield lock
-
-
-def spawn(
-    job: Job, words: Sequence[str], environment: dict[str, str], lock: IO[bytes] | None = None
-) -> "subprocess.Popen[bytes]":
-    """Start a job that writes to log.txt and ends with this process; an old failed.txt is removed.
-
-    Args:
-        job: The job.
-        words: Its command line.
-        environment: Added to the environment of this process.
-        lock: Held by the job as long as it runs, see `alone`.
-    """
-    job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "failed.txt").unlink(missing_ok=True)
-    with (job.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            list(words),
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=() if lock is None else (lock.fileno(),),
-            start_new_session=True,  # Ctrl-C goes to the sweep, which asks its jobs to save and end
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-        )
 
 
 def local_command(job: Job, script: Path | None, gpus: int) -> list[str]:
@@ -183,49 +183,6 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
-
-
-@dataclass
-class _Ended:
-    """A job that needed no process, or could not get one."""
-
-    code: int
-    message: str = ""
-
-    def poll(self) -> int:
-        return self.code
-
-    def stop(self) -> None:
-        pass
-
-    def wait(self) -> None:
-        pass
-
-
-@dataclass
-class _LocalProcess:
-    popen: "subprocess.Popen[bytes]"
-    gpus: list[str]
-    free: list[str]
-
-    def poll(self) -> int | None:
-        code = self.popen.poll()
-        if code is not None:
-            self.free += self.gpus
-            self.gpus = []
-        return code
-
-    def stop(self) -> None:
-        if self.popen.poll() is None:
-            self.popen.terminate()
-
-    def wait(self) -> None:
-        try:
-            self.popen.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        self.poll()
 
 
 def _in_processes(cfg: DictConfig) -> bool:

@@ -12,17 +12,19 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 from omegaconf import DictConfig
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from isaseg import config
+from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 from isaseg.runs.run_folder import read_metrics, write_failure
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.slurm_task import JOB_FILE, Train
-from isaseg.sweep.supervise import Process, Start
+from isaseg.sweep.supervise import Process
 
 _ASK_EVERY = 10.0  # seconds between two calls of squeue, however many jobs there are
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
@@ -45,66 +47,121 @@ class Resources(NamedTuple):
     gpus_per_node: int
 
 
-def slurm(
-    jobs: Sequence[Job],
-    script: Path | None = None,
-    *,
-    partition: str | None,
-    account: str | None,
-    qos: str | None,
-    timeout_min: int,
-    max_num_timeout: int,
-    signal_delay_s: int,
-    cpus_per_task: int,
-    mem_gb: float | None,
-    gpus_per_node: int | None,
-    array_parallelism: int,
-    setup: Sequence[str],
-    additional_parameters: Mapping[str, Any],
-) -> Start:
-    """Return a function that submits all jobs at once, except those that an earlier sweep submitted and still run.
-
-    The arguments are described in conf/hydra/launcher/slurm.yaml.
+@dataclass(frozen=True)
+class Options:
+    """The keys of conf/hydra/launcher/slurm.yaml, which explains them.
 
     Raises:
-        ConfigError: If submitit or Slurm is missing, or an argument is invalid.
+        ConfigError: For an invalid value.
     """
-    _check_installed()
-    whole = {"timeout_min": timeout_min, "signal_delay_s": signal_delay_s, "cpus_per_task": cpus_per_task}
-    for name, value in {**whole, "array_parallelism": array_parallelism}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"expected hydra.launcher.{name} as a whole number of at least 1, got {value}")
-    if signal_delay_s >= 60 * timeout_min:
-        raise ConfigError(
-            f"expected hydra.launcher.signal_delay_s below timeout_min ({60 * timeout_min} s), got {signal_delay_s}"
-        )
-    needs = {job: need(job, gpus_per_node) for job in jobs}
-    given = {"partition": partition, "account": account, "qos": qos, "mem": _memory(mem_gb)}
-    options = {
-        **{name: value for name, value in given.items() if value is not None},
-        "time": timeout_min,
-        "signal_delay_s": signal_delay_s,
-        "cpus_per_task": cpus_per_task,
-        "array_parallelism": array_parallelism,
-        "setup": list(setup) or None,
-        # since Slurm 22.05 srun does not inherit cpus-per-task from sbatch; a failed task ends the others
-        "srun_args": [f"--cpus-per-task={cpus_per_task}", "--kill-on-bad-exit=1"],
-        "additional_parameters": {"requeue": True, **additional_parameters},
-    }
-    queue = _Queue()
 
-    def start(waiting: list[Job]) -> dict[Job, Process]:
-        found = {job: held for job in waiting if (held := _submitted_as(job.folder)) and queue.holds(held)}
+    partition: str | None
+    account: str | None
+    qos: str | None
+    timeout_min: PositiveInt
+    max_num_timeout: NonNegativeInt
+    signal_delay_s: PositiveInt
+    cpus_per_task: PositiveInt
+    mem_gb: PositiveFloat | None
+    gpus_per_node: NonNegativeInt | None
+    array_parallelism: PositiveInt
+    setup: list[str]
+    additional_parameters: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        check_keys("hydra.launcher", vars(self), get_type_hints(Options, include_extras=True), "")
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise ConfigError(
+                f"expected hydra.launcher.signal_delay_s below timeout_min ({60 * self.timeout_min} s), "
+                f"got {self.signal_delay_s}"
+            )
+
+
+class Slurm:
+    """Submits all jobs at once, except those that an earlier sweep submitted and that still run.
+
+    Raises:
+        ConfigError: If submitit or Slurm is missing, or Slurm cannot know what a job needs.
+    """
+
+    def __init__(self, jobs: Sequence[Job], options: Options, script: Path | None = None) -> None:
+        _check_installed()
+        self._options, self._script = options, script
+        self._needs = {job: need(job, options.gpus_per_node) for job in jobs}
+        self._queue = _Queue()
+
+    def start(self, waiting: Sequence[Job]) -> dict[Job, Process]:
+        """Submit the jobs as arrays, each of jobs with equal needs."""
+        numbers = {job: _slurm_job(job.folder) for job in waiting}
+        found = {job: number for job, number in numbers.items() if number and self._queue.holds(number)}
         if found:
-            _say(f"found in Slurm, submitted before: {', '.join(found.values())}")
+            print(f"found in Slurm, submitted before: {', '.join(found.values())}", file=sys.stderr)
         new = [job for job in waiting if job not in found]
-        for group in dict.fromkeys(needs[job] for job in new):  # all jobs of an array have equal resources
-            those = [job for job in new if needs[job] == group]
-            found.update(_submit(those, script, group, options, max_num_timeout))
-            queue.ask_again()
-        return {job: _SlurmProcess(job, number, queue) for job, number in found.items()}
+        for needs in dict.fromkeys(self._needs[job] for job in new):
+            found |= self._submit([job for job in new if self._needs[job] == needs], needs)
+            self._queue.forget()
+        return {job: _SlurmProcess(job, number, self._queue) for job, number in found.items()}
 
-    return start
+    def interrupt(self, running: Mapping[Job, Process]) -> None:
+        """Leave the jobs in the queue."""
+        arrays = dict.fromkeys((_slurm_job(job.folder) or "").split("_")[0] for job in running)
+        if arrays:
+            print(
+                "the jobs stay in Slurm; the same command finds them again, "
+                f"scancel {' '.join(arrays)} ends them",
+                file=sys.stderr,
+            )
+
+    def _submit(self, jobs: Sequence[Job], needs: Resources) -> dict[Job, str]:
+        """Submit jobs as one array, write the id of each into its folder, and return the ids."""
+        import submitit
+
+        for job in jobs:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            for name in (JOB_FILE, "failed.txt"):
+                (job.folder / name).unlink(missing_ok=True)
+        executor = submitit.SlurmExecutor(_folder(jobs[0]), max_num_timeout=self._options.max_num_timeout)
+        executor.update_parameters(
+            job_name=f"isaseg-{config.safe_name(jobs[0].cfg.name)}", **self._parameters(needs)
+        )
+        devices = f"trainer.devices={needs.tasks_per_node}"  # replaces "auto" and the ids of another machine
+        grace = 0.8 * self._options.signal_delay_s
+        tasks = [Train([*command(job, self._script), devices], job.folder.resolve(), grace) for job in jobs]
+        try:
+            submitted = executor.submit_array(tasks)
+        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"Slurm refused the jobs: {reason}; correct hydra.launcher.*") from error
+        for job, handle in zip(jobs, submitted, strict=True):
+            with replace_file(job.folder / JOB_FILE) as file:
+                file.write(handle.job_id.encode())
+            with (job.folder / "log.txt").open("a") as log:
+                log.write(f"Slurm job {handle.job_id}, further output is in {handle.paths.stderr}\n")
+        array, count = submitted[0].job_id.split("_")[0], f"{len(jobs)} run{'s' * (len(jobs) > 1)}"
+        print(f"submitted as Slurm job {array}: {count}; Ctrl-C leaves it in the queue", file=sys.stderr)
+        return {job: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
+
+    def _parameters(self, needs: Resources) -> dict[str, Any]:
+        """Return what submitit asks Slurm for."""
+        asked = self._options
+        wanted = {
+            "partition": asked.partition,
+            "account": asked.account,
+            "qos": asked.qos,
+            "mem": None if asked.mem_gb is None else f"{round(asked.mem_gb * 1024)}MB",
+            "gpus_per_node": needs.gpus_per_node or None,
+            "nodes": needs.nodes,
+            "ntasks_per_node": needs.tasks_per_node,
+            "time": asked.timeout_min,
+            "signal_delay_s": asked.signal_delay_s,
+            "cpus_per_task": asked.cpus_per_task,
+            "array_parallelism": asked.array_parallelism,
+            "setup": asked.setup or None,
+            # since Slurm 22.05 srun does not inherit cpus-per-task from sbatch; a failed task ends the others
+            "srun_args": [f"--cpus-per-task={asked.cpus_per_task}", "--kill-on-bad-exit=1"],
+            "additional_parameters": {"requeue": True, **asked.additional_parameters},
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
 
 
 def need(job: Job, gpus_per_node: int | None) -> Resources:
@@ -128,57 +185,17 @@ def need(job: Job, gpus_per_node: int | None) -> Resources:
     return Resources(trainer.num_nodes, tasks, gpus_per_node)
 
 
-def _submit(
-    jobs: Sequence[Job],
-    script: Path | None,
-    asked: Resources,
-    options: Mapping[str, Any],
-    max_num_timeout: int,
-) -> dict[Job, str]:
-    """Submit jobs as one array, write the id of each into its folder, and return the ids."""
-    import submitit
-
-    for job in jobs:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        for name in (JOB_FILE, "failed.txt"):
-            (job.folder / name).unlink(missing_ok=True)
-    executor = submitit.SlurmExecutor(_folder(jobs[0]), max_num_timeout=max_num_timeout)
-    gpus = {"gpus_per_node": asked.gpus_per_node} if asked.gpus_per_node else {}
-    executor.update_parameters(
-        job_name=f"isaseg-{config.safe_name(jobs[0].cfg.name)}",
-        nodes=asked.nodes,
-        ntasks_per_node=asked.tasks_per_node,
-        **gpus,
-        **options,
-    )
-    delay = float(options["signal_delay_s"])
-    devices = f"trainer.devices={asked.tasks_per_node}"  # replaces "auto" and the ids of another machine
-    tasks = [Train([*command(job, script), devices], job.folder.resolve(), 0.8 * delay) for job in jobs]
-    try:
-        submitted = executor.submit_array(tasks)
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"Slurm refused the jobs: {reason}; correct hydra.launcher.*") from error
-    numbers = {job: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
-    for job, handle in zip(jobs, submitted, strict=True):
-        with replace_file(job.folder / JOB_FILE) as file:
-            file.write(handle.job_id.encode())
-        with (job.folder / "log.txt").open("a") as log:
-            log.write(f"Slurm job {handle.job_id}, further output is in {handle.paths.stderr}\n")
-    array = submitted[0].job_id.split("_")[0]
-    _say(
-        f"submitted as Slurm job {array}: {len(jobs)} run{'s' * (len(jobs) > 1)}; Ctrl-C leaves it in the queue"
-    )
-    return numbers
-
-
 class _Queue:
     """The state of all our jobs by squeue, which unlike sacct needs no accounting."""
 
     def __init__(self) -> None:
+        self._silent = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Ask again at the next call, because there are new jobs."""
         self._asked = -math.inf
-        self._known = self._silent = self._left = False
-        self._jobs: dict[str, tuple[str, int]] = {}
+        self._jobs: dict[str, tuple[str, int]] | None = None
 
     def holds(self, number: str) -> bool:
         """Return whether a job waits or runs; True while squeue has not answered."""
@@ -189,35 +206,20 @@ class _Queue:
         if time.monotonic() - self._asked >= _ASK_EVERY:
             self._ask()
             self._asked = time.monotonic()
-        return self._jobs.get(number, ("", 0)) if self._known else ("UNKNOWN", 0)
-
-    def ask_again(self) -> None:
-        """Ask again at the next call, because there are new jobs."""
-        self._asked, self._known = -math.inf, False
-
-    def left(self, number: str) -> None:
-        """Print, once, that the jobs go on without this process."""
-        if not self._left:
-            self._left = True
-            _say(
-                "the jobs stay in Slurm; the same command finds them again, "
-                f"scancel {number.split('_')[0]} ends them"
-            )
+        return ("UNKNOWN", 0) if self._jobs is None else self._jobs.get(number, ("", 0))
 
     def _ask(self) -> None:
         words = ["squeue", "--me", "--array", "--states=all", "--noheader"]
-        fields = "--Format=JobArrayID:40,State:20,exit_code:20"
+        words.append("--Format=JobArrayID:40,State:20,exit_code:20")
         try:
-            answer = subprocess.run(
-                [*words, fields], capture_output=True, text=True, timeout=60, check=True
-            ).stdout
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
         except (OSError, subprocess.SubprocessError) as error:  # e.g. slurmctld restarts; the jobs run on
             if not self._silent:
-                _say(f"squeue does not answer, trying again: {error}")
+                print(f"squeue does not answer, trying again: {error}", file=sys.stderr)
             self._silent = True
             return
-        self._known, self._silent = True, False
-        rows = (line.split() for line in answer.splitlines())
+        self._silent = False
+        rows = (line.split() for line in done.stdout.splitlines())
         self._jobs = {row[0]: (row[1], int(row[2])) for row in rows if len(row) == 3}
 
 
@@ -226,27 +228,13 @@ class _SlurmProcess:
     job: Job
     number: str
     queue: _Queue
-    unwanted: bool = False
 
     def poll(self) -> int | None:
-        if self.unwanted:
-            self.unwanted = False
-            subprocess.run(["scancel", self.number], check=False)  # SIGTERM; after KillWait, 30 s, SIGKILL
-        if self.queue.holds(self.number):
+        """Return the exit code, None while the job waits or runs; write failed.txt where the job itself could not."""
+        state, status = self.queue.state(self.number)
+        if state not in {*_OVER, ""}:
             return None
-        return self._ended(*self.queue.state(self.number))
-
-    def stop(self) -> None:
-        """Make the next `poll` cancel the job; if `wait` follows instead, this process was interrupted."""
-        self.unwanted = True
-
-    def wait(self) -> None:
-        """Leave the job in the queue."""
-        self.queue.left(self.number)
-
-    def _ended(self, state: str, status: int) -> int:
-        """Return the exit code; write failed.txt where the job itself could not."""
-        if state == "" or state == "COMPLETED":  # "": Slurm forgets after MinJobAge
+        if state in ("COMPLETED", ""):  # "": Slurm forgets after MinJobAge
             return 0 if state or read_metrics(self.job.folder) else 1
         if state in ("CANCELLED", "PREEMPTED"):
             return 143
@@ -257,6 +245,10 @@ class _SlurmProcess:
         elif (reason := _not_requeued(self.job, self.number)) is not None:
             write_failure(self.job.folder, reason)
         return 128 - code if code > 128 and code != 143 else code or 1  # 137: a task was killed by signal 9
+
+    def terminate(self) -> None:
+        """Cancel the job: SIGTERM, and SIGKILL after Slurm's KillWait, 30 s."""
+        subprocess.run(["scancel", self.number], check=False)
 
 
 def _not_requeued(job: Job, number: str) -> str | None:
@@ -274,17 +266,13 @@ def _not_requeued(job: Job, number: str) -> str | None:
     return None
 
 
-def _submitted_as(folder: Path) -> str | None:
+def _slurm_job(folder: Path) -> str | None:
     path = folder / JOB_FILE
     return path.read_text().strip() if path.is_file() else None
 
 
 def _folder(job: Job) -> Path:
     return Path(job.cfg.output_dir).resolve() / config.safe_name(job.cfg.name) / "slurm"
-
-
-def _memory(gigabytes: float | None) -> str | None:
-    return None if gigabytes is None else f"{round(gigabytes * 1024)}MB"
 
 
 def _check_installed() -> None:
@@ -297,7 +285,3 @@ def _check_installed() -> None:
         raise ConfigError(
             f"hydra/launcher=slurm needs Slurm's {', '.join(missing)}, not found here; run it on a machine of the cluster"
         )
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

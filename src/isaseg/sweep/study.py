@@ -1,21 +1,26 @@
 """The study of a search: its settings, its file, and what must not be mixed in it."""
 
-import fcntl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
 
 import numpy as np
 import optuna
 from omegaconf import DictConfig
 from optuna import Study
 from optuna.trial import TrialState
+from pydantic import Field, NonNegativeInt, PositiveInt
+from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from isaseg import config
+from isaseg.config.values import check_keys
+from isaseg.console import say
 from isaseg.errors import ConfigError
 from isaseg.sweep.jobs import Job
+from isaseg.sweep.local import alone
 from isaseg.sweep.space import Space
 
 
@@ -29,26 +34,15 @@ class Settings:
 
     params: Mapping[str, str] | None
     study: str  # also a file's name
-    storage: str | None
-    n_trials: int
-    seed: int
-    n_startup_trials: int
-    pruner: str
-    n_warmup_steps: int
+    storage: Annotated[str | None, Field(pattern="^(sqlite:///)?[^:]+$", description="the path of a file")]
+    n_trials: PositiveInt
+    seed: NonNegativeInt
+    n_startup_trials: NonNegativeInt
+    pruner: Literal["none", "median", "hyperband"]
+    n_warmup_steps: NonNegativeInt
 
     def __post_init__(self) -> None:
-        for key, least in (("n_trials", 1), ("seed", 0), ("n_startup_trials", 0), ("n_warmup_steps", 0)):
-            value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ConfigError(
-                    f"expected hydra.sweeper.{key} as an integer of at least {least}, got {value}"
-                )
-        if self.pruner not in ("none", "median", "hyperband"):
-            raise ConfigError(
-                f"expected hydra.sweeper.pruner as none, median or hyperband, got {self.pruner}"
-            )
-        if self.storage is not None and "://" in self.storage.removeprefix("sqlite:///"):
-            raise ConfigError(f"expected hydra.sweeper.storage as the path of a file, got {self.storage}")
+        check_keys("hydra.sweeper", vars(self), get_type_hints(Settings, include_extras=True), "")
 
 
 def sampler(settings: Settings, number: int) -> optuna.samplers.TPESampler:
@@ -71,14 +65,11 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ConfigError: If another process holds the lock.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:  # never removed: that would be a race
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with alone(path.with_name(f".{path.name}.lock")) as lock:
+        if lock is None:
             raise ConfigError(
                 f"another process is searching with {path}; wait for it, or give another hydra.sweeper.study=NAME"
-            ) from None
+            )
         yield
 
 
@@ -88,7 +79,7 @@ def open_study(
     space: Space,
     fixed: Sequence[str],
     jobs: Sequence[Job],
-    say: Callable[[str], None],
+    console: Console,
 ) -> Study:
     """Return the study in a store; a new one if there is none or if all its trials have failed.
 
@@ -98,7 +89,7 @@ def open_study(
         space: What is searched.
         fixed: Overrides that are the same for every trial.
         jobs: Some of the runs that the search may make.
-        say: Called with messages for the user.
+        console: Where messages are printed.
 
     Raises:
         ConfigError: If the file is not a store, or the study was started with other settings.
@@ -108,9 +99,8 @@ def open_study(
         study = _create(path, settings, jobs[0].cfg)
         trials = study.trials
         if trials and all(trial.state is TrialState.FAIL for trial in trials):
-            say(
-                f"all {len(trials)} trials of the study {settings.study} had failed; the search starts from scratch"
-            )
+            had = f"all {len(trials)} trials of the study {settings.study} had failed"
+            say(console, f"{had}; the search starts from scratch")
             optuna.delete_study(study_name=settings.study, storage=f"sqlite:///{path}")
             study = _create(path, settings, jobs[0].cfg)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:

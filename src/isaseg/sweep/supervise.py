@@ -1,12 +1,12 @@
 """Watch jobs until they end, wherever their processes run: progress, failures, interruption."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from isaseg.console import say
 from isaseg.runs.history import read_history
@@ -15,23 +15,6 @@ from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
 _TAIL = 20  # log lines quoted in failed.txt where the run itself could not write the reason
-
-
-class Process(Protocol):
-    """A job that runs somewhere."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
-
-    def stop(self) -> None:
-        """Ask it to save and end."""
-
-    def wait(self) -> None:
-        """Wait until it has ended; kill it if it does not end."""
-
-
-Start = Callable[[list[Job]], dict[Job, Process]]
-Watch = Callable[[Job], bool]
 
 
 @dataclass(frozen=True)
@@ -49,65 +32,80 @@ class Outcome:
     message: str = ""
 
 
+class Process(Protocol):
+    """A job that runs somewhere; a `subprocess.Popen` is one."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to save and end."""
+
+
+class Runner(Protocol):
+    """Where jobs run."""
+
+    def start(self, waiting: Sequence[Job]) -> Mapping[Job, Process | Outcome]:
+        """Start as many of the waiting jobs as there is room for; return an outcome for a job without a process."""
+
+    def interrupt(self, running: Mapping[Job, Process]) -> None:
+        """Deal with the jobs that still run when this process is interrupted."""
+
+
+Watch = Callable[[Job], bool]
+
+
 def supervise(
-    jobs: Sequence[Job], start: Start, console: Console, watch: Watch | None = None
+    jobs: Sequence[Job], runner: Runner, console: Console, watch: Watch | None = None
 ) -> dict[Job, Outcome]:
     """Run the jobs that are not complete yet, and return how each job ended.
 
-    A failed job is reported at once and does not stop the others. If this process is interrupted, the jobs are asked to
-    save and end, and it waits for them.
+    A failed job is reported at once and does not stop the others.
 
     Args:
         jobs: All jobs, in the order in which they should start.
-        start: Starts as many of the waiting jobs as there is room for.
+        runner: Starts them.
         console: Where progress and failures are printed.
         watch: Called now and then for each running job; True stops the job.
     """
-    outcomes: dict[Job, Outcome] = {}
-    for job in jobs:
-        metrics = finished_metrics(job.cfg, job.folder)
-        if metrics is not None:
-            outcomes[job] = Outcome("finished", metrics)
+    complete = {job: finished_metrics(job.cfg, job.folder) for job in jobs}
+    outcomes = {job: Outcome("finished", metrics) for job, metrics in complete.items() if metrics is not None}
     if outcomes:
         say(console, f"{len(outcomes)} of {len(jobs)} runs are complete already")
-    waiting = [job for job in jobs if job not in outcomes]
     running: dict[Job, Process] = {}
     unwanted: set[Job] = set()
-    with _progress(console) as bar:
-        task = bar.add_task("training", total=max(len(waiting), 1), runs="")
+    with Progress(console=console, speed_estimate_period=300, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=len(jobs))
         try:
-            while waiting or running:
+            while len(outcomes) < len(jobs):
                 for job, process in list(running.items()):
                     code = process.poll()
                     if code is not None:
                         del running[job]
-                        message = getattr(process, "message", "")
-                        outcomes[job] = _outcome(job, code, job in unwanted, message)
+                        outcomes[job] = _outcome(job, code, job in unwanted)
                         _report(bar.console, job, outcomes[job])
                     elif watch is not None and job not in unwanted and watch(job):
                         unwanted.add(job)
-                        process.stop()
-                for job, process in start(waiting).items():
-                    waiting.remove(job)
-                    running[job] = process
-                    say(bar.console, f"start   {job.name}")
+                        process.terminate()
+                waiting = [job for job in jobs if job not in outcomes and job not in running]
+                for job, started in runner.start(waiting).items():
+                    if isinstance(started, Outcome):
+                        outcomes[job] = started
+                        _report(bar.console, job, started)
+                    else:
+                        running[job] = started
+                        say(bar.console, f"start   {job.name}")
                 share = 0.0 if bar.disable else sum(_share(job) for job in running)
-                ended = len(jobs) - len(waiting) - len(running)
-                runs = f"{ended}/{len(jobs)} runs, {len(running)} running"
-                bar.update(task, completed=ended + share, total=len(jobs), runs=runs)
-                if waiting or running:
+                runs = f"{len(outcomes)}/{len(jobs)} runs, {len(running)} running"
+                bar.update(task, completed=len(outcomes) + share, description=runs)
+                if len(outcomes) < len(jobs):
                     time.sleep(_POLL)
         finally:
-            for process in running.values():
-                process.stop()
-            for process in running.values():
-                process.wait()
+            runner.interrupt(running)
     return {job: outcomes[job] for job in jobs}
 
 
-def _outcome(job: Job, code: int, unwanted: bool, message: str) -> Outcome:
-    if message:  # it never started, for example because its folder is not writable
-        return Outcome("failed", message=message)
+def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
     metrics = read_metrics(job.folder) if code == 0 else None
     if metrics is not None:
         return Outcome("finished", metrics)
@@ -134,20 +132,5 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
 
 def _share(job: Job) -> float:
     steps = job.cfg.trainer.max_steps
-    return (
-        min(read_history(job.folder).last_step / steps, 1.0) if isinstance(steps, int) and steps > 0 else 0.0
-    )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        TextColumn("{task.fields[runs]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        speed_estimate_period=300,
-        disable=not console.is_terminal,
-    )
+    known = isinstance(steps, int) and steps > 0
+    return min(read_history(job.folder).last_step / steps, 1.0) if known else 0.0
