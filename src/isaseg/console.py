@@ -1,4 +1,4 @@
-"""How far a long work is: a bar on a terminal, now and then a line anywhere else; both on standard error."""
+"""What is said on the terminal: the progress of long work on standard error, and the silence of libraries."""
 
 import logging
 import time
@@ -16,15 +16,15 @@ _SECONDS = 30.0  # between two lines of a log file
 
 @contextmanager
 def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
-    """Show how many of `total` are done, and how many a second.
+    """Show how many of `total` are done, and how many a second: a bar on a terminal, elsewhere a line now and then.
 
     Args:
         text: What is done.
         total: How many there are.
-        unit: Of what.
+        unit: What is counted.
 
     Yields:
-        A function that is told how many are done now (1), and what else is to be shown.
+        `advance(number=1, more="")`, to be called when `number` more are done; `more` is shown beside the pace.
     """
     console = Console(stderr=True)
     columns = (
@@ -34,7 +34,7 @@ def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., Non
         TextColumn("{task.fields[pace]}"),
         TimeRemainingColumn(),
     )
-    shown = console.is_terminal  # elsewhere it would leave an empty line
+    shown = console.is_terminal  # elsewhere rich would leave an empty line
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(text, total=total, pace="")
         start = last = time.perf_counter()
@@ -53,27 +53,20 @@ def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., Non
         yield advance
 
 
+# Warnings of Lightning that need no action: each a pattern, and why
+_HARMLESS = (
+    ".*isinstance.treespec, LeafSpec.*",  # pytorch-lightning#21326: Lightning's own use of torch
+    "Precision .* is not supported by the model summary.*",  # only its estimate of the size
+    "Checkpoint directory .* exists and is not empty.*",  # it does where a run continues
+    "Be aware that when using `ckpt_path`, callbacks used to create.*",  # checkpoint intervals may change
+    "It is recommended to use `self.log.*sync_dist=True.*",  # scores are those of all processes already
+    "The `srun` command is available.*",  # a run may be started without it
+    ".*does not have many workers.*",  # data.num_workers is chosen
+)
+
+
 def quiet() -> None:
-    """Silence what Lightning says and nobody can mend."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # device lists and advertisements
-    # lightning/_pytree.py uses a check that torch deprecates; nothing a user can do
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
-    # of its estimate of the size alone
-    warnings.filterwarnings("ignore", message="Precision .* is not supported by the model summary.*")
-    # it does where a run continues
-    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.*")
-    # of checkpoint intervals, which may change
-    warnings.filterwarnings(
-        "ignore", message="Be aware that when using `ckpt_path`, callbacks used to create.*"
-    )
-    # of scores, which are those of all processes already
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log.*sync_dist=True.*")
-    # on a machine of a cluster where a run is started without it
-    warnings.filterwarnings("ignore", message="The `srun` command is available.*")
-    # these say that data.num_workers is small, which on a small machine it should be
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print a line as it is: no markup, no highlighting, not wrapped."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    """Silence the messages of Lightning that no user can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # lists of devices, advertisements
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message=message)

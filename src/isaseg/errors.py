@@ -1,10 +1,10 @@
-"""The errors a user can cause, each with the exit code that `train.py` gives it."""
+"""The errors that a user can cause, each with the exit code of a command that it ends."""
 
 from collections.abc import Sequence
 
 
 class IsasegError(Exception):
-    """A fault that the user can mend; its message says what, where and how."""
+    """A fault that the user can fix; its message says what is wrong, where, and what to do."""
 
     exit_code = 2
 
@@ -14,11 +14,11 @@ class ConfigError(IsasegError):
 
 
 class DataError(IsasegError):
-    """A data set that is absent, incomplete or wrong; the message names the file."""
+    """A data set that is missing, incomplete or wrong; the message names the file."""
 
 
 class CheckpointError(IsasegError):
-    """A checkpoint that is missing, damaged or made by another configuration."""
+    """A checkpoint that is missing, damaged or from another configuration."""
 
 
 class DivergenceError(IsasegError):
@@ -44,7 +44,7 @@ class JobError(IsasegError):
 
 
 class SweepError(IsasegError):
-    """A sweep of which some jobs did not finish; each has been told already, with its log."""
+    """A sweep of which some jobs did not finish; each has been reported already, with its log."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their checksums."""
+"""Files that are written completely or not at all, and their checksums."""
 
 import hashlib
 import os
@@ -10,9 +10,9 @@ from typing import BinaryIO
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that becomes `path` when the block ends, and never exists half-written under that name.
+    """Open a file that becomes `path` when the block ends; no half-written file ever has that name.
 
-    The temporary file is a sibling: `os.replace` is atomic only inside one file system (lightning#21253).
+    The temporary file lies beside it: `os.replace` is atomic only within one file system (lightning#21253).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -25,7 +25,7 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(path)  # what a full disk refuses to write names no file
+            error.filename = str(path)  # the error of a full disk names no file
         raise
     _sync_folder(path.parent)
 
