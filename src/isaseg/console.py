@@ -70,3 +70,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # lists of devices, advertisements
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print a line as it is: no markup, no highlighting, not wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
