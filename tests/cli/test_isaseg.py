@@ -36,9 +36,9 @@ def test_its_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFix
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isaseg.main(["evalute", "checkpoint=x"]) == 2
+    assert isaseg.main(["evaluat", "checkpoint=x"]) == 2
     told = capsys.readouterr()
-    assert told.out == "" and "got 'evalute'; did you mean 'evaluate'?" in told.err
+    assert told.out == "" and "got 'evaluat'; did you mean 'evaluate'?" in told.err
 
 
 @pytest.mark.parametrize("name", isaseg.COMMANDS)
