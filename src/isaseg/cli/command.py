@@ -32,12 +32,11 @@ def main(
     """Run a command that takes KEY=VALUE words, or print its help; return the exit code, see `run`.
 
     Args:
-        text: The docstring of the command's module: a summary, `usage: isaseg NAME ...`, and the rest, separated by
-            empty lines.
+        text: The docstring of the command's module: summary, `usage: isaseg NAME ...` and rest, with empty lines between.
         work: Does the work, given the words, and returns the exit code.
         words: The words; None: those of this process.
         interrupted: What an interruption leaves, for people.
-        needs_words: Whether no words at all are a request for help too, and bad input.
+        needs_words: Whether it is bad input to give none.
     """
     words = sys.argv[1:] if words is None else list(words)
     options = words[: words.index("--")] if "--" in words else words  # what follows may have any name

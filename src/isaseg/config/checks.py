@@ -1,6 +1,5 @@
 """The check of a configuration, before anything is built."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
@@ -14,14 +13,13 @@ from isaseg.config.targets import check_targets
 from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
 
-Name = Annotated[str, Field(pattern=r"\w", description="text with a letter or a digit in it")]
 Group = dict[str, Any]
 
 
 class _Run(TypedDict):
     """A training configuration. What is built from a group checks its keys, by the signature of its constructor."""
 
-    name: Name
+    name: Annotated[str, Field(pattern=r"\w", description="text with a letter or digit in it")]
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # the limit of NumPy and Lightning
     resume: Annotated[str, Field(description="auto, must, never or the path of a checkpoint")]
     check_data: bool
@@ -58,19 +56,6 @@ class _Callbacks(TypedDict):
     profile: bool
 
 
-class _Recipe(TypedDict):
-    protocol: str
-    of: str | None
-    lr: float
-    weight_decay: float
-    head_lr_mult: float
-    min_lr: float
-
-
-class _Data(TypedDict):
-    name: Name
-
-
 class _Trainer(TypedDict):
     """Narrower than Lightning's own, which takes -1 and fractions of an epoch too."""
 
@@ -80,9 +65,6 @@ class _Trainer(TypedDict):
     log_every_n_steps: PositiveInt
     gradient_clip_val: NonNegativeFloat | None
 
-
-_SECTIONS: dict[str, Any] = {"head": _Head, "callbacks": _Callbacks, "recipe": _Recipe}
-_OPEN: dict[str, Any] = {"data": _Data, "trainer": _Trainer}  # other keys are those of a constructor
 
 # Keys that follow from another one, which is set instead
 _SAME = {
@@ -113,9 +95,11 @@ def check(cfg: DictConfig) -> None:
     """
     plain = _resolved(cfg)
     # a key of the user's own may hold what others interpolate
-    _check_section("", plain, _Run, re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg))))
-    for name, section in {**_SECTIONS, **_OPEN}.items():
-        _check_section(name, plain[name], section)
+    own = re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg)))
+    _check_section("", plain, _Run, own)
+    _check_section("head", plain["head"], _Head)
+    _check_section("callbacks", plain["callbacks"], _Callbacks)
+    _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
     check_targets(plain)
     _check_agreement(plain)
     _check_recipe(cfg)
@@ -142,8 +126,6 @@ def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Itera
     known = {key: get_args(a)[0] if get_origin(a) is NotRequired else a for key, a in known.items()}
     if absent := sorted(section.__required_keys__ - node.keys()):
         raise ConfigError(f"expected a value for {f'{name}.{absent[0]}'.lstrip('.')}, got none")
-    if name in _OPEN:
-        node = {key: value for key, value in node.items() if key in known}
     check_keys(name, node, dict.fromkeys(more, Any) | known, f"known here: {', '.join(known)}")
 
 
@@ -153,18 +135,17 @@ def _check_agreement(plain: Mapping[str, Any]) -> None:
         value, wanted = _get(plain, key), _get(plain, first)
         if value not in (None, wanted):
             raise ConfigError(f"expected {key} to be {first}={wanted}, got {key}={value}; set {first} alone")
-    data, optim, weights = plain["data"], plain["optim"], plain["loss"].get("class_weights")
-    if optim.get("min_lr", 0) > optim.get("lr", math.inf):
-        raise ConfigError(f"expected optim.min_lr of at most optim.lr={optim['lr']}, got {optim['min_lr']}")
-    if data["ignore_index"] < data["num_classes"]:
+    lr, lowest = _get(plain, "optim.lr"), _get(plain, "optim.min_lr")
+    if None not in (lr, lowest) and lowest > lr:
+        raise ConfigError(f"expected optim.min_lr of at most optim.lr={lr}, got {lowest}")
+    ignored, count = _get(plain, "data.ignore_index"), _get(plain, "data.num_classes")
+    if None not in (ignored, count) and ignored < count:
+        raise ConfigError(f"expected data.ignore_index outside the classes 0 to {count - 1}, got {ignored}")
+    weights = _get(plain, "loss.class_weights")
+    if weights is not None and (len(weights) != count or min(weights) < 0):
         raise ConfigError(
-            f"expected data.ignore_index outside the classes 0 to {data['num_classes'] - 1}, "
-            f"got data.ignore_index={data['ignore_index']}"
-        )
-    if weights is not None and (len(weights) != data["num_classes"] or min(weights) < 0):
-        raise ConfigError(
-            f"expected one weight of at least 0 for each of the {data['num_classes']} classes, got "
-            f"loss.class_weights={weights}; set loss.class_weights=null or give all of them"
+            f"expected one weight of at least 0 for each of the {count} classes, got loss.class_weights={weights}; "
+            "set loss.class_weights=null or give all of them"
         )
 
 

@@ -74,7 +74,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         max_steps: PositiveInt,
         transform: TrainTransform,
         accumulate: PositiveInt = 1,
-        name: str = "",
+        name: Annotated[str, Field(pattern=r"\w", description="text with a letter or digit in it")] = "",
         root: str | None = None,
         classes: Sequence[str] | None = None,
         val_length: PositiveInt | None = None,
