@@ -6,15 +6,23 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor, nn
 
-from isaseg import config
-from isaseg.checkpoints.description import build_described
-from isaseg.models.context import ASPP, CGNL, DoubleAttention
-from tests.models.test_attention import Size, project, random_map, randomise
-from tests.models.test_segmenter import DESCRIPTION
+from isaseg.models.block import AttentionBlock
+from isaseg.models.context import ASPP, CGNL, DoubleAttention, PyramidPooling
+from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
+from tests.models.references import (
+    Pattern,
+    Size,
+    allowed,
+    cross,
+    everything,
+    heard,
+    project,
+    random_map,
+    randomise,
+    reference_stage,
+)
 
 SIZES = pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 3)])
 
@@ -26,6 +34,83 @@ def make(kind: Any) -> Any:
 
 def pixels_of(x: Tensor) -> dict[Size, Tensor]:
     return {(r, c): x[:, r, c] for r, c in product(range(x.shape[1]), range(x.shape[2]))}
+
+
+@pytest.mark.parametrize("passes, pattern", [(1, cross), (2, everything)])
+def test_criss_cross_hears_its_cross_and_then_everything(passes: int, pattern: Pattern) -> None:
+    torch.manual_seed(0)
+    module = randomise(PlainCrissCross(6, passes=passes))
+    for pixel in ((0, 0), (2, 3), (4, 1)):
+        assert torch.equal(
+            heard(module, (5, 6), pixel), allowed((5, 6), pattern)[pixel[0] * 6 + pixel[1]].view(5, 6)
+        )
+
+
+def test_criss_cross_starts_as_the_identity() -> None:
+    x = torch.randn(1, 16, 4, 5)
+    assert torch.equal(CrissCrossAttention(16)(x), x)
+
+
+def test_criss_cross_shares_its_weights_over_the_passes() -> None:
+    once, thrice = CrissCrossAttention(16, recurrence=1), CrissCrossAttention(16, recurrence=3)
+    thrice.load_state_dict(once.state_dict())
+    once, thrice = cast(CrissCrossAttention, randomise(once)), cast(CrissCrossAttention, randomise(thrice))
+    x = random_map(1, 16, 4, 5)
+    torch.testing.assert_close(thrice(x), once(once(once(x))), rtol=0, atol=1e-12)
+
+
+def test_criss_cross_equals_its_definition() -> None:
+    module = cast(CrissCrossAttention, make(CrissCrossAttention(16)))
+    x = random_map(1, 16, 3, 4)
+    expected = x[0].flatten(1).T
+    cells = list(product(range(3), range(4)))
+    for _ in range(2):
+        q, k, v = (project(layer, expected) for layer in (module.query, module.key, module.value))
+        assert q.shape == (12, 2)
+        rows = []
+        for n, cell in enumerate(cells):
+            group = [m for m, other in enumerate(cells) if cross(cell, other)]
+            assert len(group) == 3 + 4 - 1
+            rows.append(module.gamma * (torch.softmax(k[group] @ q[n], 0) @ v[group]) + expected[n])
+        expected = torch.stack(rows)
+    torch.testing.assert_close(module(x)[0].flatten(1).T, expected, rtol=0, atol=1e-12)
+
+
+def test_plain_criss_cross_equals_its_definition() -> None:
+    module = cast(PlainCrissCross, make(PlainCrissCross(16)))
+    x = random_map(1, 16, 3, 4)
+    pixels = {(r, c): x[0, :, r, c] for r, c in product(range(3), range(4))}
+    for block in module.blocks:
+        pixels = reference_stage(cast(AttentionBlock, block), pixels, cross)
+    torch.testing.assert_close(
+        module(x)[0].flatten(1).T, torch.stack(list(pixels.values())), rtol=0, atol=1e-12
+    )
+
+
+def stretch(count: int, length: int) -> Tensor:
+    """Return bilinear resizing of `count` cells to `length` as a matrix, cell centres aligned."""
+    at = ((torch.arange(length, dtype=torch.float64) + 0.5) * count / length - 0.5).clamp(0, count - 1)
+    return (1 - (at[:, None] - torch.arange(count)).abs()).clamp(min=0)
+
+
+def pool(count: int, length: int) -> Tensor:
+    """Return averaging of L cells to n bins as a matrix, bin i from floor(i L / n) to ceil((i + 1) L / n)."""
+    bins = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+    return torch.tensor(
+        [[float(a <= j < b) / (b - a) for j in range(length)] for a, b in bins], dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize("size", [(12, 6), (7, 5), (1, 9)])
+def test_pyramid_pooling_equals_its_definition(size: Size) -> None:
+    module = cast(PyramidPooling, make(PyramidPooling(16)))
+    x = random_map(2, 16, *size)
+    parts = []
+    for count, branch in zip((1, 2, 3, 6), module.branches, strict=True):
+        pooled = pool(count, size[0]) @ x @ pool(count, size[1]).T
+        pixels = project(branch, pooled.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        parts.append(stretch(count, size[0]) @ pixels @ stretch(count, size[1]).T)
+    torch.testing.assert_close(module(x), torch.cat(parts, 1), rtol=0, atol=1e-10)
 
 
 @SIZES
@@ -128,23 +213,6 @@ def test_published_widths_are_the_defaults() -> None:
     assert cgnl.proj.weight.shape == (512, 256 // 8, 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "label"),
-    [
-        (["attention=isa"], "isa-8x8"),
-        (["attention=isa", "attention.depth=2"], "isa-8x8-d2"),
-        (["attention=isa", "attention.depth=3", "attention.order=short"], "isa-8x8-short-d3"),
-        (["attention=aspp"], "aspp"),
-        (["attention=double_attention"], "double-attention"),
-        (["attention=cgnl"], "cgnl"),
-    ],
-)
-def test_it_has_a_short_name(overrides: list[str], label: str) -> None:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        assert config.attention_label(compose("train", overrides=overrides)) == label
-
-
 def test_aspp_is_torchvisions_without_its_dropout() -> None:
     from torchvision.models.segmentation.deeplabv3 import ASPP as Theirs
 
@@ -158,18 +226,3 @@ def test_aspp_is_torchvisions_without_its_dropout() -> None:
         own.load_state_dict(dict(zip(own.state_dict(), other.state_dict().values(), strict=True)))
     x = random_map(2, 6, 9, 7)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "attention",
-    [
-        {"name": "ASPP", "rates": [1, 2], "branch_channels": None},
-        {"name": "DoubleAttention", "descriptors": 3},
-        {"name": "CGNL", "groups": 4, "key_channels": None},
-        {"name": "InterlacedSparseAttention", "group_size": [2, 2], "depth": 2},
-    ],
-)
-def test_a_checkpoint_can_describe_it(attention: dict[str, Any]) -> None:
-    built = build_described({**DESCRIPTION, "attention": attention}).eval()
-    assert type(built.head.attention).__name__ == attention["name"]
-    assert built(torch.zeros(1, 3, 40, 56, dtype=torch.uint8)).shape == (1, 5, 40, 56)

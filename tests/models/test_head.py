@@ -1,19 +1,17 @@
 """The head: wiring, published sizes, frozen keys, and the contract with every context module."""
 
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from isaseg.models import context_modules
 from isaseg.models.attention import (
     InterlacedSparseAttention,
-    ParallelInterlacedSparseAttention,
     SelfAttention2d,
 )
-from isaseg.models.context import NoContext, PyramidPooling
-from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
+from isaseg.models.context import NoContext
 from isaseg.models.head import AuxHead, ContextHead
 
 
@@ -32,21 +30,10 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        partial(InterlacedSparseAttention, group_size=(2, 4)),
-        partial(ParallelInterlacedSparseAttention, group_sizes=[[2, 2], [3, 3]]),
-        SelfAttention2d,
-        CrissCrossAttention,
-        PlainCrissCross,
-        PyramidPooling,
-        NoContext,
-    ],
-)
+@pytest.mark.parametrize("name", context_modules())
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
-def test_every_context_module_fits(attention: Any, size: tuple[int, int]) -> None:
-    head = ContextHead(6, 8, 3, attention)
+def test_every_context_module_fits(name: str, size: tuple[int, int]) -> None:
+    head = ContextHead(6, 16, 3, context_modules()[name])
     logits = head(torch.randn(2, 6, *size))
     assert logits.shape == (2, 3, *size)
     logits.sum().backward()

@@ -1,17 +1,13 @@
 """The whole network: sizes, which map feeds which head, resizing, keys."""
 
-import copy
-from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.checkpoints.description import build_described
-from isaseg.errors import CheckpointError
 from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
 from isaseg.models.head import AuxHead, ContextHead
@@ -138,114 +134,3 @@ def test_a_negative_slope_is_that_of_both_heads_and_of_no_backbone() -> None:
     assert not any(isinstance(m, nn.LeakyReLU) for m in leaky.backbone.modules())
     plain = build_segmenter(backbone, 5, ISA, 8)
     assert not any(isinstance(m, nn.LeakyReLU) for m in plain.modules())
-
-
-# ---------------------------------------------------------------- from a description
-
-DESCRIPTION: dict[str, Any] = {
-    "backbone": {"name": "test_resnet", "output_stride": 8, "out_indices": [-2, -1]},
-    "attention": {"name": "InterlacedSparseAttention", "group_size": [2, 2], "key_channels": None},
-    "head": {"channels": 8, "dropout": 0.1, "aux_channels": 4, "align_corners": False},
-    "num_classes": 5,
-    "negative_slope": 0.0,
-    "data": "camvid",
-    "protocol": "none",
-    "classes": ["a", "b", "c", "d", "e"],
-    "palette": [[0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 3], [255, 255, 255]],
-}
-
-
-def test_a_described_network_is_the_one_that_was_described() -> None:
-    built = build_described(DESCRIPTION)
-    assert str(built) == str(make())
-    assert built.state_dict().keys() == make().state_dict().keys()
-    least = {key: DESCRIPTION[key] for key in ("backbone", "attention", "head", "num_classes")}
-    assert str(build_described(least)) == str(built)
-
-
-@pytest.mark.parametrize(
-    "attention",
-    [
-        {"name": "ParallelInterlacedSparseAttention", "group_sizes": [[2, 2], [1, 4]]},
-        {"name": "SelfAttention2d"},
-        {"name": "CrissCrossAttention", "recurrence": 2},
-        {"name": "PlainCrissCross", "passes": 2},
-        {"name": "PyramidPooling", "bins": [1, 2]},
-        {"name": "NoContext"},
-    ],
-)
-def test_every_context_module_can_be_described(attention: dict[str, Any]) -> None:
-    built = build_described({**DESCRIPTION, "attention": attention})
-    assert type(built.head.attention).__name__ == attention["name"]
-
-
-def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
-    def change(description: dict[str, Any]) -> None:
-        node = description
-        for key in path[:-1]:
-            node = node[key]
-        node[path[-1]] = to
-
-    return change
-
-
-NESTED: list[Any] = []
-NESTED.append(NESTED)
-
-
-@pytest.mark.parametrize(
-    "change, match",
-    [
-        (_set("backbone", "pretrained", to=True), r"got backbone.pretrained=True"),
-        (_set("backbone", "weights", to="/etc/passwd"), r"got backbone.weights='/etc/passwd'"),
-        (_set("backbone", "_target_", to="os.system"), r"got backbone._target_='os.system'"),
-        (_set("backbone", "name", to="hf-hub:someone/model"), "the name of a timm model, got backbone.name"),
-        (_set("backbone", "name", to="../resnet18"), "the name of a timm model, got backbone.name"),
-        (_set("backbone", "name", to="resnet18x"), "cannot: expected the name of a timm model"),
-        (_set("backbone", "model_args", to={"pretrained_cfg": {}}), "got backbone.model_args.pretrained_cfg"),
-        (_set("backbone", "model_args", to={"img_size": {"a": 1}}), "got backbone.model_args.img_size"),
-        (_set("backbone", "input_multiple", to=0), "input_multiple of at least 1"),
-        (_set("backbone", to=None), "a mapping of names to values, got backbone=None"),
-        (
-            _set("attention", "name", to="os.system"),
-            "InterlacedSparseAttention.*got attention.name='os.system'",
-        ),
-        (_set("attention", "name", to="AttentionBlock"), "expected one of.*got attention.name"),
-        (_set("attention", "name", to=["NoContext"]), "expected one of.*got attention.name"),
-        (_set("attention", "channels", to=8), "got attention.channels=8"),
-        (_set("attention", "group_size", to=[10**9, 1]), "at most 4096.*got attention.group_size"),
-        (_set("attention", "group_size", to=[0, 1]), "cannot: expected group_size"),
-        (_set("attention", "group_size", to=NESTED), "got attention.group_size"),
-        (_set("attention", "key_channels", to=10**400), "got attention.key_channels"),
-        (_set("attention", "key_channels", to="eval"), "description of a network that can be built"),
-        (_set("attention", "order", to="x" * 1000), "got attention.order"),
-        (_set("head", "channels", to=10**9), "got head.channels=1000000000"),
-        (_set("head", "channels", to=float("nan")), "got head.channels=nan"),
-        (_set("head", "channels", to=-1), "description of a network that can be built"),
-        (_set("head", "loss", to=1), "got head.loss=1"),
-        (lambda d: d["head"].pop("dropout"), "expected a value, got head.dropout=None"),
-        (lambda d: d.pop("head"), "expected a value, got the description.head=None"),
-        (_set("num_classes", to=10**7), "integer from 1 to 4096, got num_classes=10000000"),
-        (_set("num_classes", to=True), "got num_classes=True"),
-        (_set("negative_slope", to=2), "got negative_slope=2"),
-        (_set("data", to="../../etc"), "the name of a data set, got data='../../etc'"),
-        (_set("protocol", to=torch.ones(2)), "the name of a protocol, got protocol"),
-        (_set("protocol", to="../mine"), "the name of a protocol, got protocol='../mine'"),
-        (_set("classes", to=["a"]), r"5 names, got classes=\['a'\]"),
-        (_set("palette", to=[[0, 0, 256]] * 5), "5 colours of three integers"),
-        (_set("hook", to="x"), "got the description.hook='x'"),
-    ],
-)
-def test_what_else_a_description_may_say_is_refused(
-    change: Callable[[dict[str, Any]], None], match: str
-) -> None:
-    description = copy.deepcopy(DESCRIPTION)
-    change(description)
-    with pytest.raises(CheckpointError, match=match):
-        build_described(description)
-
-
-@pytest.mark.parametrize("description", [None, [], "x", {}, {1: 2}])
-def test_no_description_is_refused(description: Any) -> None:
-    with pytest.raises(CheckpointError, match="got the description"):
-        build_described(description)

@@ -1,0 +1,181 @@
+"""What every context module keeps: any size, autocast, compilation, ONNX, its cost. New ones are found by themselves."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from isaseg.models import context_modules
+from isaseg.models.attend import by_definition
+from isaseg.models.attention import (
+    InterlacedSparseAttention,
+    ParallelInterlacedSparseAttention,
+    SelfAttention2d,
+)
+from isaseg.models.context import ASPP, CGNL, DoubleAttention, PyramidPooling
+from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
+from isaseg.models.head import ContextHead
+from tests.models.references import Size, random_map, randomise
+
+MODULES: dict[str, Callable[[int], nn.Module]] = {
+    **context_modules(),
+    "isa": partial(InterlacedSparseAttention, group_size=(4, 2)),
+    "isa, masked": partial(InterlacedSparseAttention, group_size=(4, 2), mask_padding=True),
+    "isa, short_long": partial(InterlacedSparseAttention, group_size=(2, 3), order="short_long"),
+    "isa, long": partial(InterlacedSparseAttention, group_size=(3, 3), order="long", value_bias=False),
+    "isa, short": partial(InterlacedSparseAttention, group_size=(3, 2), order="short"),
+    "isa, deep": partial(InterlacedSparseAttention, group_size=(4, 2), depth=3),
+    "three isa": partial(ParallelInterlacedSparseAttention, group_sizes=[[4, 2], [3, 3], [2, 2]]),
+    "dense, narrow values": partial(SelfAttention2d, value_channels=12),
+    "aspp, small rates": partial(ASPP, rates=[1, 4]),
+    "double attention, few values": partial(DoubleAttention, value_channels=6),
+    "cgnl, two groups": partial(CGNL, groups=2),
+}
+ISA: Any = InterlacedSparseAttention  # to be called wrongly
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+def make(name: str, channels: int = 16) -> nn.Module:
+    """Return a float64 module in eval mode whose batch norms and gates do something."""
+    torch.manual_seed(0)
+    return randomise(MODULES[name](channels))
+
+
+@every_module
+@pytest.mark.parametrize("size", [(7, 5), (1, 9), (8, 1)])
+def test_any_size_in_same_size_out_and_images_do_not_mix(name: str, size: Size) -> None:
+    module = make(name)
+    x = random_map(3, 16, *size)
+    out = module(x)
+    assert out.shape == (3, module.out_channels, *size)
+    torch.testing.assert_close(module(x[1:2]), out[1:2], rtol=0, atol=1e-12)
+
+
+@every_module
+def test_bfloat16_autocast_is_finite(name: str) -> None:
+    module = make(name).float().train()
+    x = 100 * torch.randn(2, 16, 7, 5)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    out.float().sum().backward()
+    assert out.isfinite().all()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
+@every_module
+def test_compiles_without_a_break(name: str) -> None:
+    module = make(name)
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, backend="eager", dynamic=False)
+    x = random_map(1, 16, 7, 5)
+    torch.testing.assert_close(compiled(x), module(x), rtol=0, atol=1e-12)
+
+
+@every_module
+@pytest.mark.parametrize("size", [(7, 5), (1, 9), (8, 6), (24, 12)])
+def test_what_an_onnx_graph_records_is_the_same(
+    name: str, size: Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, x = make(name), random_map(2, 16, *size)
+    want = module(x)
+    for file in list(sys.modules):  # then no branch depends on a size
+        if file.startswith("isaseg.models."):
+            monkeypatch.setattr(f"{file}.for_any_size", lambda: True, raising=False)
+    torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (
+            partial(ISA, group_size=8),
+            r"group_size as two positive integers.*group_size=8",
+        ),
+        (partial(ISA, group_size=(8,)), r"two positive integers"),
+        (partial(ISA, group_size=(0, 8)), r"group_size=\(0, 8\)"),
+        (partial(ISA, group_size=(2.5, 8)), r"group_size=\(2.5, 8\)"),
+        (
+            partial(ISA, order="both"),
+            r"one of long_short, short_long, long, short, got.*'both'",
+        ),
+        (partial(ISA, depth=0), r"depth as an integer of at least 1, got depth=0"),
+        (partial(ISA, depth=1.5), r"depth as an integer of at least 1, got depth=1.5"),
+        (partial(ASPP, rates=(12, 0)), r"rates as integers of at least 1, got rates=\(12, 0\)"),
+        (partial(CGNL, groups=3), r"groups to divide channels=16 and key_channels=8, got groups=3"),
+        (partial(CGNL, key_channels=6, groups=4), r"channels=16 and key_channels=6, got groups=4"),
+        (partial(CrissCrossAttention, recurrence=0), r"at least 1, got recurrence=0"),
+        (partial(PlainCrissCross, passes=0), r"at least one pass, got passes=0"),
+        (partial(PyramidPooling, bins=(1, 2, 3)), r"multiple of the number of bins, got channels=16"),
+    ],
+)
+def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(16)
+
+
+@every_module
+@pytest.mark.parametrize("size", [(8, 12), (7, 5), (2, 9), (3, 2), (128, 128), (65, 97), (8, 72)])
+def test_cost_is_what_the_definition_computes(name: str, size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch's counter counts it, on meta tensors, so that sizes of the field cost nothing."""
+    with torch.device("meta"):
+        module, x = MODULES[name](16).eval(), torch.empty(1, 16, *size)
+    scores: list[int] = []
+    real_softmax = Tensor.softmax
+
+    def softmax(x: Tensor, dim: int) -> Tensor:
+        scores.append(x.numel())
+        return real_softmax(x, dim)
+
+    monkeypatch.setattr(Tensor, "softmax", softmax)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), by_definition():
+        module(x)
+    cost = module.cost(*size)  # type: ignore[operator]
+    assert 2 * cost.mult_adds == counter.get_total_flops()
+    assert cost.score_entries == sum(scores)
+    counts = {str(op).split(".")[-1]: f for op, f in counter.get_flop_counts()["Global"].items()}
+    projections = sum(f for op, f in counts.items() if op in ("mm", "addmm", "convolution")) / 2
+    assert cost.attention_mult_adds == cost.mult_adds - projections
+
+
+def test_isa_makes_n_times_p_plus_q_scores() -> None:
+    with torch.device("meta"):
+        isa = InterlacedSparseAttention(512)
+    n, p, q = 128 * 128, 64, 256
+    assert isa.cost(128, 128).score_entries == n * (p + q)
+    assert isa.cost(64, 128).score_entries == (n // 2) * (p + q // 2)
+
+
+# attention at 128x128; the whole head at 128x128, 64x128, 97x97: 2 FLOPs a multiply-add, 2048 channels in
+GFLOPS = [
+    (partial(InterlacedSparseAttention, group_size=(4, 4)), 26.2, (412.7, 199.9, 231.8)),
+    (partial(InterlacedSparseAttention, group_size=(8, 4)), 13.7, (400.2, 196.9, 227.7)),
+    (partial(InterlacedSparseAttention, group_size=(8, 8)), 8.1, (394.6, 195.7, 225.9)),
+    (partial(InterlacedSparseAttention, group_size=(8, 16)), 6.4, (393.0, 195.7, 225.9)),
+    (partial(InterlacedSparseAttention, group_size=(16, 16)), 8.1, (394.6, 196.9, 227.9)),
+    (partial(SelfAttention2d, value_channels=256), 274.9, (622.8, 242.7, 290.4)),
+    (CrissCrossAttention, 9.7, (357.6, 177.6, 204.0)),
+]
+
+
+@pytest.mark.parametrize("build, attention, totals", GFLOPS)
+def test_cost_equals_the_published_architectures(
+    build: Callable[..., nn.Module], attention: float, totals: tuple[float, ...]
+) -> None:
+    # 97 is no multiple: the table counts its convolutions on 97x97, as mask_padding=True computes them
+    isa = isinstance(build, partial) and build.func is InterlacedSparseAttention
+    with torch.device("meta"):
+        head = ContextHead(2048, 512, 19, partial(build, mask_padding=True) if isa else build)
+    per_pixel = cast(Tensor, head.reduce[0].weight).numel() + cast(Tensor, head.fuse[0].weight).numel()
+    cost: Any = head.attention.cost
+    assert round(2e-9 * cost(128, 128).attention_mult_adds, 1) == attention
+    for size, total in zip(((128, 128), (64, 128), (97, 97)), totals, strict=True):
+        assert 2e-9 * (per_pixel * size[0] * size[1] + cost(*size).mult_adds) == pytest.approx(
+            total, abs=0.051
+        )
