@@ -89,7 +89,7 @@ def definition(
 
 
 def part(weights: Tensor, module: Any, x: Tensor, offset: tuple[int, int]) -> Tensor:
-    """Return what (N', N') weights of the padded map say of its real positions, (N, H, W)."""
+    """Return what (N', N') weights of the padded map assign to its real positions, (N, H, W)."""
     height, width = x.shape[-2:]
     size = [-(-n // p) * p for n, p in zip((height, width), module.group_size, strict=True)]
     rows, cols = slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width)
@@ -191,7 +191,7 @@ def test_a_stage_alone_is_its_product() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Notes the largest tensor that any operation gives."""
+    """Notes the size of the largest tensor that any operation returns."""
 
     numbers = 0
 

@@ -175,7 +175,7 @@ def test_every_difference_is_listed_under_the_names_of_the_file(
         assert f" -> {shape}. " in message
 
 
-# ---------------------------------------------------------------- what a file tells
+# ---------------------------------------------------------------- what a file says
 
 
 @pytest.fixture(scope="module")

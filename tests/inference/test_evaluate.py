@@ -27,13 +27,13 @@ NAMES = ["sky", "ground", "sea"]
 
 
 def parsed(path: Path) -> dict[str, Any]:
-    """Return JSON that has no NaN in it, which is none."""
+    """Return parsed JSON; fail on NaN, which JSON does not have."""
     found: dict[str, Any] = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
     return found
 
 
 def scored(model: Model, pairs: list[tuple[Path, np.ndarray]], classes: int) -> list[np.ndarray]:
-    """Return the confusion matrix of every picture, rows are targets, by way of full-size logits."""
+    """Return the confusion matrix of every picture from full-size logits; rows are targets."""
     matrices = []
     for path, target in pairs:
         image = torch.from_numpy(read(path)).permute(2, 0, 1)[None]
@@ -72,8 +72,8 @@ def test_figures_are_those_of_full_size_logits(
     assert metrics["mIoU"] == pytest.approx(iou.mean(), rel=1e-12)
     assert metrics["mAcc"] == pytest.approx(acc.mean(), rel=1e-12)
     assert metrics["aAcc"] == pytest.approx(np.trace(total) / total.sum(), rel=1e-12)
-    told = ("kind", "data", "split", "images")
-    assert [metrics[key] for key in told] == ["isaseg", "folder", "val", 5]
+    keys = ("kind", "data", "split", "images")
+    assert [metrics[key] for key in keys] == ["isaseg", "folder", "val", 5]
     assert metrics["images_per_second"] > 0
     each = sorted((np.nanmean(iou_of(m)), p.name) for m, p in zip(matrices, paths, strict=True))
     assert [w["mIoU"] for w in metrics["worst"]] == pytest.approx([score for score, _ in each[:2]], rel=1e-12)
@@ -87,7 +87,7 @@ def test_figures_are_those_of_full_size_logits(
 def test_what_is_drawn_of_the_worst_is_what_was_scored(
     network: Path, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In half precision too, which Lightning ends with the evaluation."""
+    """In half precision too, which Lightning leaves when the evaluation ends."""
     drawn = []
     monkeypatch.setattr(evaluation, "save_picture", lambda *args: drawn.append(args))
     words = [*own, f"output={tmp_path}", "worst=5", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
@@ -156,7 +156,7 @@ def test_two_processes_give_the_figures_of_one(network: Path, own: list[str], tm
 def test_pictures_without_a_label_that_counts(
     network: Path, own: list[str], photos: Path, tmp_path: Path
 ) -> None:
-    """They are counted as pictures and are not the worst; with nothing else there is no score, and that is said."""
+    """They count as pictures but are not among the worst; if there are no others, there is no score."""
     root = fakes.make_fake_folder(tmp_path / "data", n=3)
     masks = sorted((root / "masks" / "val").iterdir())
     words = [*own, f"data.root={root}", f"output={tmp_path}/out"]
@@ -224,7 +224,7 @@ def test_everything_is_in_one_folder_and_nothing_is_stale(
     assert files(network.parent) == before
 
 
-def test_folders_are_told_apart_by_what_was_done(
+def test_folders_are_distinguished_by_what_was_done(
     network: Path, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

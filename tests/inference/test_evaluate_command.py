@@ -136,7 +136,7 @@ def test_ctrl_c_leaves_nothing(
         (None, None),
     ],
 )
-def test_classes_of_other_names_are_told(
+def test_classes_of_other_names_are_reported(
     names: list[str] | None,
     said: str | None,
     network: Path,

@@ -1,4 +1,4 @@
-"""Exported networks answer as PyTorch does; `src/export.py` as a user calls it."""
+"""Exported networks give PyTorch's logits; `isaseg export` as a user calls it."""
 
 import json
 import re

@@ -140,7 +140,7 @@ def test_lips_left_and_right_are_known() -> None:
         ({"num_classes": 257}, None, "at most 256 classes, as a palette holds, got 257"),
     ],
 )
-def test_classes_that_do_not_fit_are_told(
+def test_classes_that_do_not_fit_are_reported(
     description: dict[str, int], data: str | None, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

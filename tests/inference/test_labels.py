@@ -1,4 +1,4 @@
-"""Labels from coarse logits, against resizing all the logits and taking the largest."""
+"""Labels from coarse logits, against resizing all the logits and taking the argmax."""
 
 from itertools import accumulate
 

@@ -1,4 +1,4 @@
-"""Pictures: which files are meant, under which names results are kept, what can be read and what is told."""
+"""Pictures: which files are found, the names of their results, what can be read and what is reported."""
 
 import os
 import struct
@@ -44,7 +44,7 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "far")
     (tmp_path / "in" / "sub" / "circle").symlink_to(tmp_path / "in")
     assert names(tmp_path / "in") == ["one"]
-    (tmp_path / "in" / "nowhere.png").symlink_to(tmp_path / "gone.png")  # told, when it is read
+    (tmp_path / "in" / "nowhere.png").symlink_to(tmp_path / "gone.png")  # reported when it is read
     found = find_pictures([str(tmp_path / "in")], Path("elsewhere"))
     with pytest.raises(DataError, match=r"No such file or directory in '.*nowhere.png'; replace the file"):
         read_picture(found[0])
@@ -64,7 +64,7 @@ def test_a_file_keeps_its_own_name_wherever_it_lies(tmp_path: Path, monkeypatch:
     assert find_pictures(["~/a/photo.jpeg"], Path("out"))[0].path == tmp_path / "a" / "photo.jpeg"
 
 
-def test_what_is_not_there_is_told(tmp_path: Path) -> None:
+def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected pictures, got none; give input="):
         find_pictures([], tmp_path)
     for word in ("", "nowhere.png", "a\0b.png", "x" * 5000):
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
         find_pictures([str(tmp_path / "empty")], tmp_path)
 
 
-def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "a.png")
 
     def refuse(path: str) -> None:
@@ -117,7 +117,9 @@ def test_transparency_in_a_palette_is_no_matter(tmp_path: Path) -> None:
         assert np.array_equal(read_picture(Picture(tmp_path / "a.png", "a")), np.full((2, 3, 3), (7, 8, 9)))
 
 
-def test_what_cannot_be_read_is_told_with_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_reported_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a\nb.png"
     path.touch()
     with pytest.raises(

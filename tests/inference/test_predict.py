@@ -168,7 +168,7 @@ def test_a_protocol_says_how_pictures_are_resized_and_cut(words: list[str], how:
         ("slide", None, (1, 1), True),
     ],
 )
-def test_only_large_pictures_are_cut_into_windows_unless_told(
+def test_only_large_pictures_are_cut_into_windows_unless_reported(
     mode: str, resize: dict[str, int] | None, size: tuple[int, int], cut: bool
 ) -> None:
     windows = Inference(resize=resize, crop_size=(64, 96))

@@ -69,7 +69,7 @@ def predict(model: nn.Module, image: np.ndarray) -> torch.Tensor:
 
 
 def main() -> None:
-    """Do what the task says."""
+    """Do the task."""
     task = json.loads(Path(sys.argv[1]).read_text())
     register_all_modules()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -26,7 +26,7 @@ def scores(areas: list[Tensor]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Do what the task says."""
+    """Do the task."""
     task = json.loads(Path(sys.argv[1]).read_text())
     pairs = np.load(task["pairs"])
     metric = IoUMetric()

@@ -68,7 +68,7 @@ def several(model: nn.Module, picture: str, ratios: list[float]) -> tuple[Tensor
 
 @torch.no_grad()
 def main() -> None:
-    """Do what the task says."""
+    """Do the task."""
     task = json.loads(Path(sys.argv[1]).read_text())
     register_all_modules()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -42,7 +42,7 @@ PROTOCOLS = {"edges": "mmseg", "aligned": "mmseg_769"}
 
 
 class Case(NamedTuple):
-    """One way of testing: the model, our overrides, and what mmseg is told instead of its configuration."""
+    """One way of testing: the model, our overrides, and what replaces values of mmseg's configuration."""
 
     model: str
     overrides: Sequence[str] = ()
