@@ -85,6 +85,19 @@ def _sha256_once(source: Path, size: int, changed_ns: int) -> str:
     return sha256(source)
 
 
+def cached_picture(path: Path, source: Path) -> "CachedPicture | None":
+    """Return the cached picture of `source` as it is now; None if it is absent or older.
+
+    Raises:
+        CacheError: If it is damaged.
+    """
+    try:
+        cached = CachedPicture(path)
+    except FileNotFoundError:
+        return None
+    return cached if cached.is_of(source) else None
+
+
 class CachedPicture:
     """An open cache file.
 

@@ -47,7 +47,7 @@ class SplitFiles:
                 f"data set not found: expected {info.title} in a folder, got data.root={given!r} (split {split!r}); "
                 f"pass data.root=/path/to/it, which should hold\n{info.layout}"
             )
-        self.info, self.split, self._given = info, split, given
+        self.info, self.split = info, split
         self.root = Path(given).expanduser().resolve()
         places = (self.root / sub for sub in inside)
         self.folder = self._inside(next((place for place in places if place.is_dir()), self.root))
@@ -138,7 +138,7 @@ class SplitFiles:
             more = ", ..." if len(missing) > 5 else ""
             raise DataError(
                 f"expected {self.info.title} with {'images' if masks is None else 'a mask for every image'}, got "
-                f"{len(names) - len(missing)} of {len(names)} pairs in data.root={self._given!r} "
+                f"{len(names) - len(missing)} of {len(names)} pairs in data.root='{self.root}' "
                 f"(split {self.split!r}){'; missing: ' if missing else ''}{', '.join(missing[:5])}{more}; "
                 f"pass data.root=/path/to/it, which should hold\n{self.info.layout}"
             )

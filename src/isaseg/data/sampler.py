@@ -29,7 +29,7 @@ class BatchPlan(Sampler[list[Key]]):
         accumulate: Batches that a process takes for a step.
 
     Raises:
-        ValueError: If the data set is empty or `batch_size` is not such a multiple.
+        ValueError: If the data set is empty.
     """
 
     def __init__(
@@ -44,11 +44,6 @@ class BatchPlan(Sampler[list[Key]]):
     ) -> None:
         if length < 1:
             raise ValueError(f"expected at least one sample, got {length=}")
-        if batch_size < 1 or batch_size % (world * accumulate):
-            raise ValueError(
-                "expected batch_size to be a multiple of the processes times the accumulated batches, got "
-                f"{batch_size=}, {world=}, {accumulate=}"
-            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self.total = steps * accumulate

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from isaseg.data.cache import CachedPicture, LazyArray
+from isaseg.data.cache import LazyArray, cached_picture
 from isaseg.data.decode import DecodeError, read_image, read_labels
 from isaseg.data.index import Pair
 from isaseg.data.info import DatasetInfo
@@ -89,7 +89,7 @@ class FileSource:
         self.ignore_index, self.flip_pairs = info.ignore_index, info.flip_pairs
         self.ids = dict(info.ids if ids is None else ids)
         self.cache: Path | None = None
-        self._warned: set[str] = set()
+        self._warned = False
         classes, ignore = len(self.classes), self.ignore_index
         strange = set(self.ids.values()) - set(range(classes)) - {ignore}
         if strange or not classes <= ignore <= 255 or classes > 254:
@@ -123,12 +123,10 @@ class FileSource:
             DataError: If a file cannot be decoded, the sizes differ, or a label is not in the id table.
         """
         pair = self.pairs[index]
-        image: Picture | None = self._cached(index, 0)
-        raw: Picture | None = self._cached(index, 1)
-        image = self.decode_image(index) if image is None else image
+        image: Picture = self._cached(index, 0) or self.decode_image(index)
         if pair.mask is None:
             return Loaded(image, None)
-        raw = self.decode_labels(index) if raw is None else raw
+        raw: Picture = self._cached(index, 1) or self.decode_labels(index)
         if image.shape[:2] != raw.shape:
             raise DataError(
                 f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(raw)} in "
@@ -189,19 +187,14 @@ class FileSource:
         if self.cache is None or file is None:
             return None
         path = self.cache_files(index)[which]
-        try:
-            cached = CachedPicture(path)
-            if cached.is_of(file):
-                return LazyArray(cached.shape, cached.read)
-            fault = "older than the files"
-        except FileNotFoundError:
-            fault = "incomplete"
-        if fault not in self._warned:
-            self._warned.add(fault)
+        cached = cached_picture(path, file)
+        if cached is not None:
+            return LazyArray(cached.shape, cached.read)
+        if not self._warned:
+            self._warned = True
             log.warning(
-                "the cache of %s %s is %s, e.g. '%s'; those files are decoded each time; "
-                "fix it with `python src/data.py cache`",
-                *(self.info.title, self.split, fault, path),
+                f"the cache of {self.info.title} {self.split} is incomplete or older than the files, e.g. '{path}'; "
+                "what it lacks is decoded each time; fix it with `python src/data.py cache`"
             )
         return None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from isaseg.data.cache import CachedPicture, CacheError, write_picture
+from isaseg.data.cache import CacheError, cached_picture, write_picture
 from isaseg.data.parallel import in_threads
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
@@ -97,13 +97,10 @@ def _is_cached(path: Path, file: Path, verify: bool) -> bool:
     Raises:
         CacheError: If it is damaged.
     """
-    try:
-        cached = CachedPicture(path)
-    except FileNotFoundError:
-        return False
-    if verify:
+    cached = cached_picture(path, file)
+    if cached is not None and verify:
         cached.read(slice(0, cached.shape[0]), slice(0, cached.shape[1]))
-    return cached.is_of(file)
+    return cached is not None
 
 
 def _labels(source: FileSource, index: int) -> np.ndarray:
