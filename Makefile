@@ -82,7 +82,7 @@ test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention,
 	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/sweep/test_search.py tests/sweep/test_sweep.py tests/models/test_attention.py tests/training/test_step_profile.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
-	uv pip compile pyproject.toml --all-extras --python-version 3.11 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
+	uv pip compile pyproject.toml --all-extras --python-version 3.11.4 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
 
 clean: ## remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
