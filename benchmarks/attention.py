@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
-from benchmarks.harness import OURS, PEER, Report, Row, ours, ours_and_peer
+from benchmarks.harness import OURS, PEER, Measurement, Report, ours, ours_and_peer
 from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import feature_map, pass_through
@@ -34,7 +34,7 @@ def benchmark(options: Namespace) -> None:
     tasks = ours_and_peer(options.peer, "attention", block=OURS, **common)
     tasks |= {name: ours("attention", block=name, **common) for name in blocks}
     rows = [
-        Row(f"{mode} {side}", kind, name, operations(options.channels, mode, side, name))
+        Measurement(f"{mode} {side}", kind, name, operations(options.channels, mode, side, name))
         for side in options.sizes
         # only training can be recomputed, and dense attention takes minutes to train
         for mode, left_out in (("forward", RECOMPUTED), ("training", DENSE))
@@ -50,7 +50,7 @@ def benchmark(options: Namespace) -> None:
     if options.growth is not None:
         kind, sides = options.types[0], sorted(set(options.growth)) or SIDES
         counts = {side: operations(options.channels, "forward", side, OURS) for side in sides}
-        grown = [Row(f"growing {side}", kind, OURS, counts[side]) for side in sides]
+        grown = [Measurement(f"growing {side}", kind, OURS, counts[side]) for side in sides]
         report.measure({OURS: tasks[OURS]}, grown, min(options.rounds, 3))
         report.lines += [
             f"- {name} grows as N^{power:.2f} with the number of pixels N, from {sides[0]}² to {sides[-1]}²"
@@ -72,7 +72,7 @@ def operations(channels: int, mode: str, side: int, pipeline: str) -> dict[str, 
     return {"operations": defined, "operations_run": done * (4 / 3 if pipeline == RECOMPUTED else 1)}
 
 
-def exponents(rows: Sequence[Row]) -> dict[str, float]:
+def exponents(rows: Sequence[Measurement]) -> dict[str, float]:
     """Return b of the least-squares fit a N^b to the time and the memory of growing maps of N pixels."""
     pixels = [2 * math.log(row.side) for row in rows]
     curves = {"time": [row.median for row in rows], "memory": [1.0 * (row.peak_bytes or 0) for row in rows]}

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks._compat import onednn_linear
-from benchmarks.harness import Cell, Row
+from benchmarks.harness import Cell, Measurement
 from benchmarks.serve import Timer, Work, serve
 
 CEILING = "ceiling"  # the pipeline of these rows
@@ -23,20 +23,24 @@ AMOUNTS = {
 }
 
 
-def ceiling_rows(kinds: Sequence[str], device: str) -> list[Row]:
+def ceiling_rows(kinds: Sequence[str], device: str) -> list[Measurement]:
     """Return a row for each floating-point type and ceiling."""
     one = torch.ones(1, 1)
     works = [w for w in AMOUNTS if "oneDNN" not in w or (device == "cpu" and onednn_linear(one, one))]
-    return [Row(work, kind, CEILING, {"operations_run": AMOUNTS[work]}) for kind in kinds for work in works]
+    return [
+        Measurement(work, kind, CEILING, {"operations_run": AMOUNTS[work]})
+        for kind in kinds
+        for work in works
+    ]
 
 
-def speed(row: Row) -> float:
+def speed(row: Measurement) -> float:
     """Return 10⁹ operations a second, for "copy" 10⁹ bytes; 0 if nothing was counted or measured."""
     scale = getattr(torch, row.kind).itemsize if row.work == "copy" else 1
     return scale * row.counts.get("operations_run", 0) / row.median / 1e9 if row.seconds else 0
 
 
-def share_of_linear(rows: list[Row], row: Row) -> str:
+def share_of_linear(rows: list[Measurement], row: Measurement) -> str:
     """Return the speed of a row as a share of the fastest matrix product's in the same type."""
     most = max((speed(r) for r in rows if r.work.startswith("linear") and r.kind == row.kind), default=0)
     return f"{100 * speed(row) / most:.0f} %" if most and speed(row) and row.work != "copy" else ""

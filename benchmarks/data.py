@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 from omegaconf import DictConfig, OmegaConf
 
-from benchmarks.harness import OURS, Report, Row, Task, ours, ours_and_peer
+from benchmarks.harness import OURS, Measurement, Report, Task, ours, ours_and_peer
 from benchmarks.serve import Answer, serve
 from benchmarks.works import Samples
 from isaseg import config
@@ -35,7 +35,7 @@ def benchmark(options: Namespace) -> None:
         if not root:
             raise ConfigError(f"expected NAME=ROOT, such as cityscapes=/data/cityscapes, got '{pair}'")
         tasks = _tasks(options, name, root)
-        rows = [Row(name, str(workers), label) for workers in options.workers for label in tasks]
+        rows = [Measurement(name, str(workers), label) for workers in options.workers for label in tasks]
         report.measure(tasks, rows, options.rounds, memory=False)
     report.publish(options.folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Report, Row, counterpart, ours_and_peer
+from benchmarks.harness import Measurement, Report, counterpart, ours_and_peer
 from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import LOGITS, SETS, logits_and_target, smooth_image
 from isaseg.errors import ConfigError
@@ -27,7 +27,7 @@ def benchmark(options: Namespace) -> None:
     """
     tasks = ours_and_peer(options.peer, "evaluate", size=options.size)
     works = [*((name, kind) for name in SETS for kind in LOGITS), ("network", "random weights")]
-    rows = [Row(work, kind, name) for work, kind in works for name in tasks]
+    rows = [Measurement(work, kind, name) for work, kind in works for name in tasks]
     title = "evaluation of one image on one core ({}×{} through the network)".format(*options.size)
     report = Report("evaluate", title, kind="logits")
     report.measure(tasks, rows, options.rounds)
@@ -35,11 +35,11 @@ def benchmark(options: Namespace) -> None:
     report.publish(options.folder)
 
 
-def check_areas(rows: Sequence[Row]) -> None:
+def check_areas(rows: Sequence[Measurement]) -> None:
     """Raise a ConfigError if areas from the same logits differ from mmsegmentation's in more than 1e-5 of the pixels."""
     for row in rows:
         peer = counterpart(rows, row)
-        if peer is not None and row.work != "network":  # its weights are random
+        if peer and not row.error and not peer.error and row.work != "network":  # whose weights are random
             mine, theirs = (torch.tensor(r.result, dtype=torch.float64) for r in (row, peer))
             if (mine - theirs).abs().sum() > 1e-5 * theirs.sum():
                 raise ConfigError(f"expected {peer.pipeline}'s areas, got others from {row.work}, {row.kind}")

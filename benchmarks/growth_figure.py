@@ -7,17 +7,17 @@ from matplotlib import color_sequences
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from benchmarks.harness import MIB, Row
+from benchmarks.harness import MIB, Measurement
 from isaseg.files import replace_file
 
-_PANELS: dict[str, Callable[[Row], float]] = {
+_PANELS: dict[str, Callable[[Measurement], float]] = {
     "multiply-adds (10⁹)": lambda row: row.counts["mult_adds"] / 1e9,
     "peak memory beyond weights and input (MiB)": lambda row: (row.peak_bytes or 0) / MIB,
     "time (s)": lambda row: row.median if row.seconds else 0,
 }
 
 
-def plot_growth(rows: Sequence[Row], path: Path) -> None:
+def plot_growth(rows: Sequence[Measurement], path: Path) -> None:
     """Draw the `growing SIDE` rows of `modules`, a curve for each module, into a PNG file."""
     figure = Figure(figsize=(15.5, 5.0), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(_PANELS))

@@ -107,7 +107,7 @@ def started(tasks: Mapping[str, Task]) -> Iterator[dict[str, Served]]:
 
 
 @dataclass(eq=False)
-class Row:
+class Measurement:
     """One work of one pipeline."""
 
     work: str  # what is done, e.g. "forward 128"
@@ -131,7 +131,7 @@ class Row:
 
 
 def take_turns(
-    served: Mapping[str, Served], rows: Sequence[Row], rounds: int, title: str, memory: bool = True
+    served: Mapping[str, Served], rows: Sequence[Measurement], rounds: int, title: str, memory: bool = True
 ) -> None:
     """Fill rows: once with the peak memory and the result of each, then with its time in each round.
 
@@ -151,16 +151,20 @@ def take_turns(
                 advance()
 
 
-def counterpart(rows: Sequence[Row], row: Row, pipeline: str = PEER, kind: str | None = None) -> Row | None:
+def counterpart(
+    rows: Sequence[Measurement], row: Measurement, pipeline: str = PEER, kind: str | None = None
+) -> Measurement | None:
     """Return the row of another pipeline at the same work; None if there is none."""
     key = (row.work, kind or row.kind, pipeline)
     return next((r for r in rows if (r.work, r.kind, r.pipeline) == key), None)
 
 
-def ratios(rows: Sequence[Row], row: Row, kind: str | None = None) -> list[float]:
+def ratios(rows: Sequence[Measurement], row: Measurement, kind: str | None = None) -> list[float]:
     """Return mmsegmentation's time divided by the row's in each round; empty if it was not measured."""
     peer = counterpart(rows, row, kind=kind)
-    return [a / b for a, b in zip(peer.seconds, row.seconds, strict=True)] if peer else []
+    if peer is None or peer.error or row.error:
+        return []
+    return [a / b for a, b in zip(peer.seconds, row.seconds, strict=True)]
 
 
 def with_range(values: Sequence[float], scale: float = 1, digits: int = 2) -> str:
@@ -171,7 +175,7 @@ def with_range(values: Sequence[float], scale: float = 1, digits: int = 2) -> st
     return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-Cell = Callable[[list[Row], Row], str]  # of a table; given all rows and one of them
+Cell = Callable[[list[Measurement], Measurement], str]  # of a table; given all rows and one of them
 
 
 @dataclass
@@ -183,10 +187,12 @@ class Report:
     kind: str = "type"  # heading of the rows' kind
     columns: Mapping[str, Cell] = field(default_factory=dict)  # headings and cells of this benchmark alone
     facts: dict[str, Any] = field(default_factory=dict)  # about the machine and the settings
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Measurement] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # what follows from the rows, in Markdown
 
-    def measure(self, tasks: Mapping[str, Task], rows: list[Row], rounds: int, memory: bool = True) -> None:
+    def measure(
+        self, tasks: Mapping[str, Task], rows: list[Measurement], rounds: int, memory: bool = True
+    ) -> None:
         """Start processes, let them take turns at rows, see `take_turns`, and add the rows to the report."""
         with started(tasks) as served:
             take_turns(served, rows, rounds, self.name, memory)
@@ -228,14 +234,14 @@ class Report:
         print(f"{text}\nwritten: {folder / self.name}.json, {self.name}.md")
 
 
-def _share_of_memory(rows: Sequence[Row], row: Row) -> str:
+def _share_of_memory(rows: Sequence[Measurement], row: Measurement) -> str:
     peer = counterpart(rows, row)
     if peer is None or not peer.peak_bytes or row.peak_bytes is None:
         return ""
     return f"{100 * row.peak_bytes / peer.peak_bytes:.1f} %"
 
 
-def _plain(rows: Sequence[Row], row: Row) -> dict[str, Any]:
+def _plain(rows: Sequence[Measurement], row: Measurement) -> dict[str, Any]:
     """Return a row as JSON has it."""
     times = ratios(rows, row)
     plain = {key: value for key, value in vars(row).items() if key != "result"}

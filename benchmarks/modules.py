@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.growth_figure import plot_growth
-from benchmarks.harness import MIB, Cell, Report, Row, Served, counterpart, ours, started, take_turns
+from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpart, ours, started, take_turns
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
 from isaseg.errors import ConfigError
@@ -63,7 +63,7 @@ def benchmark(options: Namespace) -> None:
         works = [f"{part} {side}" for part in parts for side in options.sizes]
         report.measure({name: alone[name]}, counted_rows(name, works, options), rounds=0)
     timed = [row for row in report.rows if row.work.startswith("block")]
-    timed += [Row(f"reduction {side}", options.dtype, REDUCTION) for side in options.sizes]
+    timed += [Measurement(f"reduction {side}", options.dtype, REDUCTION) for side in options.sizes]
     report.measure(in_turn, sorted(timed, key=lambda row: row.side), options.rounds, memory=False)
     report.rows = sorted(dict.fromkeys(report.rows), key=lambda row: (row.side, row.work))
     report.lines += isa_of_dense(report.rows)
@@ -83,7 +83,7 @@ def benchmark(options: Namespace) -> None:
 
 
 def _scaled(key: str, unit: float) -> Cell:
-    return lambda rows, row: f"{row.counts[key] / unit:.2f}" if key in row.counts else ""
+    return lambda rows, row: f"{row.counts[key] / unit:.2f}" if row.counts.get(key) else ""
 
 
 _COLUMNS = {
@@ -94,7 +94,7 @@ _COLUMNS = {
 }
 
 
-def counted_rows(name: str, works: Sequence[str], options: Namespace) -> list[Row]:
+def counted_rows(name: str, works: Sequence[str], options: Namespace) -> list[Measurement]:
     """Return rows with the parameters, the multiply-adds and the score memory of a module."""
     first, width = options.channels
     with torch.device("meta"):
@@ -102,40 +102,36 @@ def counted_rows(name: str, works: Sequence[str], options: Namespace) -> list[Ro
     parameters = sum(p.numel() for p in module.parameters())
     rows = []
     for work in works:
-        row = Row(work, options.dtype, name)
+        row = Measurement(work, options.dtype, name)
         cost = module.cost(row.side, row.side)
-        mult_adds, more = cost.mult_adds, 9 * first * width if work.startswith("head") else 0
+        kernel = 9 * first * width if work.startswith("head") else 0
+        row.counts = {
+            "mult_adds": cost.mult_adds + kernel * row.side**2,
+            "attention_mult_adds": cost.attention_mult_adds,
+            "score_bytes": cost.score_entries * getattr(torch, options.dtype).itemsize,
+            "parameters": parameters + kernel + (2 * width if kernel else 0),  # with a batch norm
+        }
         if work.startswith("scores"):
-            row.counts = {"mult_adds": cost.attention_mult_adds}
-        else:
-            row.counts = {"mult_adds": mult_adds + more * row.side**2}
-            row.counts["parameters"] = parameters + (more + 2 * width if more else 0)  # with a batch norm
-            row.counts["attention_mult_adds"] = cost.attention_mult_adds
-        row.counts["score_bytes"] = cost.score_entries * getattr(torch, options.dtype).itemsize
+            row.counts |= {"mult_adds": cost.attention_mult_adds, "parameters": 0}
         rows.append(row)
     return rows
 
 
-def isa_of_dense(rows: Sequence[Row]) -> list[str]:
+def isa_of_dense(rows: Sequence[Measurement]) -> list[str]:
     """Return ISA's share of what dense attention takes, both with scores held: of whole blocks, and of scores alone."""
     lines = []
     for isa in rows:
         other = counterpart(rows, isa, "dense-held")
         if isa.pipeline == "isa-held" and other and isa.peak_bytes is not None and other.peak_bytes:
-            work, memory = (
-                isa.counts["mult_adds"] / other.counts["mult_adds"],
-                isa.peak_bytes / other.peak_bytes,
-            )
-            shares = (
-                f"{100 * work:.2f} % of the multiply-adds and {100 * memory:.2f} % of the measured memory"
-            )
-            lines.append(f"- {isa.work}: with scores held, ISA takes {shares} of dense attention")
+            work = f"{100 * isa.counts['mult_adds'] / other.counts['mult_adds']:.2f} % of the multiply-adds"
+            memory = f"{100 * isa.peak_bytes / other.peak_bytes:.2f} % of the measured memory"
+            lines.append(f"- {isa.work}: with scores held, ISA takes {work} and {memory} of dense attention")
     return lines
 
 
-def measure_growth(process: Served, rows: Sequence[Row], seconds: int) -> None:
+def measure_growth(process: Served, rows: Sequence[Measurement], seconds: int) -> None:
     """Measure one size after the other, until one fails or is expected to take more than `seconds`."""
-    before: Row | None = None
+    before: Measurement | None = None
     for row in rows:
         if before is not None and before.error is None:
             work = row.counts["mult_adds"] / max(before.counts["mult_adds"], 1)

@@ -17,6 +17,12 @@ import torch
 Work = Callable[[], Any]  # whatever is measured
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
+_EXHAUSTED = (torch.OutOfMemoryError, MemoryError)
+_EXHAUSTED_CPU = (
+    "DefaultCPUAllocator",
+    "bad_alloc",
+    "could not create a memory object",
+)  # torch has no class
 _SECONDS = 0.2  # a quick work is repeated for this long; its time is the median
 
 
@@ -39,8 +45,8 @@ class Timer:
         """
         try:
             return self._measured(question)
-        except (RuntimeError, MemoryError) as error:  # torch has no class for a CPU without memory
-            if "memory" not in str(error) and "bad_alloc" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, _EXHAUSTED) and not any(words in str(error) for words in _EXHAUSTED_CPU):
                 raise
             self.made.clear()
             return {"error": "out of memory"}

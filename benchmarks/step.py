@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
-from benchmarks.harness import OURS, PEER, Report, Row, ours, ours_and_peer, ratios, with_range
+from benchmarks.harness import OURS, PEER, Measurement, Report, ours, ours_and_peer, ratios, with_range
 from benchmarks.serve import Timer, serve
 from benchmarks.works import CLASSES, autocast, images_and_target
 from isaseg.models.attention import InterlacedSparseAttention
@@ -22,7 +22,7 @@ def benchmark(options: Namespace) -> None:
     tasks = ours_and_peer(options.peer, "step", batch=options.batch, side=options.size, **common)
     work = f"step {options.batch}x{options.size}"
     rows = ceiling_rows(options.types, options.device)
-    rows += [Row(work, kind, name) for kind in options.types for name in tasks]
+    rows += [Measurement(work, kind, name) for kind in options.types for name in tasks]
     title = f"training step, ISANet R-50, {options.batch}×{options.size}×{options.size}, {CLASSES} classes"
     report = Report("step", title, columns=SPEEDS)
     report.measure({**tasks, CEILING: ours("ceilings", **common)}, rows, options.rounds)
@@ -30,7 +30,7 @@ def benchmark(options: Namespace) -> None:
     report.publish(options.folder)
 
 
-def across_types(rows: Sequence[Row]) -> list[str]:
+def across_types(rows: Sequence[Measurement]) -> list[str]:
     """Return a line for each of our rows: how many times as fast it is as mmsegmentation in float32, its default."""
     return [
         f"- {row.work}: ours in {row.kind} is {with_range(found)} times as fast as {PEER}'s in float32"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from benchmarks.ceilings import CEILING, SPEEDS
 from benchmarks.evaluate import check_areas
-from benchmarks.harness import OURS, PEER, Report, Row, ratios, started, take_turns
+from benchmarks.harness import OURS, PEER, Measurement, Report, ratios, started, take_turns
 from benchmarks.step import across_types
 
 from isaseg.errors import ConfigError
@@ -19,16 +19,16 @@ ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
 
-def rows() -> list[Row]:
+def rows() -> list[Measurement]:
     work = {"operations_run": 8e9}
     return [
-        Row("linear", "float32", CEILING, work, None, [0.1, 0.1]),
-        Row("linear, oneDNN", "float32", CEILING, work, None, [0.08, 0.08]),
-        Row("convolution 3x3", "float32", CEILING, work, None, [0.01, 0.01]),
-        Row("copy", "float32", CEILING, {"operations_run": 1e9}, None, [0.5, 0.5]),
-        Row("forward 8", "float32", OURS, {"operations_run": 3e9}, MIB, [0.1, 0.2, 0.3]),
-        Row("forward 8", "float32", PEER, {"operations_run": 4e9}, 4 * MIB, [0.2, 0.6, 0.6]),
-        Row("forward 8", "bfloat16", OURS, {"operations_run": 3e9}, None, [0.05, 0.05, 0.05]),
+        Measurement("linear", "float32", CEILING, work, None, [0.1, 0.1]),
+        Measurement("linear, oneDNN", "float32", CEILING, work, None, [0.08, 0.08]),
+        Measurement("convolution 3x3", "float32", CEILING, work, None, [0.01, 0.01]),
+        Measurement("copy", "float32", CEILING, {"operations_run": 1e9}, None, [0.5, 0.5]),
+        Measurement("forward 8", "float32", OURS, {"operations_run": 3e9}, MIB, [0.1, 0.2, 0.3]),
+        Measurement("forward 8", "float32", PEER, {"operations_run": 4e9}, 4 * MIB, [0.2, 0.6, 0.6]),
+        Measurement("forward 8", "bfloat16", OURS, {"operations_run": 3e9}, None, [0.05, 0.05, 0.05]),
     ]
 
 
@@ -85,7 +85,7 @@ class FakeServed:
 def test_processes_take_turns_and_what_does_not_fit_is_not_timed() -> None:
     asked: list[str] = []
     served: Any = {name: FakeServed(name, asked) for name in "ab"}
-    found = [Row("small", "x", "a"), Row("small", "x", "b"), Row("large", "x", "b")]
+    found = [Measurement("small", "x", "a"), Measurement("small", "x", "b"), Measurement("large", "x", "b")]
     take_turns(served, found, 2, "test")
     assert asked == ["a memory", "b memory", "b memory", *["a time", "b time"] * 2]
     assert [(r.peak_bytes, len(r.seconds), r.error) for r in found] == [
@@ -107,12 +107,12 @@ def test_a_process_that_dies_is_reported_with_its_last_line() -> None:
 
 def test_areas_that_differ_from_mmsegmentations_are_refused() -> None:
     areas = [[10.0, 20.0], [30.0, 40.0]]
-    both = [Row("ade20k", "noise", name, result=areas) for name in (OURS, PEER)]
+    both = [Measurement("ade20k", "noise", name, result=areas) for name in (OURS, PEER)]
     check_areas(both)
     both[0].result = [[10.0, 20.0], [30.0, 41.0]]
     with pytest.raises(ConfigError, match="expected mmsegmentation's areas, got others from ade20k, noise"):
         check_areas(both)
-    check_areas([Row("network", "random weights", r.pipeline, result=r.result) for r in both])
+    check_areas([Measurement("network", "random weights", r.pipeline, result=r.result) for r in both])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from benchmarks._compat import onednn_linear
 from benchmarks.attention import exponents, operations
 from benchmarks.command import _parser
-from benchmarks.harness import Row, ours, started
+from benchmarks.harness import Measurement, ours, started
 from benchmarks.modules import counted_rows, measure_growth
 from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer
@@ -70,8 +70,10 @@ class FakeServed:
 
 
 def test_a_growth_curve_ends_at_the_first_size_that_fails_or_would_take_too_long() -> None:
-    def rows() -> list[Row]:
-        return [Row(f"growing {side}", "float32", "x", {"mult_adds": side}) for side in (1, 2, 3, 4, 5)]
+    def rows() -> list[Measurement]:
+        return [
+            Measurement(f"growing {side}", "float32", "x", {"mult_adds": side}) for side in (1, 2, 3, 4, 5)
+        ]
 
     served: Any = FakeServed()
     long, short = rows(), rows()
@@ -83,7 +85,10 @@ def test_a_growth_curve_ends_at_the_first_size_that_fails_or_would_take_too_long
 
 
 def test_exponents_are_of_the_number_of_pixels() -> None:
-    grown = [Row(f"growing {s}", "float32", "isaseg", {}, 100 * s**2, [1e-9 * s**3] * 3) for s in (8, 16, 64)]
+    grown = [
+        Measurement(f"growing {s}", "float32", "isaseg", {}, 100 * s**2, [1e-9 * s**3] * 3)
+        for s in (8, 16, 64)
+    ]
     assert exponents(grown) == pytest.approx({"time": 1.5, "memory": 1.0})
 
 
