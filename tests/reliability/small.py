@@ -1,6 +1,5 @@
 """The smallest run that has every part."""
 
-import csv
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from isaseg.errors import IsasegError
+from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests.conftest import compose_overrides
@@ -53,7 +52,7 @@ def weights(folder: Path, name: str = "last") -> dict[str, Tensor]:
 
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Tell whether two networks are the same, bit for bit."""
+    """Return whether two networks are the same, bit for bit."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -69,13 +68,10 @@ def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
                 code = 0
             except SIGTERMException:
                 code = 143
-            except IsasegError as error:
+            except BaseException as error:
                 traceback.print_exc()
                 sys.stderr.flush()
-                code = error.exit_code
-            except BaseException:
-                traceback.print_exc()
-                sys.stderr.flush()
+                code = getattr(error, "exit_code", 1)  # an IsasegError has one
             finally:
                 os._exit(code)
         children.append(child)
@@ -106,24 +102,19 @@ def train_in_processes(
         def noted(self: SegmentationModule, batch: Any, batch_idx: int) -> Tensor:
             if at_step is not None:
                 at_step(self.global_step, rank)
+            drawn = [self.global_step, batch["id"], float(batch["image"].double().sum())]
             with (folder / f"samples.{rank}").open("a") as file:
-                file.write(
-                    json.dumps([self.global_step, batch["id"], float(batch["image"].double().sum())]) + "\n"
-                )
+                file.write(json.dumps(drawn) + "\n")
             return step(self, batch, batch_idx)
 
         SegmentationModule.training_step = noted  # type: ignore[method-assign]
         several = []
         if processes > 1:
             several = [f"trainer.devices={processes}", "trainer.strategy=ddp"]
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            names = {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "TORCHELASTIC_RUN_ID": "one",
-                "GROUP_RANK": 0,
-            }
-            os.environ.update({name: str(value) for name, value in {**place, **names}.items()})
+            ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+            sizes = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            meets = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "one"}
+            os.environ.update({name: str(value) for name, value in (ranks | sizes | meets).items()})
         output = os.open(folder / f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -157,17 +148,14 @@ def history(folder: Path) -> dict[str, Any]:
         for line in path.read_text().splitlines():
             step, *drawn = json.loads(line)
             samples[path.name][step] = drawn  # the later holds, of those that were repeated
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
-    with (folder / "metrics.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            rows[row["step"]].update({k: v for k, v in row.items() if v and "per_second" not in k})
+    curves = {key: curve for key, curve in read_history(folder).curves.items() if "per_second" not in key}
     metrics = json.loads((folder / "metrics.json").read_text())
     last = loaded(folder / "checkpoints" / "last.ckpt")
     state = last["optimizer_states"][0]["state"]
     return {
         "samples": dict(samples),
-        "rows": dict(rows),
-        "metrics": {k: v for k, v in metrics.items() if k not in ("seconds_per_step",)},
+        "curves": curves,
+        "metrics": {k: v for k, v in metrics.items() if k != "seconds_per_step"},
         "weights": {k: v.numpy().tobytes() for k, v in last["state_dict"].items()},
         "optimizer": {(k, n): v.numpy().tobytes() for k, part in state.items() for n, v in part.items()},
     }

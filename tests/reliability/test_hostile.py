@@ -42,15 +42,15 @@ class Calls:
         return self.call
 
 
-def pickled(content: Any, protocol: int = 2) -> bytes:
-    return pickle.dumps(content, protocol=protocol)
+def written(write: Callable[..., object], content: Any) -> bytes:
+    """Return the bytes that `write(file, content)` writes."""
+    file = io.BytesIO()
+    write(file, content)
+    return file.getvalue()
 
 
 def saved(content: Any, **kwargs: Any) -> bytes:
-    """Return the bytes of `torch.save`."""
-    file = io.BytesIO()
-    torch.save(content, file, **kwargs)
-    return file.getvalue()
+    return written(lambda file, content: torch.save(content, file, **kwargs), content)
 
 
 def repacked(
@@ -80,25 +80,9 @@ def in_tar(content: bytes) -> bytes:
     return file.getvalue()
 
 
-def script() -> bytes:
-    file = io.BytesIO()
-    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)), file)
-    return file.getvalue()
-
-
-def deep(depth: int) -> bytes:
-    return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
-
-
-def array(content: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, content, allow_pickle=True)
-    return file.getvalue()
-
-
 STATE = {"state_dict": {"w": torch.zeros(64)}, "global_step": 1}
 EVIL = Calls(os.system, RAN)
-BY_NAME = pickled(EVIL)
+BY_NAME = pickle.dumps(EVIL, protocol=2)
 
 
 def in_data(name: str, content: bytes, replace: Callable[[bytes], bytes]) -> bytes:
@@ -118,30 +102,23 @@ def cyclic() -> dict[str, Any]:
 
 
 CHECKPOINTS: dict[str, Callable[[], bytes]] = {
-    "a command": lambda: pickled(EVIL),
+    "a command": lambda: BY_NAME,
     "a command, protocol 0": lambda: b"cos\nsystem\n(S'touch ran'\ntR.",
-    "a command, protocol 4": lambda: pickled(EVIL, 4),
-    "a command of posix": lambda: b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch ran\x85R.",
+    "a command, protocol 4": lambda: pickle.dumps(EVIL, protocol=4),
     "a command saved by torch": lambda: saved({"state_dict": EVIL}),
     "a command in torch's old format": lambda: saved(
         {"state_dict": EVIL}, _use_new_zipfile_serialization=False
     ),
     "a command as a key": lambda: b"\x80\x02}cos\nsystem\nX\x09\x00\x00\x00touch ran\x85RK\x01s.",
-    "a command in a list": lambda: saved([[[EVIL]]]),
     "a command in the optimizer": lambda: saved({**STATE, "optimizer_states": [EVIL]}),
     "a command after the end": lambda: saved(STATE, _use_new_zipfile_serialization=False) + BY_NAME,
     "a process": lambda: saved(Calls(__import__("subprocess").Popen, ["touch", "ran"])),
     "eval": lambda: saved(Calls(eval, "open('ran', 'w')")),
-    "exec": lambda: saved(Calls(exec, "open('ran', 'w')")),
-    "open": lambda: saved(Calls(open, "ran", "w")),
-    "import": lambda: saved(Calls(__import__, "antigravity")),
     "getattr": lambda: saved(Calls(getattr, Path("ran"), "touch")),
     "a path": lambda: saved({**STATE, "path": Path("ran")}),
-    "a partial": lambda: saved(__import__("functools").partial(os.system, RAN)),
     "a whole network": lambda: saved(nn.Linear(2, 2)),
     "load, unsafely": lambda: saved(Calls(torch.load, "inner", "cpu", None, None, False)),
-    "a hub": lambda: saved(Calls(torch.hub.load, ".", "m", "local")),
-    "numpy's objects": lambda: array(np.array([EVIL], dtype=object)),
+    "numpy's objects": lambda: written(np.save, np.array([EVIL], dtype=object)),
     "a dict with a state": lambda: (
         b"\x80\x02ccollections\nOrderedDict\n)R}X\x01\x00\x00\x00xcos\nsystem\nsb."
     ),
@@ -154,9 +131,11 @@ CHECKPOINTS: dict[str, Callable[[], bytes]] = {
     "more elements than it has": lambda: repacked(lambda n, c: in_data(n, c, longer), {}),
     "no storage": lambda: repacked(lambda n, c: None if "/data/" in n else c, {}),
     "a cut storage": lambda: repacked(lambda n, c: c[:8] if "/data/" in n else c, {}),
-    "a script": script,
+    "a script": lambda: written(
+        lambda file, script: torch.jit.save(script, file), torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2))
+    ),
     "an old tar": lambda: in_tar(BY_NAME),
-    "lists in lists": lambda: deep(10**5),
+    "lists in lists": lambda: b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
     "a dict in itself": lambda: saved(cyclic()),
     "nothing": lambda: b"",
     "zeros": lambda: bytes(4096),
@@ -193,11 +172,7 @@ def cfg() -> DictConfig:
     ],
 )
 def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
-    kind: str,
-    suffix: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    cfg: DictConfig,
+    kind: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cfg: DictConfig
 ) -> None:
     """Whatever it is called, by each function that takes the file of a stranger."""
     monkeypatch.chdir(tmp_path)
