@@ -21,7 +21,6 @@ from isaseg.models.block import conv_norm_act
 from isaseg.models.cores import dense
 from isaseg.models.regroup import interlace, split_windows
 from isaseg.training.memory import map_every_tensor
-from isaseg.training.out_of_memory import memory_of
 
 # name: configuration; those that end in "-held" run by their definition, with all scores in memory
 MODULES = {
@@ -52,7 +51,7 @@ def benchmark(options: Namespace) -> None:
         raise ConfigError(f"expected --modules among {', '.join(MODULES)}, got '{unknown[0]}'")
     if options.memory is not None and not 0 < options.memory < 1e6:
         raise ConfigError(f"expected --memory above 0, got {options.memory}")
-    limit = int(1e9 * options.memory) if options.memory else memory_of(torch.device(options.device)) // 2
+    limit = int(1e9 * options.memory) if options.memory else _memory_of(torch.device(options.device)) // 2
     task = {key: getattr(options, key) for key in ("channels", "device", "threads")}
     alone = {name: ours("modules", module=name, memory=limit, **task) for name in names}
     in_turn = {name: ours("modules", module=name, memory=None, **task) for name in [*names, REDUCTION]}
@@ -80,6 +79,13 @@ def benchmark(options: Namespace) -> None:
         report.rows += grown
         report.lines.append("\n![growth with the side of the map](modules.png)")
         report.publish(options.folder)
+
+
+def _memory_of(device: torch.device) -> int:
+    """Return the memory of a device in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _scaled(key: str, unit: float) -> Cell:

@@ -17,8 +17,6 @@ import torch
 from omegaconf import DictConfig
 
 from isaseg.errors import ConfigError, OutOfMemory
-from isaseg.models.attention import InterlacedSparseAttention, SelfAttention2d
-from isaseg.training import out_of_memory
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests.reliability.small import SMALL, STRESS, said, train_in_processes
@@ -50,9 +48,6 @@ def test_s6_too_little_memory_is_reported_with_what_to_change(
         train(compose(*ONE, "attention=dense", "data.crop_size=[512,512]", f"run_dir={tmp_path}"))
     assert caught.value.exit_code == 4
     message = str(caught.value)
-    # 64 x 64 positions at stride 8, 4 pictures, 4 bytes
-    assert "on a map of 64x64 take 256 MiB for a batch" in message
-    assert "(dense: 256 MiB, isa-8x8: 8 MiB)" in message
     order = [
         "accumulate_grad_batches=2",
         "precision=bf16-mixed",
@@ -60,33 +55,6 @@ def test_s6_too_little_memory_is_reported_with_what_to_change(
         "data.crop_size below [512, 512]",
     ]
     assert [message.index(word) for word in order] == sorted(message.index(word) for word in order)
-
-
-@pytest.mark.parametrize("attention", ["isa", "dense"])
-def test_s6_the_reported_scores_are_those_there_are(
-    attention: str, compose: Callable[..., DictConfig]
-) -> None:
-    """Of a map of 16x16, by the shapes of the matrices that softmax gives."""
-    cfg = compose(*ONE, f"attention={attention}", "data.crop_size=[128,128]", "data.batch_size=2")
-    module = InterlacedSparseAttention(16, group_size=(8, 8)) if attention == "isa" else SelfAttention2d(16)
-    mib = module.cost(16, 16).score_entries * 4 / 2**20
-    known = {"map_height": 16, "map_width": 16, "attention_score_mib": mib}
-    said = out_of_memory.memory_of_scores(cfg, known)
-    assert said["this"] == said[attention]
-    positions = 256
-    held = {"isa": positions * 4 + positions * 64, "dense": positions**2}[attention]
-    assert said["this"] == 2 * held * 4
-
-
-def test_s6_more_than_the_device_has_is_reported_before_the_first_step(
-    compose: Callable[..., DictConfig],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(out_of_memory, "memory_of", lambda device: 2**10)
-    train(compose(*ONE, f"run_dir={tmp_path}"))
-    assert re.search(r"the device has 0 MiB of memory\. The scores of isa-8x8", caplog.text)
 
 
 def test_s7_memory_stays_flat_and_nothing_is_left_behind(tmp_path: Path) -> None:

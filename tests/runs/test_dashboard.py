@@ -6,14 +6,11 @@ import re
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from isaseg.cli import dashboard as command
-from isaseg.runs import dashboard
-from isaseg.runs._compat import workspace_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,6 +47,9 @@ def test_the_private_api_is_that_of_the_version_it_was_written_for() -> None:
 
 
 def test_a_group_is_a_filter() -> None:
+    from isaseg.runs import dashboard
+    from isaseg.runs._compat import workspace_spec
+
     def filters(group: str | None) -> list[tuple[str, Any]]:
         spec = workspace_spec(dashboard.workspace("me", "isaseg", "name", group))
         (runs,) = spec["section"]["runSets"]
@@ -66,43 +66,17 @@ def test_faults_are_one_sentence(
     for words, message in (
         (["entity=me"], "wandb login"),
         (["entty=me"], "did you mean 'entity'"),
-        (["spec=" + str(tmp_path / "file" / "x")], "expected to write spec="),
-        ([f"runs={tmp_path}"], "expected W&B runs below"),
+        (["spec=" + str(tmp_path / "file" / "x")], "expected a file or folder that can be used"),
     ):
         assert command.main(words) == 2
         said = capsys.readouterr().err
         assert message in said
         assert said.count("error:") == 1
+    for name in ("dashboard", "_compat"):  # imported anew
+        monkeypatch.delitem(sys.modules, f"isaseg.runs.{name}")
+        monkeypatch.delattr(f"isaseg.runs.{name}")
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert command.main(["entity=me", f"spec={tmp_path / 'spec'}"]) == 2
     assert "pip install 'isaseg[dashboard]'" in capsys.readouterr().err
     assert command.main(["--help"]) == 0
     assert "Examples:" in capsys.readouterr().out
-
-
-def test_the_viewer_gets_all_runs_under_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, part in (
-        ("isa", "20260101_000000-aa"),
-        ("isa", "20260102_000000-aa"),
-        ("dense", "20260101_000000-bb"),
-    ):
-        run = tmp_path / "sweep" / name / "wandb" / f"offline-run-{part}"
-        (run / "files").mkdir(parents=True)
-        (run / f"run-{part[-2:]}.wandb").write_text(f"{name} {part}")
-    (tmp_path / "sweep" / "isa" / "wandb" / "latest-run").symlink_to(run)
-    shown = {}
-
-    def view(command: list[str], **_: Any) -> Any:
-        assert command[1:4] == ["-m", "wandb", "leet"]
-        for file in Path(command[4]).glob("*/*.wandb"):
-            assert (file.parent / "files").is_dir()
-            shown[f"{file.parent.name}/{file.name}"] = file.read_text()
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr(dashboard.subprocess, "run", view)
-    assert command.main([f"runs={tmp_path / 'sweep'}"]) == 0
-    assert shown == {
-        "run-20260101_000000-isa/run-isa.wandb": "isa 20260101_000000-aa",
-        "run-20260102_000000-isa/run-isa.wandb": "isa 20260102_000000-aa",
-        "run-20260101_000000-dense/run-dense.wandb": "dense 20260101_000000-bb",
-    }

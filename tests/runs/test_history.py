@@ -8,13 +8,14 @@ import pytest
 from isaseg.runs.history import HistoryWriter, read_history, write_history
 
 
-def test_values_of_a_step_share_a_row_but_for_a_second_value(tmp_path: Path) -> None:
+def test_each_row_is_in_the_file_at_once_and_a_later_value_counts(tmp_path: Path) -> None:
     writer = HistoryWriter(tmp_path / "run")
-    writer.add(10, {"train/loss": 2.5})
-    writer.add(10, {"val/mIoU": 0.25})
-    writer.add(20, {"train/loss": 1.5})
+    for step, values in [(10, {"train/loss": 2.5}), (10, {"val/mIoU": 0.25}), (20, {"train/loss": 1.5})]:
+        writer.add(step, values)
     path = tmp_path / "run" / "metrics.csv"
-    assert path.read_text() == "step,train/loss,val/mIoU\n10,2.5,0.25\n20,1.5,\n", "whole without an end"
+    assert path.read_text() == "step,train/loss,val/mIoU\n10,2.5,\n10,,0.25\n20,1.5,\n", (
+        "whole without an end"
+    )
     writer.add(20, {"train/loss": 1.25, "val/mIoU": 0.5})
     assert path.read_text().endswith("\n20,1.5,\n20,1.25,0.5\n")
     assert read_history(tmp_path / "run") == (
@@ -33,7 +34,7 @@ def test_r8_a_resumed_run_appends_with_new_columns_and_without_a_torn_line(tmp_p
     assert path.read_text() == "step,train/loss\n1,2.5\n2,1.5\n"
     resumed.add(2, {"val/mIoU": 0.5, "val/loss": float("nan")})
     resumed.add(3, {"train/loss": 1.0})
-    assert path.read_text() == "step,train/loss,val/mIoU,val/loss\n1,2.5,,\n2,1.5,0.5,nan\n3,1,,\n"
+    assert path.read_text() == "step,train/loss,val/mIoU,val/loss\n1,2.5,,\n2,1.5,,\n2,,0.5,nan\n3,1,,\n"
     assert os.listdir(tmp_path) == ["metrics.csv"]
 
 

@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from isaseg.runs.loggers import make_loggers
+from isaseg.runs.loggers import NeverFatalWandbLogger, make_loggers
 from isaseg.runs.run_folder import write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
-from isaseg.runs.wandb_logger import NeverFatalWandbLogger
 
 NAN = float("nan")
 CLASSES = ("sky", "road", "lamp")

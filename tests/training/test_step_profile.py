@@ -5,7 +5,6 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,34 +14,24 @@ from omegaconf import DictConfig
 from isaseg.config import PROFILED
 from isaseg.errors import ConfigError
 from isaseg.training.run import train
-from isaseg.training.step_profile import ACTIVE, top
+from isaseg.training.step_profile import ACTIVE
 from tests.reliability.small import SMALL, STRESS, loaded
 
 
-def test_a_few_steps_are_watched_and_the_top_costs_are_named(
+def test_a_few_steps_are_watched_and_the_costs_are_listed(
     compose: Callable[..., DictConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever number of steps the experiment has."""
     caplog.set_level(logging.INFO)
     train(compose(*SMALL, "trainer=profile", "trainer.max_steps=5000", f"run_dir={tmp_path}"))
     assert loaded(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == PROFILED
-    named = [line for line in caplog.messages if "ms a batch" in line]
-    assert len(named) == 6 and named[-1].endswith("the rest")
-    assert any("aten::" in line for line in named)
     table = (tmp_path / "profile.txt").read_text()
-    assert "Self CPU" in table and named[0].split()[-1][:40] in table
+    assert "Self CPU" in table and "aten::" in table.splitlines()[3], "the first row"
+    assert "profile.txt" in caplog.text
     trace = json.loads(gzip.decompress((tmp_path / "profile.json.gz").read_bytes()))
     steps = {e["name"] for e in trace["traceEvents"] if str(e.get("name", "")).startswith("ProfilerStep")}
     assert len(steps) == ACTIVE
-    assert not list(tmp_path.glob("*.tmp*"))
-
-
-def test_shares_are_of_the_whole_and_steps_are_no_operation() -> None:
-    times = {"a": 500.0, "b": 300.0, "c": 100.0, "d": 50.0, "e": 30.0, "f": 20.0, "ProfilerStep#4": 9e9}
-    events = [SimpleNamespace(key=key, self_cpu_time_total=us) for key, us in times.items()]
-    lines = top(events, "self_cpu_time_total")
-    assert [line.split()[-1] for line in lines] == ["a", "b", "c", "d", "e", "rest"]
-    assert [float(line.split()[0]) for line in lines] == [50.0, 30.0, 10.0, 5.0, 3.0, 2.0]
+    assert not [path.name for path in tmp_path.glob(".*")], "nothing half-written"
 
 
 def test_training_runs_what_was_compiled(

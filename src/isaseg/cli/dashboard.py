@@ -1,6 +1,6 @@
-"""Compare runs in Weights & Biases, or offline in the terminal.
+"""Compare runs in Weights & Biases.
 
-usage: isaseg dashboard [entity=NAME] [project=NAME] [group=NAME] [spec=FILE | runs=FOLDER]
+usage: isaseg dashboard [entity=NAME] [project=NAME] [group=NAME] [spec=FILE]
 
 Makes a W&B workspace that compares runs: mIoU against cost, curves by context module, group sizes, classes, pictures,
 speed and memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard]'`.
@@ -10,20 +10,24 @@ speed and memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg
   group=lamps_isa        only the runs of one experiment or sweep
   name="My workspace"    its title
   spec=workspace.json    write what would be saved; no key, no network
-  runs=outputs/lamps_isa show the offline runs below this folder side by side in `wandb leet`; no key, no network
 
 Examples:
   isaseg dashboard entity=me group=lamps_isa
   isaseg dashboard entity=me spec=workspace.json
-  isaseg dashboard runs=outputs/lamps_isa
 
 Keys: conf/dashboard.yaml
 """
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from isaseg import config
 from isaseg.cli import command
+from isaseg.errors import ConfigError
+from isaseg.runs.run_folder import write_json
+
+log = logging.getLogger(__name__)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -33,6 +37,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _work(words: list[str]) -> int:
     cfg = config.compose_from("dashboard", words)
-    from isaseg.runs import dashboard
-
-    return dashboard.main(cfg)
+    try:
+        from isaseg.runs import dashboard
+        from isaseg.runs._compat import workspace_spec
+    except ImportError as error:
+        raise ConfigError(
+            f"expected the package wandb-workspaces, got: {error}; pip install 'isaseg[dashboard]'"
+        ) from error
+    made = dashboard.workspace(cfg.entity or "", cfg.project, cfg.name, cfg.group)
+    if cfg.spec is None:
+        log.info("saved: %s", dashboard.save(made))
+    else:
+        write_json(Path(cfg.spec), workspace_spec(made))
+        log.info("written: %s", cfg.spec)
+    return 0

@@ -1,12 +1,10 @@
 """The private API that this room uses, each with the issue upstream; tests/runs/test_dashboard.py names the version."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
+from wandb_workspaces.workspaces import Workspace
 
 
-def workspace_spec(workspace: "Workspace") -> dict[str, Any]:
+def workspace_spec(workspace: Workspace) -> dict[str, Any]:
     """Return what W&B stores of a workspace as plain data; there is no public export (wandb#4289)."""
-    spec = workspace._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return dict(spec)
+    return dict(workspace._to_model().spec.model_dump(mode="json", by_alias=True, exclude_none=True))

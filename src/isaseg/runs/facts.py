@@ -63,33 +63,20 @@ def git_commit(folder: Path) -> str | None:
         return None
     # a hook of git, or another tool, may have pointed git elsewhere
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-    command = [
-        "git",
-        "-c",
-        "core.fsmonitor=false",
-        "status",
-        "--porcelain=v2",
-        "--branch",
-        "--untracked-files=no",
-    ]
+    command = (
+        "git -c core.fsmonitor=false --no-optional-locks status --porcelain=v2 --branch --untracked-files=no"
+    )
     try:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        text = subprocess.run(
+            command.split(), cwd=folder, env=environment, capture_output=True, text=True, timeout=5
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = done.stdout.splitlines()
-    commits = [line.split()[-1] for line in lines if line.startswith("# branch.oid ")]
-    if not commits or commits == ["(initial)"]:
+    first, *rest = text.splitlines() or [""]
+    commit = first.removeprefix("# branch.oid ")
+    if commit in ("", "(initial)"):
         return None
-    return commits[0] + ("" if all(line.startswith("#") for line in lines) else "+dirty")
+    return commit + ("" if all(line.startswith("#") for line in rest) else "+dirty")
 
 
 def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, int, int]:

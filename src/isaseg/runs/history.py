@@ -75,9 +75,8 @@ def write_history(folder: Path, curves: Mapping[str, Curve]) -> None:
 class HistoryWriter:
     """Adds rows to the metrics.csv of a run; each is in the file as soon as it is added.
 
-    A resumed run appends and drops no row. Values of the last row's step join that row, and a new metric becomes a new
-    column: only then is the file rewritten. A row that cannot be written, for example on a full disk, costs one warning
-    and is written together with the next row that can be.
+    A resumed run appends and drops no row. Only for a new metric, which is a new column, is the file rewritten. A row
+    that cannot be written, for example on a full disk, costs one warning and is written with the next one that can be.
 
     Args:
         folder: Run folder.
@@ -87,33 +86,25 @@ class HistoryWriter:
         self._path = folder / _NAME
         self._columns: list[str] = []
         self._rows: list[dict[str, str]] = []
-        self._stale = (
-            True  # whether the file has to be rewritten because it does not hold the rows before the last
-        )
+        self._stale = False  # whether the file lacks a column or a row, or ends in a part of one
         self._warned = False
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the values of a step."""
+        """Add values of a step."""
         if not self._columns:
             self._read()
-        new = {key: f"{float(value):.8g}" for key, value in values.items()}
-        last = self._rows[-1] if self._rows else {}
-        joins = last.get("step") == str(step) and not any(last.get(key) for key in new)
-        if joins:
-            last.update(new)
-        else:
-            self._rows.append({"step": str(step), **new})
-        columns = [key for key in new if key not in self._columns]
-        self._columns += columns
-        self._stale = self._stale or joins or bool(columns)
+        self._rows.append({"step": str(step), **{key: f"{float(x):.8g}" for key, x in values.items()}})
+        new = [key for key in values if key not in self._columns]
+        self._columns += new
+        self._stale = self._stale or bool(new)
         self._write()
 
     def close(self) -> None:
         """Write what is still waiting, or warn that it is lost."""
-        if self._stale and self._rows:
+        if self._stale:
             self._write()
-            if self._stale:
-                log.warning("rows of %s are lost: there never was room for them", self._path)
+        if self._stale:
+            log.warning("rows of %s are lost: there never was room for them", self._path)
 
     def _read(self) -> None:
         """Take over the rows of a run that is resumed, without what a crash left of a line."""
@@ -133,12 +124,9 @@ class HistoryWriter:
                     file.write(_csv(self._columns, self._rows[-1:], header=False))
             self._stale = self._warned = False
         except OSError as error:
-            self._stale = True  # the file may end in a part of a line
             if not self._warned:
-                log.warning(
-                    "cannot write %s (%s); make room, its rows are kept and written then", self._path, error
-                )
-            self._warned = True
+                log.warning("cannot write %s (%s); make room, its rows are kept", self._path, error)
+            self._stale = self._warned = True
 
 
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, str]], header: bool = True) -> bytes:

@@ -16,8 +16,8 @@ from rich.table import Table
 from torch import Tensor
 
 from isaseg.runs.history import read_history
+from isaseg.runs.loggers import NeverFatalWandbLogger
 from isaseg.runs.pictures import save_figure
-from isaseg.runs.wandb_logger import NeverFatalWandbLogger
 
 
 def finite_number(value: Any) -> int | float | None:

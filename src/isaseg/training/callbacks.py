@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from isaseg.errors import DivergenceError
 from isaseg.runs import pictures
-from isaseg.runs.wandb_logger import NeverFatalWandbLogger
+from isaseg.runs.loggers import NeverFatalWandbLogger
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +53,10 @@ class DivergenceGuard(Callback):
             DivergenceError: If one of them is not finite; names step, learning rate, loss and samples.
         """
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        loss = torch.stack(self._losses).mean()
-        norm = torch.nn.utils.get_total_norm(grads).to(loss) if grads else torch.zeros_like(loss)
         if trainer.precision == "16-mixed":
-            norm = torch.zeros_like(
-                loss
-            )  # the gradient scaler produces infinity by design, and skips the step
-        both = torch.stack((loss, norm))
+            grads = []  # the gradient scaler produces infinity by design, and skips the step
+        loss = torch.stack(self._losses).mean()
+        both = torch.stack((loss, torch.nn.utils.get_total_norm(grads).to(loss)))
         if trainer.world_size > 1:  # all decide alike, or the others would wait for the one that stopped
             both = trainer.strategy.reduce(both, reduce_op="mean")
         loss_value, norm_value = both.tolist()
@@ -110,12 +107,11 @@ class StepTimer(Callback):
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step != self._logged and step % every == 0 and self._seconds:
             self._logged = step
-            pl_module.log("train/images_per_second", self._images / self._seconds)
+            pl_module.log("train/images_per_second", self._images / self._seconds, prog_bar=True)
             self._images, self._seconds = 0, 0.0
             if pl_module.device.type == "cuda":
-                pl_module.log(
-                    "train/gpu_memory_mib", torch.cuda.max_memory_allocated(pl_module.device) / 2**20
-                )
+                peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+                pl_module.log("train/gpu_memory_mib", peak)
 
     def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Restart the clock, so that the validation is left out."""
@@ -123,34 +119,22 @@ class StepTimer(Callback):
 
 
 class PlainProgress(Callback):
-    """Logs a line about every 5 % of the steps, for files and pipes.
+    """Logs what a progress bar would show about every 5 % of the steps, for files and pipes.
 
-    `step 100/1000  loss 0.531  val/mIoU 0.4120  12.3 steps/s`
+    `step 100/1000  train/loss 0.531  val/mIoU 0.412`
     """
 
     def __init__(self) -> None:
-        self._mark = (0, 0.0)  # step and time of the last line
-
-    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Start the clock."""
-        self._mark = (trainer.global_step, time.perf_counter())
+        self._step = 0  # of the last line
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Log a line if one is due."""
         step, total = trainer.global_step, trainer.max_steps
         due = step % max(total // 20, 1) == 0 or step == total
-        if trainer.is_global_zero and step != self._mark[0] and due:
-            self._line(trainer, step, total)
-
-    def _line(self, trainer: lightning.Trainer, step: int, total: int) -> None:
-        now = time.perf_counter()
-        rate = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
-        self._mark = (step, now)
-        parts = [f"step {step}/{total}"]
-        for key, text in (("train/loss", "loss {:.3f}"), ("val/mIoU", "val/mIoU {:.4f}")):
-            if key in trainer.callback_metrics:
-                parts.append(text.format(float(trainer.callback_metrics[key])))
-        log.info("%s", "  ".join([*parts, f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s/step"]))
+        if trainer.is_global_zero and step != self._step and due:
+            self._step = step
+            shown = [f"{key} {value:.3g}" for key, value in trainer.progress_bar_metrics.items()]
+            log.info("%s", "  ".join([f"step {step}/{total}", *shown]))
 
 
 def progress() -> Callback:

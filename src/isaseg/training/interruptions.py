@@ -53,7 +53,11 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes last.ckpt every so many steps and after the last step, before the validation of that step.
+    """Writes last.ckpt every so many steps and after the last one, before the validation of that step.
+
+    SIGTERM and Ctrl-C are answered with last.ckpt and the end of the run, after the same step on all devices; a second
+    Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers: those save nothing, and with several
+    processes that of SIGTERM calls a collective wherever in a step the signal arrives.
 
     Args:
         path: The file.
@@ -62,64 +66,107 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, path: Path, every_n_steps: int) -> None:
         self.path, self.every_n_steps = path, every_n_steps
-        self._saved = 0
+        self._step = 0
+        self._signal = 0  # that was received
+        self._ending = False
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Note the step from which the run continues."""
-        self._saved = trainer.global_step
+        """Install the handlers; Lightning restores the former ones when the run ends."""
+        self._step = trainer.global_step
+        signal.signal(signal.SIGTERM, self._receive)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
+            signal.signal(signal.SIGINT, self._receive)
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Save if it is due; of accumulated batches only the last one ends a step."""
+        """Save if it is due, or if any process has received a signal."""
         step = trainer.global_step
-        if step != self._saved and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self._saved = step
+        if step == self._step:  # of accumulated batches only the last one ends a step
+            return
+        self._step = step
+        # the run ends at the next hook below: first, Lightning logs the row of this step
+        self._ending = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False)
+        if self._ending or step % self.every_n_steps == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.path)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """End the run if it was saved for that.
+
+        Raises:
+            SIGTERMException, KeyboardInterrupt: To end it.
+        """
+        if self._ending:
+            self._end()
+
+    def on_validation_start(self, *args: Any) -> None:
+        """End the run likewise if a validation is due at the step that was saved.
+
+        Raises:
+            SIGTERMException, KeyboardInterrupt: To end it.
+        """
+        self.on_train_batch_start()
+
+    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """End the run also if the signal came after its last step, which is saved.
+
+        Raises:
+            SIGTERMException, KeyboardInterrupt: To end it.
+        """
+        if trainer.strategy.reduce_boolean_decision(self._ending or bool(self._signal), all=False):
+            self._end()
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save and end; the resumed run validates anew.
+
+        Several processes go on to the next step, since they may not have equally many batches.
+
+        Raises:
+            SIGTERMException, KeyboardInterrupt: To end it.
+        """
+        if self._signal and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path)
+            self._end()
+
+    def _end(self) -> None:
+        raise KeyboardInterrupt() if self._signal == signal.SIGINT else SIGTERMException()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            log.warning("saving a checkpoint after this step, then ending; Ctrl-C again ends at once")
 
 
 class RngState(Callback):
-    """Keeps the random state in the checkpoint, so that a resumed run draws what it would have drawn.
+    """Lets each training batch draw from the random state that the one before it left, and keeps it in checkpoints.
 
-    What validation draws is undone: how often a run validates does not change how it trains. NumPy's global generator is
-    not kept because nothing here uses it. Every rank gets the state of rank 0, since all are seeded alike.
+    So a resumed run draws what it would have drawn, and how often a run validates does not change how it trains. NumPy's
+    global generator is not kept because nothing here uses it. Every rank gets the state of rank 0: all are seeded alike.
     """
 
     def __init__(self) -> None:
-        self._pending: dict[str, Any] | None = None
-        self._after_batch: dict[str, Any] | None = None
-        self._validating = False
+        self._state: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of torch (CPU and current GPU) and of `random`; during validation the one before it."""
-        if self._pending is not None:  # resumed, no batch yet
-            return self._pending
-        if self._validating and self._after_batch is not None:
-            return self._after_batch
-        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-        return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
+        """Return the state of torch (CPU and current GPU) and of `random` after the last batch."""
+        return self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until the first batch: making the loaders draws numbers too."""
-        self._pending = state_dict
+        """Take over the state of the run that is continued."""
+        self._state = state_dict
 
-    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Apply the state that was loaded."""
-        if self._pending is not None:
-            _set_rng(self._pending)
-            self._pending = None
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Restore the state: making loaders and validating draw numbers too."""
+        if self._state:
+            torch.set_rng_state(self._state["torch"].cpu())
+            if self._state["cuda"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(self._state["cuda"].cpu())
+            version, internal, gauss = self._state["python"]
+            random.setstate((version, tuple(internal), gauss))
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Note the state; on_validation_start would be too late, because the loader has drawn its seed by then."""
-        self._after_batch = self.state_dict()
-
-    def on_validation_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """From now on, checkpoints get the state before the validation."""
-        self._validating = True
-
-    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Restore that state, before the checkpoint of this validation is written."""
-        self._validating = False
-        if self._after_batch is not None:
-            _set_rng(self._after_batch)
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Note the state."""
+        cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        self._state = {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
 
 
 class RepeatValidation(Callback):
@@ -163,90 +210,3 @@ class RepeatValidation(Callback):
         validation = loop["epoch_loop.val_loop.batch_progress"]
         for which, done in (("total", validation["total"]["completed"]), ("current", 0)):
             validation[which] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
-
-
-class EndOnSignal(Callback):
-    """Answers SIGTERM and Ctrl-C with a checkpoint and the end of the run, after the same step on all devices.
-
-    A second Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers: those save nothing, and with
-    several processes that of SIGTERM calls a collective wherever in a step the signal arrives.
-
-    Args:
-        path: The checkpoint.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._signal = 0  # that was received
-        self._step = 0
-        self._ending = False
-
-    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Install the handlers; Lightning restores the former ones when the run ends."""
-        self._step = trainer.global_step
-        signal.signal(signal.SIGTERM, self._receive)
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
-            signal.signal(signal.SIGINT, self._receive)
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """After an optimizer step, save if any process has received a signal."""
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if stepped and trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False):
-            trainer.save_checkpoint(self.path)
-            self._ending = True  # at the next hook below: first, Lightning logs the row of this step
-
-    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """End the run if it was saved for that.
-
-        Raises:
-            SIGTERMException, KeyboardInterrupt: To end it.
-        """
-        if self._ending:
-            self._end()
-
-    def on_validation_start(self, *args: Any) -> None:
-        """End the run likewise if a validation is due at the step that was saved.
-
-        Raises:
-            SIGTERMException, KeyboardInterrupt: To end it.
-        """
-        if self._ending:
-            self._end()
-
-    def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """End the run also if the signal came after its last step, which is saved.
-
-        Raises:
-            SIGTERMException, KeyboardInterrupt: To end it.
-        """
-        if trainer.strategy.reduce_boolean_decision(self._ending or bool(self._signal), all=False):
-            self._end()
-
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
-        """Save and end; the resumed run validates anew.
-
-        Several processes go on to the next step, since they may not have equally many batches.
-
-        Raises:
-            SIGTERMException, KeyboardInterrupt: To end it.
-        """
-        if self._signal and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
-            self._end()
-
-    def _end(self) -> None:
-        raise KeyboardInterrupt() if self._signal == signal.SIGINT else SIGTERMException()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            log.warning("saving a checkpoint after this step, then ending; Ctrl-C again ends at once")
-
-
-def _set_rng(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))

@@ -83,13 +83,11 @@ class SegmentationModule(lightning.LightningModule):
 
     def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
         """Score batches, each with images of one size."""
-        for batch in batches:
-            self._count(batch, "val")
+        self._count(batches, "val")
 
     def test_step(self, batches: list[Batch], batch_idx: int) -> None:
         """Score batches, each with images of one size."""
-        for batch in batches:
-            self._count(batch, "test")
+        self._count(batches, "test")
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the split."""
@@ -99,15 +97,18 @@ class SegmentationModule(lightning.LightningModule):
         """Log the scores of the split."""
         self._score("test")
 
-    def _count(self, batch: Batch, split: str) -> None:
-        mask = batch["mask"].long()
-        logits = self.segmenter(batch["image"], mask.shape[-2:])
-        loss = self.loss(logits, mask)
-        self.log(f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True)
-        prediction = logits.argmax(1)
-        self.confusion.update(prediction, mask)
-        if self.groups and "far" in batch:
-            self.confusion_far.update(prediction, mask.where(batch["far"], self.confusion.ignore_index))
+    def _count(self, batches: list[Batch], split: str) -> None:
+        for batch in batches:
+            mask = batch["mask"].long()
+            logits = self.segmenter(batch["image"], mask.shape[-2:])
+            loss = self.loss(logits, mask)
+            self.log(
+                f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True
+            )
+            prediction = logits.argmax(1)
+            self.confusion.update(prediction, mask)
+            if self.groups and "far" in batch:
+                self.confusion_far.update(prediction, mask.where(batch["far"], self.confusion.ignore_index))
 
     def _score(self, split: str) -> None:
         self.last_scores = self.confusion.compute()

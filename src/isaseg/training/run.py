@@ -83,7 +83,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
             if cfg.compile:
                 compile_network(module, trainer.strategy.root_device)
             _begin(cfg, folder, known)
-            _fit(cfg, known, trainer, module, datamodule, resume)
+            _fit(cfg, trainer, module, datamodule, resume)
             metrics, scores = _score(cfg, folder, trainer, module, datamodule, before or {})
             if trainer.is_global_zero:
                 _write_results(cfg, folder, trainer, module, datamodule, metrics, scores)
@@ -167,16 +167,11 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
 
 def _fit(
     cfg: DictConfig,
-    known: dict[str, Any],
     trainer: lightning.Trainer,
     module: SegmentationModule,
     datamodule: SegmentationDataModule,
     resume: Path | None,
 ) -> None:
-    has = out_of_memory.memory_of(trainer.strategy.root_device)
-    advice = out_of_memory.advice(cfg, known, trainer.world_size)
-    if out_of_memory.memory_of_scores(cfg, known, trainer.world_size)["this"] > has:
-        log.warning("the device has %d MiB of memory. %s", has / 2**20, advice)
     try:
         trainer.fit(module, datamodule, ckpt_path=resume)
     except (RuntimeError, MemoryError) as error:
@@ -190,7 +185,8 @@ def _fit(
             raise
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise OutOfMemory(
-            f"expected a step to fit into memory, got none left at step {trainer.global_step} ({first}). {advice}"
+            f"expected a step to fit into memory, got none left at step {trainer.global_step} ({first}). "
+            f"{out_of_memory.advice(cfg, trainer.world_size)}"
         ) from error
 
 

@@ -61,13 +61,13 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
 
 
 def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
-    best, last = folder / "checkpoints", folder / "checkpoints" / "last.ckpt"
+    checkpoints = folder / "checkpoints"
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     if every == cfg.trainer.val_check_interval:
         every = interval
     return [
-        interruptions.BestCheckpoint(best),
-        interruptions.LastCheckpoint(last, every),
+        interruptions.BestCheckpoint(checkpoints),
+        interruptions.LastCheckpoint(checkpoints / "last.ckpt", every),
         interruptions.RngState(),
         interruptions.RepeatValidation(interval),
         callbacks.DivergenceGuard(),
@@ -75,7 +75,6 @@ def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
         callbacks.progress(),
         RichModelSummary(max_depth=2),
         callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
-        interruptions.EndOnSignal(last),
         *([Profile(folder)] if cfg.callbacks.profile else []),
     ]
 
