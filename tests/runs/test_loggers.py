@@ -196,6 +196,9 @@ def test_pictures_classes_and_confusion_are_sent(sweep: dict[str, tuple[Path, Wa
     folder, kept = sweep["isa"]
     sent = {key for row in kept.history for key in row}
     assert {"val/pictures.filenames", "val/confusion.path", "val/classes.nrows"} <= sent
+    pictures = [row for row in kept.history if "val/pictures.captions" in row]
+    assert [row["trainer/global_step"] for row in pictures] == [1, 2]
+    assert pictures[0]["val/pictures.captions"] == pictures[1]["val/pictures.captions"], "the same ones"
     (files,) = folder.glob("wandb/*run-*/files")
     assert len(list(files.glob("media/images/val/pictures_*.png"))) >= 4
     assert len(list(files.glob("media/images/mask/val/pictures_*.mask.png"))) >= 4

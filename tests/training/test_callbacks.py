@@ -1,7 +1,6 @@
 """Callbacks, each in a real Trainer on a tiny regression."""
 
 import logging
-import math
 import random
 import re
 from pathlib import Path
@@ -18,9 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.models.tensor_files import load_checkpoint
-from isaseg.runs.loggers import NeverFatalWandbLogger
 from isaseg.training import callbacks
-from isaseg.training.callbacks import DivergenceGuard, PlainProgress, StepTimer, WandbPictures
+from isaseg.training.callbacks import DivergenceGuard, PlainProgress, StepTimer
 from isaseg.training.interruptions import BestCheckpoint, RngState
 
 
@@ -129,16 +127,6 @@ def test_divergence_names_the_samples_of_all_accumulated_batches(
         )
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_the_timer_counts_optimizer_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timer = StepTimer()
-    assert math.isnan(timer.seconds_per_step)
-    clock = iter(range(10_000))
-    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: float(next(clock)))
-    fit(Net(), tmp_path, timer, steps=4, accumulate_grad_batches=2, val_check_interval=8)
-    assert timer.seconds_per_step == 2.0
-
-
 class Kept(CSVLogger):
     """Keeps what Lightning logs, and after which step."""
 
@@ -196,62 +184,3 @@ def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal, name in ((True, "RichProgressBar"), (False, "PlainProgress")):
         monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
         assert type(callbacks.progress()).__name__ == name
-
-
-class Recorder(NeverFatalWandbLogger):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, mode="offline")
-        self.sent: list[tuple[dict[str, Any], int | None]] = []
-
-    def log_payload(self, payload: Any, step: int | None = None) -> None:
-        self.sent.append((dict(payload), step))
-
-
-class PictureData(lightning.LightningDataModule):
-    classes = ("a", "b")
-    ignore_index = 255
-
-    def train_dataloader(self) -> Any:
-        return DataLoader(Points(), batch_size=2)
-
-    def val_dataloader(self) -> Any:
-        return DataLoader(Points(), batch_size=8)
-
-    def dataset(self, split: str) -> Any:
-        item = {"image": torch.zeros(3, 6, 8, dtype=torch.uint8), "mask": torch.ones(6, 8).long()}
-        return [{**item, "id": name} for name in "pqrs"]
-
-
-class PictureNet(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.segmenter = nn.Conv2d(3, 2, 1)
-
-    def forward(self, image: Tensor, size: Any = None) -> Tensor:
-        return self.segmenter(image.float())
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_same_pictures_go_out_at_every_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "isaseg.runs.pictures.predict_sample", lambda segmenter, image: torch.zeros(6, 8).long()
-    )
-    logger = Recorder(tmp_path)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        max_steps=4,
-        val_check_interval=2,
-        logger=logger,
-        callbacks=[WandbPictures(2)],
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        enable_checkpointing=False,
-        num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(PictureNet(), PictureData())
-    sent = [(p["val/pictures"], step) for p, step in logger.sent if "val/pictures" in p]
-    assert [step for _, step in sent] == [2, 4]
-    assert all([image._caption for image in images] == ["p", "r"] for images, _ in sent)

@@ -139,16 +139,6 @@ def test_defaults_are_the_published_ones(model: nn.Module) -> None:
     assert {g["weight_decay"] for g in adamw.param_groups} == {0.0, 1e-2}
 
 
-def test_a_resumed_schedule_goes_on_where_it_was(model: nn.Module) -> None:
-    whole = rates(sgd_poly(model, 0.01, 10), 9)
-    first = sgd_poly(model, 0.01, 10)
-    rates(first, 3)
-    second = sgd_poly(model, 0.01, 10)
-    second[0].load_state_dict(first[0].state_dict())
-    second[1].load_state_dict(first[1].state_dict())
-    assert rates(second, 5) == pytest.approx(whole[4:10])
-
-
 def test_the_private_api_is_that_of_the_versions_it_was_written_for(model: nn.Module) -> None:
     """`_compat.unscaled_by_lightning`; Lightning above 2.6 may have lightning#21436, and bf16 then needs it no more."""
     assert lightning.__version__.startswith("2.6.") and torch.__version__.startswith("2.")

@@ -73,17 +73,6 @@ def test_the_best_checkpoint_scores_what_metrics_json_says(
     )
 
 
-def test_a_finished_run_returns_at_once(
-    finished: tuple[Path, Path, subprocess.CompletedProcess[str]],
-) -> None:
-    work, folder, _ = finished
-    before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    again = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
-    assert again.returncode == 0
-    assert "is complete" in re.sub(r"\s+", " ", again.stderr)
-    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
-
-
 def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
