@@ -30,9 +30,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
+from pydantic import Field, PositiveInt
 
 from isaseg import config
 from isaseg.cli import command
@@ -45,6 +46,11 @@ if TYPE_CHECKING:
 
 _WORDS = ("check", "prepare", "cache")
 _FAULTS_SHOWN = 20
+_KEYS: dict[str, Any] = {
+    "splits": Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] | None,
+    "workers": PositiveInt | None,
+    "verify": bool,
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -67,21 +73,10 @@ def _work(words: list[str]) -> int:
 
 def _check_values(cfg: DictConfig) -> None:
     """Raise a ConfigError for a value in conf/data_tool.yaml that cannot work."""
-    from isaseg.data.module import SPLITS
-
+    cfg.splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
     plain = config.check_nodes(cfg)
-    splits = [plain["splits"]] if isinstance(plain["splits"], str) else plain["splits"]
-    if splits is not None and not (isinstance(splits, list) and splits and set(splits) <= set(SPLITS)):
-        raise ConfigError(
-            f"expected splits as a list of {', '.join(SPLITS)}, or null for all, got splits={splits}"
-        )
-    workers = plain["workers"]
-    if workers is not None and (type(workers) is not int or workers < 1):
-        raise ConfigError(f"expected workers to be an integer of at least 1, or null, got workers={workers}")
-    for key, value in (("verify", plain["verify"]), ("data.strict_size", plain["data"]["strict_size"])):
-        if not isinstance(value, bool):
-            raise ConfigError(f"expected {key} to be true or false, got {key}={value}")
-    cfg.splits = splits
+    for key, annotation in _KEYS.items():
+        config.check_value(key, plain[key], annotation)
 
 
 def _check(cfg: DictConfig) -> int:

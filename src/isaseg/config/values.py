@@ -14,10 +14,11 @@ from isaseg.errors import ConfigError
 # In JSON a list may stand for a tuple and 1 for 1.0; strict, neither "8" nor true may stand for an integer.
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
-# Where pydantic would speak of Python and JSON, by the type of its error.
-_EXPECTED = dict.fromkeys(("needs_python_object", "callable_type"), "a node with _target_")
-_EXPECTED |= {"list_type": "a list", "tuple_type": "a list", "dict_type": "a section of keys"}
-_EXPECTED |= {"string_type": "text", "bool_type": "true or false", "int_type": "an integer"}
+# What a value should be, by the type of pydantic's error, where its message speaks of Python or JSON
+_EXPECTED = dict.fromkeys(("needs_python_object", "callable_type"), "be a node with _target_")
+_EXPECTED |= {"list_type": "be a list", "tuple_type": "be a list", "dict_type": "be a section of keys"}
+_EXPECTED |= {"string_type": "be text", "bool_type": "be true or false", "int_type": "be an integer"}
+_EXPECTED |= {"missing": "have a value"}
 
 
 def check_value(key: str, value: Any, annotation: Any) -> None:
@@ -45,10 +46,10 @@ def _expected(key: str, annotation: Any, error: ValidationError) -> str:
             return f"{key} to be {text}"
     faults = error.errors(include_url=False)
     where = "".join(f"[{part}]" for part in faults[0]["loc"] if isinstance(part, int))
-    texts = [_EXPECTED.get(f["type"]) or f["msg"].removeprefix("Input should be ") for f in faults]
+    texts = [_EXPECTED.get(fault["type"]) or fault["msg"].partition(" should ")[2] for fault in faults]
     if NoneType in get_args(annotation):
-        texts.append("null")
-    return f"{key}{where} to be {' or '.join(dict.fromkeys(texts))}"
+        texts.append("be null")
+    return f"{key}{where} to {' or '.join(dict.fromkeys(texts)).replace(' or be ', ' or ')}"
 
 
 def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_open: bool = False) -> None:
