@@ -14,7 +14,7 @@ from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer
 
 from isaseg.models.attention import InterlacedSparseAttention
-from tests.models.test_attention import random_map, randomise
+from tests.models.references import random_map, randomise
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="measured with Linux' /proc")

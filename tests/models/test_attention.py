@@ -132,14 +132,6 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # what a kernel answers to an empty row is its own affair
 
 
-def test_mask_changes_nothing_where_nothing_is_padded() -> None:
-    x = random_map(2, 6, 8, 4)
-    masked, open_ = (make_isa(group_size=(4, 2), mask_padding=m) for m in (True, False))
-    assert torch.equal(masked(x), open_(x))
-    x = random_map(2, 6, 8, 5)
-    assert not torch.allclose(masked(x), open_(x))
-
-
 def test_parallel_isa_is_its_blocks_side_by_side() -> None:
     module = cast(
         ParallelInterlacedSparseAttention,

@@ -42,15 +42,6 @@ def test_uint8_is_normalised_as_the_weights_want(name: str, stats: tuple[Tensor,
 
 
 @torch.no_grad()
-def test_float_is_taken_as_it_is() -> None:
-    backbone, x = make(), torch.randn(1, 3, 32, 40)
-    seen: list[Tensor] = []
-    backbone.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    backbone(x)
-    assert torch.equal(seen[0], x)
-
-
-@torch.no_grad()
 def test_the_normalisation_and_the_order_of_channels_may_be_given() -> None:
     mean, std = torch.tensor([103.0, 116.0, 123.0]), torch.tensor([50.0, 60.0, 70.0])
     backbone, image = make(bgr=True, mean=mean.tolist(), std=std.tolist()), random_image(40, 33)
@@ -82,6 +73,9 @@ def test_pooling_may_round_up(
         ({"mean": [1.0, 2.0]}, r"expected backbone.mean as three numbers .* got \[1.0, 2.0\]"),
         ({"std": [1.0, 0.0, 1.0]}, r"expected backbone.std as three numbers .* above 0"),
         ({"input_multiple": 0}, "expected backbone.input_multiple of at least 1, got 0"),
+        ({"out_indices": [9]}, r"could not build backbone.name='test_resnet' with out_indices=\(9,\)"),
+        ({"model_args": {"checkpoint_path": "x.pth"}}, r"got backbone\.model_args\.checkpoint_path"),
+        ({"weights": "nowhere.pth"}, r"got backbone.weights='nowhere.pth', which does not exist"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(kwargs: dict[str, Any], match: str) -> None:
@@ -205,16 +199,6 @@ def test_weights_without_a_tensor_ask_no_network(content: dict[str, Any], tmp_pa
         make(weights=str(tmp_path / "weights.pth"))
 
 
-def test_no_other_argument_names_a_file() -> None:
-    with pytest.raises(ConfigError, match=r"got backbone\.model_args\.checkpoint_path"):
-        make(model_args={"checkpoint_path": "x.pth"})
-
-
-def test_missing_weights_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"got backbone.weights='nowhere.pth', which does not exist"):
-        make(weights="nowhere.pth")
-
-
 def test_without_network_the_advice_is_a_local_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("name resolution failed")
@@ -235,13 +219,6 @@ def test_without_network_the_advice_is_a_local_file(monkeypatch: pytest.MonkeyPa
 def test_an_unknown_model_is_answered_with_near_names(name: str, near: str) -> None:
     with pytest.raises(ConfigError, match=rf"got backbone.name='{name}'; similar: .*\b{near}\b"):
         make(name)
-
-
-def test_what_timm_cannot_build_is_a_config_error() -> None:
-    with pytest.raises(
-        ConfigError, match=r"timm could not build backbone.name='test_resnet' with out_indices=\(9,\)"
-    ):
-        make(out_indices=[9])
 
 
 def test_d11_weights_are_those_that_were_meant(tmp_path: Path) -> None:

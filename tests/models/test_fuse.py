@@ -165,7 +165,10 @@ def test_a_norm_of_a_backbone_stays_where_folding_could_change_something(
 def test_the_network_itself_stays_as_it_is() -> None:
     segmenter = build_segmenter(Backbone("test_resnet", output_stride=8), 5, ISA, 16).train()
     before = copy.deepcopy(segmenter.state_dict())
+    state = torch.get_rng_state()
     fused = segmenter.fuse()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(part.training for part in fuse(segmenter.head).modules())
     assert segmenter.training and all(p.requires_grad for p in segmenter.parameters())
     assert all(torch.equal(value, before[key]) for key, value in segmenter.state_dict().items())
     assert fused.aux_head is None

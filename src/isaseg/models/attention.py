@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from isaseg.models.attend import is_by_definition
 from isaseg.models.block import AttentionBlock, Cost, total, width
 from isaseg.models.cores import dense, long_range, short_range
-from isaseg.models.recompute import run
+from isaseg.models.recompute import run_block
 from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
 
 __all__ = ["InterlacedSparseAttention", "Order", "ParallelInterlacedSparseAttention", "SelfAttention2d"]
@@ -32,31 +32,30 @@ _STAGES: dict[str, tuple[Kind, ...]] = {
     "long": ("long_range",),
     "short": ("short_range",),
 }
-_TOKENS = (
-    2048  # that a CPU handles at a time in evaluation, so that they stay in its cache: 4 MB of 512 channels
-)
+_TOKENS = 2048  # of a piece that stays in the cache of a CPU: 4 MB of 512 channels in float32
 
 
 class InterlacedSparseAttention(nn.Module):
     """Interlaced sparse self-attention: a long-range stage, then a short-range one (arXiv 1907.12273).
 
     The long-range stage attends among positions `group_size` apart, the short-range stage inside windows of
-    `group_size`; after both, every position has heard from every other (but for `mask_padding`, where a
-    window cut by the border lacks some of the lattices). The stages share no weights. With `group_size`
-    (1, 1) the long-range stage is dense attention, with (H, W) the short-range stage is.
+    `group_size`. After both, every position has received information from every other one (except with
+    `mask_padding`, where a window cut by the border lacks some of the lattices). The stages share no weights. The
+    long-range stage is dense attention if `group_size` is (1, 1), the short-range stage if it is (H, W).
 
     Args:
         channels: C of input and output.
         key_channels: D; default C / 2 (256 for the published 512).
         value_channels: V; default C.
         group_size: (P_h, P_w), the published value is (8, 8).
-        order: Which stages, in which order: `long_short` (published), `short_long`, `long` or `short`.
-        mask_padding: What to do where H or W is not a multiple of `group_size`. False pads the input with
-            zeros, projects them and attends to them, as every published checkpoint was trained. True pads
+        order: The stages in their order: `long_short` (published), `short_long`, `long` or `short`.
+        mask_padding: How to treat a map whose H or W is not a multiple of `group_size`. False pads the input with
+            zeros, which are projected and attended to; every published checkpoint was trained like this. True pads
             after the projection and masks, so that no result depends on padding.
-        value_bias: Bias of the value projection: True in mmsegmentation and PaddleSeg, False in openseg.
-        depth: How many times the stages follow each other, each time with weights of their own; 1 as published. The
+        value_bias: Whether the value projection has a bias: True in mmsegmentation and PaddleSeg, False in openseg.
+        depth: How many times the stages are repeated, each time with weights of their own; 1 as published. The
             first are named `long_range` and `short_range`, the second `long_range_2`, and so on.
+        recompute: Keep less for the backward pass and compute each block a second time in it; the same results.
 
     Raises:
         ValueError: If `group_size` is not two positive integers, `order` is unknown or `depth` is below 1.
@@ -97,7 +96,7 @@ class InterlacedSparseAttention(nn.Module):
             self.add_module(name, block)
 
     def _stages(self) -> list[tuple[str, Kind]]:
-        """Return name and kind of each stage, in the order in which they run."""
+        """Return name and kind of each stage in running order."""
         kinds = _STAGES[self.order]
         return [(k if n == 1 else f"{k}_{n}", k) for n in range(1, self.depth + 1) for k in kinds]
 
@@ -116,7 +115,7 @@ class InterlacedSparseAttention(nn.Module):
         """Run a stage by its definition: project the map, attend within the groups, project back."""
         core = {"long_range": long_range, "short_range": short_range}[kind]
         core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
-        return run(block, x, core, recompute=self.recompute)
+        return run_block(block, x, core, recompute=self.recompute)
 
     def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage on the groups of the map, which is faster: one tensor is regrouped, not four.
@@ -126,7 +125,7 @@ class InterlacedSparseAttention(nn.Module):
         """
         at_once = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
         tokens = None if at_once or x.device.type != "cpu" else _TOKENS
-        attend = partial(run, block, core=dense, recompute=self.recompute)
+        attend = partial(run_block, block, core=dense, recompute=self.recompute)
         return in_groups(attend, x, self.group_size, kind, tokens)
 
     def _may_run_in_groups(self, x: Tensor) -> bool:
@@ -136,7 +135,7 @@ class InterlacedSparseAttention(nn.Module):
         return x.shape[2] % self.group_size[0] == 0 and x.shape[3] % self.group_size[1] == 0
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; scores N(P + Q) times depth, for the padded N = P Q positions."""
+        """Return the cost for one map. There are N(P + Q) scores, times the depth, with N = P Q padded positions."""
         window = self.group_size[0] * self.group_size[1]
         lattice = -(-height // self.group_size[0]) * -(-width // self.group_size[1])
         padded = window * lattice
@@ -146,7 +145,7 @@ class InterlacedSparseAttention(nn.Module):
         return total([stage.cost_of(positions, scores) for stage, scores in stages])  # type: ignore[operator]
 
     def extra_repr(self) -> str:
-        """Show what defines the operation."""
+        """Return what defines the operation, for printing."""
         shown = f"group_size={self.group_size}, order={self.order}, mask_padding={self.mask_padding}"
         return shown if self.depth == 1 else f"{shown}, depth={self.depth}"
 
@@ -157,7 +156,7 @@ class ParallelInterlacedSparseAttention(nn.Module):
     Args:
         channels: C of the input; the output has len(group_sizes) * C.
         group_sizes: One (P_h, P_w) for each block.
-        key_channels: This and what follows as in `InterlacedSparseAttention`.
+        key_channels: This and the rest as in `InterlacedSparseAttention`.
         value_channels: See there.
         order: See there.
         mask_padding: See there.
@@ -193,10 +192,10 @@ class ParallelInterlacedSparseAttention(nn.Module):
 
 
 class SelfAttention2d(nn.Module):
-    """Dense self-attention in the block of an ISA stage, so that a comparison changes the pattern alone.
+    """Dense self-attention in the block of an ISA stage, so that a comparison changes nothing but the pattern.
 
-    Computes softmax(q k^T / sqrt(D)) v over all H * W positions. openseg's BaseOC differs outside the
-    pattern: values of 256 channels and an output projection without batch norm.
+    Computes softmax(q k^T / sqrt(D)) v over all H * W positions. openseg's BaseOC also differs in other things: its
+    values have 256 channels and its output projection has no batch norm.
 
     Args:
         channels: C of input and output.
@@ -221,8 +220,8 @@ class SelfAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""
-        return run(self.block, x, dense, recompute=self.recompute)
+        return run_block(self.block, x, dense, recompute=self.recompute)
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; N^2 scores."""
+        """Return the cost for one map. There are N^2 scores."""
         return self.block.cost_of(height * width, (height * width) ** 2)

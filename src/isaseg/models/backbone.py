@@ -1,4 +1,4 @@
-"""Any timm model as a list of feature maps, with its input normalisation and its layout handled here."""
+"""Any timm model as a list of feature maps. Its input normalisation and memory layout are handled here."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -19,30 +19,30 @@ from isaseg.models.tensor_files import load_file
 class Backbone(nn.Module):
     """A timm `features_only` model: uint8 RGB in, a list of (B, C_i, H_i, W_i) feature maps out.
 
-    The image is normalised with the mean and std that the model's own weights were trained with, unless others are given.
+    The image is normalised with the mean and std that timm's weights were trained with, unless others are given.
 
     Args:
         name: timm model name, e.g. `resnet101c`.
-        output_stride: Dilate the last stages down to this stride (8 in ISANet); None leaves the model alone.
-        out_indices: Which of timm's feature maps, in order; negative counts from the end. The last one feeds
-            the context head, the one before it the auxiliary head.
-        pretrained: Fetch timm's weights from the hub.
-        weights: A local file with timm weights instead; may be combined with no network.
-        weights_sha256: SHA-256 that this file must have; None: any.
-        fuse: Resize all the maps to the first one's size and concatenate them: HRNet's way, one map out.
+        output_stride: Dilate the last stages to keep this stride (8 in ISANet); None changes nothing.
+        out_indices: Which of timm's feature maps to return, in order; negative numbers count from the end. The last one
+            feeds the context head, the one before it the auxiliary head.
+        pretrained: Download timm's weights from the hub.
+        weights: A local file with timm weights, used instead of the hub.
+        weights_sha256: The SHA-256 this file must have; None accepts any.
+        fuse: Resize all maps to the size of the first and concatenate them into one, as HRNet does.
         input_multiple: Pad the normalised image at the right and bottom to a multiple of this (32 for HRNet).
         model_args: Further arguments of the timm model, e.g. `feature_location`.
-        ceil_pool: Let the stem's pooling round its size up, as openseg's ResNets do: 65 columns of 1024 / 16, not 64.
-        bgr: Give the network its channels as blue, green, red: openseg. The image stays RGB.
-        mean: Mean of each channel in the order that the network sees, 0 to 255; None: what timm has.
-        std: Deviation of each, likewise.
+        ceil_pool: Round the size up in the stem's pooling, as openseg's ResNets do: 1024 / 16 gives 65 columns, not 64.
+        bgr: Reorder the channels to blue, green, red for the network, as in openseg. The image itself is RGB.
+        mean: Mean of each channel in the network's order, 0 to 255; None takes timm's.
+        std: Standard deviation of each channel, likewise.
 
     Raises:
-        ConfigError: If timm knows no such model, the weights cannot be had, or an argument does not fit the model.
+        ConfigError: If timm has no such model, the weights cannot be loaded, or an argument does not fit the model.
 
     Attributes:
         channels: C_i of each map that `forward` returns.
-        strides: Reduction of each.
+        strides: Stride of each map.
     """
 
     mean: Tensor
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
             _round_up(self.model, name)
         info: Any = self.model.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
-        if len(set(info.module_name())) != len(channels):  # of which timm gives a single map
+        if len(set(info.module_name())) != len(channels):  # timm returns a repeated map once
             raise ConfigError(f"expected backbone.out_indices to name each map once, got {list(out_indices)}")
         self.channels = [sum(channels)] if fuse else channels
         self.strides = strides[:1] if fuse else strides
@@ -99,11 +99,13 @@ class Backbone(nn.Module):
         self.register_buffer("std", _stat("std", std, source, (0.229, 0.224, 0.225)), persistent=False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or what `normalise` made of it."""
+        """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or of the float image that `normalise` returns."""
         x = image if image.is_floating_point() else self.normalise(image)
-        x = x.contiguous(memory_format=torch.channels_last)  # x1.5 faster on CPUs, and what GPUs want in bf16
+        x = x.contiguous(
+            memory_format=torch.channels_last
+        )  # 1.5 times as fast on CPUs, and best for bf16 on GPUs
         height, width = x.shape[-2:]
-        # no quotient of a negative number here or below: ONNX would round it towards zero
+        # no negative numbers are divided here or below: ONNX would round the quotient towards zero
         multiple = self.input_multiple
         pad_h, pad_w = ((n + multiple - 1) // multiple * multiple - n for n in (height, width))
         if pad_h or pad_w:
@@ -116,12 +118,12 @@ class Backbone(nn.Module):
                 m[..., : (height + s - 1) // s, : (width + s - 1) // s]
                 for m, s in zip(maps, self._timm_strides, strict=True)
             ]
-        return [_fuse(maps)] if self.fuse else maps
+        return [_concatenated(maps)] if self.fuse else maps
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Return RGB uint8 (B, 3, H, W) as the network takes it: float, normalised, channels in its own order."""
+        """Return RGB uint8 (B, 3, H, W) as the network's input: float, normalised, channels in the network's order."""
         x = image.flip(1) if self.bgr else image
-        x = x.contiguous()  # loaders give channels last
+        x = x.contiguous()  # loaders return channels-last memory
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
 
@@ -147,7 +149,7 @@ def _round_up(model: nn.Module, name: str) -> None:
     pool.ceil_mode = True
 
 
-def _fuse(maps: list[Tensor]) -> Tensor:
+def _concatenated(maps: list[Tensor]) -> Tensor:
     size = maps[0].shape[-2:]
     rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
     return torch.cat([maps[0], *rest], dim=1)
@@ -182,7 +184,7 @@ def _create(
 
 
 def _tensors(name: str, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of timm's, or of a training of timm's."""
+    """Return the tensors of a weights file or a training checkpoint of timm."""
     if not path.is_file():
         raise ConfigError(
             f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
@@ -197,7 +199,7 @@ def _tensors(name: str, path: Path) -> dict[str, Tensor]:
             break
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         raise _unloaded(name, "it holds more than named tensors", str(path))
-    if not content:  # timm would look for others on the network
+    if not content:  # timm would look for weights on the network
         raise _unloaded(name, "it holds no tensor", str(path))
     return dict(clean_state_dict(content))
 
@@ -221,9 +223,9 @@ def _check_sum(path: Path, expected: str) -> None:
 
 
 def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, Tensor]) -> None:
-    """Raise unless the file's tensors arrived: timm loads a feature extractor loosely and forgives any file.
+    """Raise unless the model has the file's tensors. timm itself accepts any file for a feature extractor.
 
-    Tensors are recognised by size and sum, since timm may rename and reshape them on the way.
+    Tensors are recognised by size and sum, because timm may rename and reshape them.
     """
 
     def mark(tensor: Tensor) -> tuple[int, float]:
@@ -234,6 +236,6 @@ def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, 
     arrived = sum(mark(p.detach()) in found for p in parameters)
     if arrived < 0.9 * len(parameters):
         raise ConfigError(
-            f"expected the weights of {name}, got backbone.weights='{weights}', which has {arrived} of the "
+            f"expected the weights of {name}, got backbone.weights='{weights}', which holds {arrived} of the "
             f"model's {len(parameters)} parameters; set backbone.name to the model that the file belongs to"
         )

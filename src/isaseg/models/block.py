@@ -130,13 +130,11 @@ class AttentionBlock(nn.Module):
     def _merges(self, x: Tensor) -> bool:
         """Return whether the output projection is applied to the values, which saves one product over all positions.
 
-        It costs a product of the two weights instead. Values wider than the map would make the attention cheaper.
+        It costs a product of the two weights instead, and more in the attention if values are narrower than the map. The
+        layers themselves are then not called, nor are their hooks.
         """
         if is_by_definition() or torch.compiler.is_exporting() or self.value_channels < self.channels:
             return False
-        layers = (self.value, self.proj, self.proj[0])
-        if any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
-            return False  # a hook expects its layer to run
         return torch.compiler.is_compiling() or x[:, 0].numel() > self.channels
 
     def cost_of(self, positions: int, score_entries: int) -> Cost:

@@ -1,7 +1,7 @@
-"""Context modules that are compared with ISA: pyramid pooling, ASPP, double attention, CGNL, and none.
+"""Context modules to compare with ISA: pyramid pooling, ASPP, double attention, CGNL, and none.
 
-Contract and legend as in attention.py: (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, `cost(height, width)`,
-no outer residual: the papers that add one are followed up to there, because the head concatenates the input.
+Contract and legend as in attention.py. The outer residual that some papers add is left out, because the head
+concatenates the input.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ __all__ = ["ASPP", "CGNL", "DoubleAttention", "NoContext", "PyramidPooling"]
 class PyramidPooling(nn.Module):
     """PSPNet's pyramid: pool to each bin size, 1x1 convolution to C / len(bins), resize, concatenate.
 
-    arXiv 1612.01105, section 3.2. The concatenation with the input and the fusing convolution are the head's.
+    arXiv 1612.01105, section 3.2. The head concatenates the input and has the fusing convolution.
 
     Args:
         channels: C of input and output, a multiple of len(bins).
-        bins: Side of each pooled map.
+        bins: Height and width of each pooled map.
 
     Raises:
         ValueError: If C is not a multiple of len(bins).
@@ -40,7 +40,7 @@ class PyramidPooling(nn.Module):
         self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins)) for _ in bins)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W) for `x` (B, C, H, W); the 1x1 bin's batch norm needs B >= 2 in training."""
+        """Return (B, C, H, W) for `x` (B, C, H, W). In training the batch norm of the 1x1 bin needs B >= 2."""
         size = x.shape[-2:]
         pool = _pool_any_size if for_any_size() else F.adaptive_avg_pool2d
         pooled = [branch(pool(x, b)) for b, branch in zip(self.bins, self.branches, strict=True)]
@@ -49,13 +49,13 @@ class PyramidPooling(nn.Module):
         )
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map: the 1x1 convolutions on the pooled maps; no attention, no scores."""
+        """Return the cost for one map: the 1x1 convolutions on the pooled maps. There are no scores."""
         positions = sum(b * b for b in self.bins)
         return Cost(positions * self.out_channels * (self.out_channels // len(self.bins)), 0, 0)
 
 
 def _pool_any_size(x: Tensor, bins: int) -> Tensor:
-    """Compute `F.adaptive_avg_pool2d(x, bins)` as two matrix products, which ONNX can record for any size."""
+    """Compute `F.adaptive_avg_pool2d(x, bins)` as two matrix products, which an ONNX graph can record for any size."""
     weights = []
     index = torch.arange(bins, device=x.device)[:, None]
     for length in x.shape[-2:]:
@@ -67,9 +67,9 @@ def _pool_any_size(x: Tensor, bins: int) -> Tensor:
 
 
 class NoContext(nn.Module):
-    """Return the map unchanged: the head as it is, without context.
+    """Return the map unchanged, for a head without context.
 
-    The head still concatenates and fuses, so that it keeps the parameters it has with any other module.
+    The head still concatenates and fuses, so it has the same parameters as with any other module.
     """
 
     def __init__(self, channels: int) -> None:
@@ -88,13 +88,13 @@ class NoContext(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling of DeepLabv3 (arXiv 1706.05587, section 3.3).
 
-    Side by side: a 1x1 convolution, a 3x3 convolution for each rate, and the mean over the map with a 1x1 convolution,
-    each with batch norm and ReLU; concatenated and fused by a 1x1 convolution with batch norm and ReLU.
+    The branches are a 1x1 convolution, a 3x3 convolution for each rate, and a 1x1 convolution of the mean over the map,
+    each with batch norm and ReLU. They are concatenated and fused by a 1x1 convolution with batch norm and ReLU.
 
     Args:
         channels: C of input and output.
         rates: Dilation of each 3x3 convolution; (12, 24, 36) at output stride 8.
-        branch_channels: Width of each branch; default C / 2 (256 for 512, as DeepLabv3's).
+        branch_channels: Width of each branch; default C / 2 (256 for 512, as in DeepLabv3).
 
     Raises:
         ValueError: If a rate is below 1.
@@ -114,13 +114,13 @@ class ASPP(nn.Module):
         self.fuse = conv_norm_act((2 + len(rates)) * branch, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W) for `x` (B, C, H, W); the pooled branch's batch norm needs B >= 2 in training."""
+        """Return (B, C, H, W) for `x` (B, C, H, W). In training the pooled branch's batch norm needs B >= 2."""
         pooled = self.pool(x.mean((2, 3), keepdim=True)).expand(-1, -1, *x.shape[-2:])
         out: Tensor = self.fuse(torch.cat([self.point(x), *(branch(x) for branch in self.atrous), pooled], 1))
         return out
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map: convolutions alone; no attention, no scores."""
+        """Return the cost for one map: only convolutions. There are no scores."""
         channels, fused = self.fuse.get_parameter("0.weight").shape[:2]
         branch = fused // (2 + len(self.atrous))
         a_pixel = channels * (branch * (1 + 9 * len(self.atrous)) + fused)
@@ -133,16 +133,16 @@ def _atrous(inputs: int, outputs: int, rate: int) -> nn.Sequential:
 
 
 class DoubleAttention(nn.Module):
-    """Double attention of A2-Nets: gather M descriptors of the whole map, give each position its share of them.
+    """Double attention of A2-Nets: gather M descriptors of the whole map, then distribute them to the positions.
 
-    With a = conv(x) of `value_channels`, b and d = conv(x) of M maps each: descriptors g = a softmax(b)^T, over all
-    positions; context g softmax(d), over the M descriptors of a position; a 1x1 convolution back to C
-    (arXiv 1810.11579, section 3).
+    Of three 1x1 convolutions of x, a has `value_channels` maps, b and d have M each. The descriptors are
+    g = a softmax(b)^T, softmax over all positions. The context is g softmax(d), softmax over the M descriptors. A 1x1
+    convolution leads back to C (arXiv 1810.11579, section 3).
 
     Args:
         channels: C of input and output.
         value_channels: Width of a descriptor; default C / 4.
-        descriptors: M, their number; default C / 4.
+        descriptors: M, the number of descriptors; default C / 4.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class DoubleAttention(nn.Module):
         return out
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; N M scores for each of the two attentions."""
+        """Return the cost for one map. Each of the two attentions has N M scores."""
         channels, values = self.proj.weight.shape[:2]
         scores = 2 * height * width * self.gather.out_channels
         conv = 2 * channels * (values + self.gather.out_channels)
@@ -177,15 +177,16 @@ class DoubleAttention(nn.Module):
 class CGNL(nn.Module):
     """Compact generalised non-local: every channel of every position attends to every channel of every position.
 
-    With theta, phi, g = conv(x), all (D, H, W), cut into groups of channels, each group with its D / G * N entries as
-    one vector: context = theta (phi^T g), which is (theta phi^T) g for the dot-product kernel without its matrix. A
-    1x1 convolution in as many groups leads back to C, then group norm (arXiv 1810.13125). phi^T g is divided by the
-    root of its number of terms, as the authors' code can do: the norm makes up for it, and float16 holds it.
+    theta, phi and g are 1x1 convolutions of x to (D, H, W), cut into G groups of channels. In a group, whose D / G * N
+    entries form one vector, the context is theta (phi^T g): that is (theta phi^T) g of the dot-product kernel, without
+    forming the matrix. A 1x1 convolution in G groups leads back to C, followed by a group norm (arXiv 1810.13125).
+    phi^T g is divided by the root of its number of terms, an option of the authors' code: the norm undoes it, and
+    float16 does not overflow.
 
     Args:
         channels: C of input and output.
         key_channels: D; default C / 2.
-        groups: G, which divides C and D.
+        groups: G, a divisor of C and D.
 
     Raises:
         ValueError: If `groups` does not divide both widths.
@@ -213,7 +214,7 @@ class CGNL(nn.Module):
         return out
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map: the dot products; one number for each group is no attention map."""
+        """Return the cost for one map. A dot product is one number per group, so there are no scores."""
         keys, channels = self.theta.weight.shape[:2]
         conv = 3 * channels * keys + channels * keys // self.groups
         return Cost(height * width * (conv + keys), height * width * keys, 0)

@@ -14,9 +14,9 @@ __all__ = ["CrissCrossAttention", "PlainCrissCross", "criss_cross"]
 
 
 def criss_cross(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
-    """Attend to the row and the column of each position, one softmax over both (CCNet, arXiv 1811.11721).
+    """Attend to the row and the column of each position with one softmax over both (CCNet, arXiv 1811.11721).
 
-    The position itself counts once. Shapes as in `dense`; CCNet uses no scale.
+    The position itself counts once. Shapes as in `cores.dense`. CCNet does not scale the scores.
     """
     height = q.shape[2]
     q = q * scale
@@ -30,10 +30,10 @@ def criss_cross(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
 
 
 class CrissCrossAttention(nn.Module):
-    """CCNet's recurrent criss-cross module, one set of weights for all passes (arXiv 1811.11721).
+    """CCNet's recurrent criss-cross module with one set of weights for all passes (arXiv 1811.11721).
 
-    q and k are 1x1 convolutions to C / 8 with bias, v one to C; the scores are not scaled; each pass returns
-    `gamma * context + x` with `gamma` starting at 0. Two passes reach every position.
+    Query and key are 1x1 convolutions to C / 8 with bias, the value is one to C. The scores are not scaled. Each pass
+    returns `gamma * context + x`, where `gamma` starts at 0. Two passes reach every position.
 
     Args:
         channels: C of input and output.
@@ -60,7 +60,7 @@ class CrissCrossAttention(nn.Module):
         return x
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; R N (H + W) scores."""
+        """Return the cost for one map. There are R N (H + W) scores."""
         keys, channels = self.query.weight.shape[:2]
         positions = height * width
         scores = self.recurrence * positions * (height + width)
@@ -69,11 +69,11 @@ class CrissCrossAttention(nn.Module):
 
 
 class PlainCrissCross(nn.Module):
-    """The criss-cross pattern in the block of an ISA stage: the pattern alone differs from ISA and dense.
+    """The criss-cross pattern in the block of an ISA stage: only the pattern differs from ISA and dense attention.
 
     Args:
         channels: C of input and output.
-        passes: How many blocks in a row, each with weights of its own, as ISA's two stages have.
+        passes: How many blocks follow each other, each with weights of its own, like ISA's two stages.
         key_channels: D; default C / 2.
         value_channels: V; default C.
     """
@@ -100,7 +100,7 @@ class PlainCrissCross(nn.Module):
         return x
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map; N (H + W) scores a pass."""
+        """Return the cost for one map. There are N (H + W) scores in each pass."""
         positions = height * width
         scores = positions * (height + width)
         return total([block.cost_of(positions, scores) for block in self.blocks])  # type: ignore[operator]

@@ -23,14 +23,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def fuse(module: M) -> M:
-    """Return a copy of a network or of a part of one for inference: evaluation mode, no gradients, norms folded.
+    """Return a copy of a network, or of a part of one, for inference: evaluation mode, no gradients, norms folded.
 
-    Folded are batch norms that follow a convolution in an `nn.Sequential`, and in a `Backbone` all that follow a
-    convolution whose output nothing else takes. Other norms stay. The parameters of the copy are not those of the module:
-    it is not meant to be trained or saved.
+    A batch norm is folded if it follows a convolution in an `nn.Sequential` or, in a `Backbone`, if it is the only reader
+    of a convolution's output. Other norms stay. The copy has other parameters than the module, and hooks on layers that
+    are replaced are lost: it is not meant to be trained or saved.
     """
-    fused: M = _fused(copy.deepcopy(module).eval().requires_grad_(False))
-    return fused
+    fused: M = _fused(copy.deepcopy(module).requires_grad_(False))
+    return fused.eval()
 
 
 def _fused(module: nn.Module) -> Any:
@@ -62,7 +62,7 @@ class FusedBlock(nn.Module):
             _layers, (block.query, block.key, block.proj)
         )
         for activation in (query[0], key[0]):
-            activation.inplace = False  # torch differentiates no in-place change of one of several views
+            activation.inplace = False  # autograd allows no in-place change of one of several views
         self.query_key = _pointwise(
             torch.cat([first_query.weight, first_key.weight]), torch.cat([first_query.bias, first_key.bias])
         )
@@ -103,12 +103,12 @@ def _is_pointwise(part: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _fold_traced(model: nn.Module) -> None:
-    """Fold the norms of any model whose calls torch.fx can trace; leave the others as they are."""
+    """Fold the norms of a model if torch.fx can trace its calls; otherwise leave it unchanged."""
     if not any(_is_norm(part) for part in model.modules()):
         return
     try:
         graph = _Tracer().trace(model)
-    except Exception:  # control flow that depends on values
+    except Exception:  # for control flow that depends on values, whatever it raises
         return
     parts = dict(model.named_modules())
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
@@ -122,7 +122,7 @@ def _fold_traced(model: nn.Module) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Look into no module without children: some, such as timm's poolings, depend on the size of the map."""
+    """Does not look into modules without children: some, such as timm's poolings, depend on the size of the map."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _is_norm(m) or not any(m.children()) or super().is_leaf_module(m, module_qualified_name)

@@ -1,8 +1,7 @@
-"""The one head of every experiment: the context module inside it is the only degree of freedom.
+"""The head of every experiment: the context module inside it is its only degree of freedom.
 
-Contract of the context module: a callable `attention(channels)` gives an `nn.Module` that maps
-(B, C, H, W) to (B, out_channels, H, W) for any H and W, exposes `out_channels`, adds no outer residual
-and knows nothing of classes.
+A callable `attention(channels)` builds the context module: an `nn.Module` that maps (B, C, H, W) to
+(B, out_channels, H, W) for any H and W, has the attribute `out_channels`, adds no outer residual and knows no classes.
 """
 
 from collections.abc import Callable
@@ -14,16 +13,16 @@ from isaseg.models.block import Pointwise, conv_norm_act
 
 
 class ContextHead(nn.Module):
-    """Reduce (3x3), give context, concatenate, fuse (1x1), drop out, classify (1x1): ISANet's head.
+    """ISANet's head: reduce (3x3), add context, concatenate, fuse (1x1), drop out, classify (1x1).
 
-    Layout of mmsegmentation's ISAHead: the fusing convolution sees [context, x].
+    Its layout is that of mmsegmentation's ISAHead: the fusing convolution gets [context, x].
 
     Args:
-        in_channels: C of the backbone's map.
-        channels: Width of the head; 512 as published.
+        in_channels: Channels of the backbone's map.
+        channels: C, the width of the head; 512 as published.
         num_classes: K.
         attention: Builds the context module for `channels`.
-        dropout: Share of channels dropped before the classifier; 0.1 in mmsegmentation, 0.05 in openseg.
+        dropout: Probability of dropping a channel before the classifier; 0.1 in mmsegmentation, 0.05 in openseg.
     """
 
     def __init__(
@@ -53,10 +52,10 @@ class ContextHead(nn.Module):
 
 
 class AuxHead(nn.Module):
-    """3x3 convolution, dropout, classifier, on an earlier stage: deep supervision in training.
+    """Auxiliary head on an earlier stage, for training only: 3x3 convolution, dropout, classifier.
 
     Args:
-        in_channels: C of the backbone's map.
+        in_channels: Channels of the backbone's map.
         num_classes: K.
         channels: Width; 256 in mmsegmentation, 512 in openseg.
         dropout: As in `ContextHead`.

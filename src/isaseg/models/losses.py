@@ -1,6 +1,6 @@
-"""Cross-entropy that survives a batch without a label, and its online hard example mining variant.
+"""Cross-entropy, plain and with online hard example mining, also for a batch without any label.
 
-Both take logits coarser than the target as well, which are then resized bilinearly.
+Logits may be coarser than the target. They are then resized bilinearly.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from isaseg.models.resized_loss import resized_cross_entropy
 
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy over the pixels that have a label; 0 with a gradient of 0 where none has.
+    """Mean cross-entropy over the labelled pixels; 0 with a gradient of 0 if there are none.
 
     Args:
-        ignore_index: The label that is left out.
-        class_weights: One weight a class; the mean is then weighted, as in `torch.nn.CrossEntropyLoss`.
+        ignore_index: The label to leave out.
+        class_weights: One weight per class, for a weighted mean as in `torch.nn.CrossEntropyLoss`.
     """
 
     weight: Tensor | None
@@ -45,16 +45,16 @@ class CrossEntropy(nn.Module):
 
 
 class OhemCrossEntropy(nn.Module):
-    """Cross-entropy over the hard pixels alone, as openseg defines it.
+    """Cross-entropy over the hard pixels only, as openseg defines it.
 
-    Kept are the pixels whose probability of the true class is below max(`thresh`, p), p being the smallest
-    one but `min_kept` of the batch (so that, ties aside, `min_kept` stay); the loss is their plain mean.
+    A pixel is kept if the probability of its true class is below max(`thresh`, p). With p, the (`min_kept` + 1)-th
+    smallest such probability of the batch, at least `min_kept` pixels stay, ties aside. The loss is their plain mean.
 
     Args:
-        ignore_index: The label that is left out.
+        ignore_index: The label to leave out.
         thresh: 0.7 or 0.9 in openseg.
         min_kept: 100 000 in openseg, for the batch of one device.
-        class_weights: One weight a class.
+        class_weights: One weight per class.
     """
 
     weight: Tensor | None
@@ -78,10 +78,12 @@ class OhemCrossEntropy(nn.Module):
         valid = target != self.ignore_index
         losses = losses[valid]
         if losses.numel() == 0:
-            return losses.sum()  # of nothing: 0 with a gradient of 0, even where logits.sum() would overflow
+            return (
+                losses.sum()
+            )  # an empty sum: 0 with a gradient of 0, even where logits.sum() would overflow
         with torch.no_grad():
             probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]
-            # sorted, since kthvalue does not repeat exactly on GPUs
+            # sort, because kthvalue is not deterministic on GPUs
             limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
             hard = probability < limit.clamp(min=self.thresh)
         return losses[hard].sum() / hard.sum().clamp(min=1)
@@ -100,7 +102,7 @@ def _cross_entropy(
     logits = logits.float()
     if not torch.are_deterministic_algorithms_enabled():
         return F.cross_entropy(logits, target, weight, ignore_index=ignore_index, reduction=reduction)
-    # torch has a kernel of maps that does not repeat exactly on GPUs, and one of rows that does
+    # on GPUs torch's kernel for maps is not deterministic, but the one for rows is
     rows = logits.movedim(1, -1).flatten(0, -2)
     losses = F.cross_entropy(rows, target.flatten(), weight, ignore_index=ignore_index, reduction=reduction)
     return losses if reduction == "sum" else losses.view_as(target)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from isaseg.models.cores import Core
 
 
-def run(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> Tensor:
+def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> Tensor:
     """Return `module(x, core)`. With `recompute`, training keeps `x` alone, and the backward pass runs the module again.
 
     Batch norms count the batch once.

@@ -1,9 +1,9 @@
 """Cross-entropy of coarse logits against a fine target, without the fine logits. Pure PyTorch.
 
-Training resizes K classes to the size of the picture, takes their logarithms and goes all the way back: some twenty
-passes over K values a pixel, 41 % of a step of ResNet-50 in bf16 on a CPU. Here a tile at a time goes forwards and
-backwards in the cache.
-Legend: B batch, K classes, h w coarse map, H W target; R rows and S columns of a tile, r and s of the cells under it.
+Resizing K classes to the size of the image, taking logarithms and going all the way back takes about twenty passes over
+K values per pixel: 41 % of a training step of ResNet-50 in bf16 on a CPU. Here one tile at a time is computed forwards
+and backwards in the cache.
+Legend: B batch, K classes, h w coarse map, H W target; a tile has R rows and S columns, and r and s coarse cells below.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from isaseg.models.attend import without_autocast
 
-_TILE = 64  # pixels: with 150 classes 2.4 MB
-_TILE_ON_GPU = 512  # where launching takes the time
+_TILE = 64  # pixels per side: 2.4 MB with 150 classes
+_TILE_ON_GPU = 512  # fewer launches
 
 
 def resized_cross_entropy(
@@ -24,14 +24,14 @@ def resized_cross_entropy(
 ) -> Tensor:
     """Return the summed cross-entropy of `logits`, resized bilinearly to the size of `target`; a float32 scalar.
 
-    Computed in float32, or in float64 for such logits. The gradient with respect to the logits is computed with the
-    loss and kept until the backward pass; it cannot be differentiated again.
+    It is computed in float32, or in float64 for float64 logits. The gradient with respect to the logits is computed
+    along with the loss and kept until the backward pass. It cannot be differentiated again.
 
     Args:
         logits: (B, K, h, w).
         target: Integers (B, H, W).
-        weight: Of each class, (K,), or None.
-        ignore_index: The label that is left out.
+        weight: One weight per class, (K,), or None.
+        ignore_index: The label to leave out.
         align_corners: As in `torch.nn.functional.interpolate`.
     """
     total: Tensor = _Resized.apply(logits, target, weight, ignore_index, align_corners)
@@ -80,7 +80,7 @@ class _Resized(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        # scaled before it is rounded: float16 may not hold it otherwise
+        # scaled before it is rounded, because it may overflow float16 otherwise
         return (upstream * gradient).to(ctx.dtype).permute(0, 3, 1, 2), None, None, None, None
 
 
@@ -115,12 +115,12 @@ def _tile(
 def _tiles(
     fine: torch.Size, coarse: torch.Size, device: str
 ) -> Iterator[tuple[int, tuple[slice, slice], tuple[slice, slice]]]:
-    """Yield image, rows and columns of each tile, and rows and columns of the coarse cells that it is made from."""
+    """Yield the image, rows and columns of each tile, and rows and columns of the coarse cells it is made from."""
     side = _TILE if device == "cpu" else _TILE_ON_GPU
     axes = []
     for n, m in zip(fine[1:], coarse[1:3], strict=True):
         spans = [(first, min(first + side, n)) for first in range(0, n, side)]
-        # a pixel lies between two cells next to its own share of the map; one more on either side costs little
+        # a pixel is interpolated from two neighbouring cells; one more on either side is a safe margin
         axes.append([(slice(a, b), slice(max(a * m // n - 2, 0), min(b * m // n + 3, m))) for a, b in spans])
     for image in range(fine[0]):
         for rows, cells in axes[0]:
@@ -129,7 +129,7 @@ def _tiles(
 
 
 def _matrix(fine: int, coarse: int, align_corners: bool, like: Tensor) -> Tensor:
-    """Return bilinear resizing of `coarse` cells to `fine` as a matrix, (fine, coarse)."""
+    """Return the matrix (fine, coarse) that resizes an axis bilinearly."""
     index = torch.arange(fine, dtype=torch.float64, device=like.device)
     if align_corners:
         at = index * ((coarse - 1) / max(fine - 1, 1))

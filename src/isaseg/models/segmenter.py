@@ -1,4 +1,4 @@
-"""The whole network: uint8 RGB image in, logits at image size out."""
+"""The whole network: from a uint8 RGB image to logits of the same size."""
 
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -15,10 +15,10 @@ class Segmenter(nn.Module):
     """Backbone, context head and optional auxiliary head.
 
     Args:
-        backbone: Gives a list of feature maps; the last feeds `head`, the one before it `aux_head`.
+        backbone: Returns a list of feature maps; the last feeds `head`, the one before it `aux_head`.
         head: Context head.
-        aux_head: Used in training only.
-        align_corners: How logits are resized; False in mmsegmentation's default, True in openseg.
+        aux_head: Auxiliary head, for training only.
+        align_corners: How logits are resized; False by default in mmsegmentation, True in openseg.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class Segmenter(nn.Module):
         """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W).
 
         Args:
-            image: The pictures.
-            size: (H, W) of the logits where it is not that of `image`: of labels that were not resized with it. They are
-                then resized twice, as mmsegmentation does it.
+            image: The images.
+            size: (H, W) of the logits, if it differs from that of `image`: labels may not have been resized with it. The
+                logits are then resized twice, as in mmsegmentation.
         """
         logits = self._resize(self.coarse(image), image.shape[-2:])
         return logits if size is None or size == image.shape[-2:] else self._resize(logits, size)
 
     def coarse(self, image: Tensor) -> Tensor:
-        """Return logits (B, K, h, w) at the head's own resolution, not resized yet; `image` as in `forward`."""
+        """Return logits (B, K, h, w) at the head's own resolution; `image` as in `forward`."""
         logits: Tensor = self.head(self.backbone(image)[-1])
         return logits
 
     def coarse_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits and the auxiliary logits, or None without auxiliary head, each at its own resolution."""
+        """Return logits and auxiliary logits (None without that head), each at its own resolution."""
         features = self.backbone(image)
         logits: Tensor = self.head(features[-1])
         return logits, None if self.aux_head is None else self.aux_head(features[-2])
@@ -103,20 +103,20 @@ def build_segmenter(
     align_corners: bool = False,
     negative_slope: float = 0.0,
 ) -> Segmenter:
-    """Put a `Segmenter` together, widths from the backbone; `aux_channels` None means no auxiliary head.
+    """Build a `Segmenter` whose widths follow from the backbone.
 
     Args:
-        backbone: Gives the feature maps.
+        backbone: Returns the feature maps.
         num_classes: K.
         attention: Builds the context module for `channels`.
         channels: Width of the head.
         dropout: Of both heads.
-        aux_channels: Width of the auxiliary head, or None.
+        aux_channels: Width of the auxiliary head; None means no such head.
         align_corners: As in `Segmenter`.
-        negative_slope: Of the heads' activations: 0 is ReLU, 0.01 openseg's InPlaceABN.
+        negative_slope: Slope of the heads' activations below zero: 0 is ReLU, 0.01 is openseg's InPlaceABN.
 
     Raises:
-        ValueError: If an auxiliary head is wanted and the backbone gives a single map.
+        ValueError: If there is to be an auxiliary head and the backbone returns a single map.
     """
     head = ContextHead(backbone.channels[-1], channels, num_classes, attention, dropout)
     aux_head = None

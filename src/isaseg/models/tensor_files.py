@@ -1,4 +1,4 @@
-"""Files of tensors, which may come from a stranger: read so that they cannot run code.
+"""Reading files of tensors, which may come from a stranger, so that they cannot run code.
 
 The only file of the project that calls `torch.load`.
 """
@@ -15,7 +15,7 @@ from isaseg.errors import CheckpointError
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read tensors, numbers, strings, lists and dicts from a file; nothing in it is executed.
+    """Read tensors, numbers, strings, lists and dicts from a file. Nothing in it is executed.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or holds anything else.
@@ -27,7 +27,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
                 if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                     raise ValueError("it claims more bytes than it has, and torch never compresses")
                 damaged = archive.testzip()
@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, or a safetensors file as {"state_dict": tensors, "isaseg": its description, if it has one}.
+    """Read a checkpoint, or a safetensors file as {"state_dict": tensors, "isaseg": its description if it has one}.
 
     Raises:
         CheckpointError: As `load_checkpoint`.
@@ -59,12 +59,12 @@ def load_file(path: Path) -> dict[str, Any]:
 def _is_safetensors(path: Path) -> bool:
     if not path.is_file():
         return False
-    with path.open("rb") as file:  # eight bytes of length, then JSON
+    with path.open("rb") as file:  # a length of eight bytes, then JSON
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
 def _load_safetensors(path: Path) -> dict[str, Any]:
-    """Return the file's tensors as `state_dict`, and its description, if it has one, as `isaseg`."""
+    """Return the tensors as `state_dict` and, if there is one, the description as `isaseg`."""
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
@@ -80,9 +80,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 def reason(error: BaseException) -> str:
     """Return the kind of an error and its first line."""
-    if "Weights only load failed" in str(
-        error
-    ):  # the rest of torch's text says how to run what the file holds
-        return "it holds more than tensors and plain values, and the rest of it might be run"
+    if "Weights only load failed" in str(error):  # the rest of torch's text tells how to run the file's code
+        return "it holds more than tensors and plain values, and loading the rest might run code"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
