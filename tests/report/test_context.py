@@ -1,5 +1,7 @@
 """The ablation: the sweep over context modules, and what the report says of it beyond any other sweep."""
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,20 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from isaseg import config
-from isaseg.report import figures, table
+from isaseg.report import charts, figures, table
 from isaseg.report.bounds import with_bounds
+from isaseg.report.rows import Comparison
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.report.fake_runs import compared, write_run
 
 ROOT = Path(__file__).parents[2]
 ROWS = [row.split() for row in OmegaConf.load(ROOT / "conf" / "sweep" / "context.yaml").hydra.sweeper.rows]
+
+
+def cells(comparison: Comparison, key: str) -> list[str]:
+    (column,) = [column for column in table.shown_columns(comparison) if column.key == key]
+    return [column.show(row) for row in comparison.rows]
 
 
 def test_every_row_is_another_module_in_the_same_experiment() -> None:
@@ -49,8 +57,8 @@ def test_rows_that_have_not_converged_are_marked_wherever_they_are_shown(tmp_pat
         write_run(tmp_path / f"dense{seed}", "attention=dense", seed=seed, curve=flat)
         write_run(tmp_path / f"none{seed}", "attention=none", seed=seed, curve={**flat, 300: end})
     comparison = compared(tmp_path)
-    assert [figures.marked(comparison, row) for row in comparison.rows] == ["dense", "none *"]
-    assert table.columns(comparison)["converged"] == ("converged", ["2", "1"])
+    assert [charts.marked(comparison, row) for row in comparison.rows] == ["dense", "none *"]
+    assert cells(comparison, "converged") == ["2", "1"]
     assert "Converged: the score moved by less than 1 point" in table.markdown(comparison)
 
 
@@ -61,12 +69,12 @@ def test_further_metrics_and_bounds_are_columns(tmp_path: Path) -> None:
         (folder / "metrics.csv").write_text("step,val/mIoU,val/group_acc\n50,0.2,0.1\n100,0.9,0.345\n")
     write_run(tmp_path / "cards", "attention=none", "data=cards")
     comparison = with_bounds(compared(tmp_path, also=["val/group_acc"]))
-    shown = table.columns(comparison)
-    assert shown["val/group_acc"] == ("val/group_acc %", ["34.50", "34.50", "–", "34.50"])
-    crossing, dense, cards, none = (table.record(comparison, row) for row in comparison.rows)
-    assert none["bound"] < 0.5 < crossing["bound"] < 0.9
-    assert none["bound_far"] == pytest.approx(1 / 3, abs=0.01), "far is beyond the field of view"
-    assert (dense["bound"], dense["bound_far"], cards["bound"]) == (1.0, 1.0, None)
+    assert cells(comparison, "val/group_acc") == ["34.50", "34.50", "–", "34.50"]
+    assert "| val/group_acc % | bound % | far bound % |" in table.markdown(comparison)
+    crossing, dense, cards, none = csv.DictReader(io.StringIO(table.as_csv(comparison)))
+    assert float(none["bound"]) < 0.5 < float(crossing["bound"]) < 0.9
+    assert float(none["far_bound"]) == pytest.approx(1 / 3, abs=0.01), "far is beyond the field of view"
+    assert (dense["bound"], dense["far_bound"], cards["bound"]) == ("1.0", "1.0", "")
     assert "Bound: group accuracy" in table.latex(comparison)
 
 

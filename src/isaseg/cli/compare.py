@@ -6,10 +6,10 @@ and of an older version. Runs that differ in the seed alone are one row.
 Examples:
   isaseg compare outputs/lamps_isa                          all the runs of an experiment
   isaseg compare outputs/lamps_isa/group_size.sweep         those of one sweep
-  isaseg compare outputs/lamps_isa --baseline isa-8x8 --metric val/group_acc --sort score
+  isaseg compare outputs/lamps_isa --baseline isa-8x8 --metric val/group_acc
   isaseg compare outputs/lamps_isa/context.sweep --also val/group_acc val/group_acc_far --bounds
-  isaseg compare outputs/lamps_isa --format latex > table.tex
-Open index.html in a browser: it is a single file and requests nothing. It needs pip install 'isaseg[report]'.
+Markdown is printed; --output has it too, and CSV, LaTeX, figures and the page. Open index.html in a browser: it is a
+single file, requests nothing, and needs pip install 'isaseg[report]'.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isaseg.cli import command
-from isaseg.report.rows import SORTS, compare
+from isaseg.report.rows import compare
 from isaseg.report.runs import read_runs
-from isaseg.report.table import FORMATS
+from isaseg.report.table import markdown
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -33,13 +33,13 @@ def _compare(args: argparse.Namespace) -> int:
     from isaseg.report.write import write  # imports matplotlib: a second that --help need not wait for
 
     runs = read_runs(args.runs)
-    comparison = compare(runs, args.metric, args.at, args.baseline, args.confidence, args.sort, args.also)
+    comparison = compare(runs, args.metric, args.at, args.baseline, args.also)
     if args.bounds:
         from isaseg.report.bounds import with_bounds  # imports torch
 
         comparison = with_bounds(comparison)
     write(comparison, args.output)
-    sys.stdout.write(FORMATS[args.format](comparison))
+    sys.stdout.write(markdown(comparison))
     print(f"{len(runs)} runs; tables, figures and the page are in {args.output}", file=sys.stderr)
     return 0
 
@@ -60,14 +60,4 @@ def _parser() -> argparse.ArgumentParser:
         "score of the last validation (default), or of the best checkpoint, which the same scenes have picked"
     )
     add("--at", choices=("last", "best"), default="last", help=at)
-    add("--confidence", type=_fraction, default=0.95, metavar="P", help="of the intervals (default: 0.95)")
-    add("--sort", choices=SORTS, default="label", help="order of the rows (default: label)")
-    add("--format", choices=FORMATS, default="markdown", help="of what is printed")
     return parser
-
-
-def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text}")
-    return value

@@ -1,4 +1,4 @@
-"""Mean, spread and differences over seeds, with Student's t intervals."""
+"""Mean, spread and differences over seeds, with Student's t intervals at 95 %."""
 
 import math
 import statistics
@@ -30,7 +30,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(len(values), mean, statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
-def difference(scores: Mapping[int, float], baseline: Mapping[int, float], confidence: float) -> Difference:
+def difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
     """Return the mean of `scores` minus the mean of `baseline`, both by seed.
 
     If both sides have the same seeds, at least two, the t interval is that of the differences per seed (paired).
@@ -39,7 +39,6 @@ def difference(scores: Mapping[int, float], baseline: Mapping[int, float], confi
     Args:
         scores: Score of each seed, at least one.
         baseline: Likewise.
-        confidence: Between 0 and 1, such as 0.95.
     """
     from scipy import stats  # takes two seconds to import
 
@@ -51,6 +50,6 @@ def difference(scores: Mapping[int, float], baseline: Mapping[int, float], confi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # scipy warns of values that are all alike
         test = stats.ttest_rel(ours, theirs) if paired else stats.ttest_ind(ours, theirs, equal_var=False)
-        interval = test.confidence_interval(confidence)
+        interval = test.confidence_interval(0.95)
     low, high = (value if math.isnan(end) else float(end) for end in interval)  # NaN: neither side varies
     return Difference(value, low, high, "paired" if paired else "Welch")

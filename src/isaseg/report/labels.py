@@ -12,10 +12,6 @@ from isaseg import config
 Values = Mapping[str, str]  # dotted keys and their values as text
 
 _UNSET = "unset"
-_IN_LABEL = 3  # keys in a label, unless more are needed to make all labels different
-_LONGEST = 32  # characters of a value in a label
-_IN_COLUMNS = ("trainer.max_steps",)  # the table has a column for it: in a label only where it is needed
-
 # Keys of later sections follow from those of earlier ones by interpolation (conf/): the earlier one is shown.
 _SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss")
 
@@ -74,28 +70,15 @@ def _follows(cells: Sequence[str], head: Sequence[str]) -> bool:
 
 
 def labels(attention: Sequence[str], values: Sequence[Values], keys: Sequence[str]) -> list[str]:
-    """Return a different label for each row: the context module, the keys that are needed, and others up to three."""
-    parts: list[tuple[str, ...]] = [(name,) for name in attention]
-    needed = []
+    """Return a different label for each row: the context module, and those of the keys that are needed."""
+    several = Counter(map(_short, keys))
+    made = list(attention)
     for key in keys:
-        longer = [(*part, held.get(key, _UNSET)) for part, held in zip(parts, values, strict=True)]
-        if len(set(longer)) > len(set(parts)):
-            parts = longer
-            needed.append(key)
-    others = [key for key in keys if key not in (*needed, *_IN_COLUMNS)]
-    shown = [key for key in keys if key in {*needed, *others[: max(_IN_LABEL - len(needed), 0)]}]
-    several = Counter(map(_short, shown))
-
-    def part(key: str, held: Values) -> str:
         name = _short(key) if several[_short(key)] == 1 else key
-        text = held.get(key, _UNSET)
-        text = text.rpartition(".")[2] if key.endswith("_target_") else text
-        return f"{name}={text if len(text) <= _LONGEST else text[: _LONGEST - 1] + '…'}"
-
-    return [
-        ", ".join([name, *(part(key, held) for key in shown)])
-        for name, held in zip(attention, values, strict=True)
-    ]
+        cells = [held.get(key, _UNSET) for held in values]
+        if len(set(zip(made, cells, strict=True))) > len(set(made)):
+            made = [f"{label}, {name}={cell}" for label, cell in zip(made, cells, strict=True)]
+    return made
 
 
 def _short(key: str) -> str:

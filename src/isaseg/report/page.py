@@ -1,22 +1,24 @@
 """The page: one HTML file that holds its data, charts and pictures, and requests nothing from any network.
 
-Everything that comes from runs (labels, errors, keys, class names) is escaped here or in `charts`. The
+Everything that comes from runs (labels, errors, keys, class names) is escaped, here or in `interactive`. The
 Content-Security-Policy lets only the page's two scripts run, by their hashes, and nothing be fetched.
 """
 
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
 from isaseg.report import table
-from isaseg.report.charts import charts
+from isaseg.report.charts import Chart, cost_charts, curve_charts
+from isaseg.report.interactive import interactive
 from isaseg.report.pictures import sample_pictures
 from isaseg.report.rows import Comparison
 
@@ -31,10 +33,11 @@ def page(comparison: Comparison) -> str:
         subtitle=escape(_subtitle(comparison)),
         table=_table(comparison),
         notes="".join(f"<li>{escape(note)}</li>" for note in table.notes(comparison)),
-        charts=_charts(comparison),
+        charts=_chart("Score against cost", cost_charts(comparison))
+        + _chart("Curves", curve_charts(comparison)),
+        classes=_classes(comparison),
         pictures=_pictures(comparison),
         not_counted=_not_counted(comparison),
-        runs=_runs(comparison),
     )
 
 
@@ -53,26 +56,41 @@ def _subtitle(comparison: Comparison) -> str:
 
 
 def _table(comparison: Comparison) -> str:
-    columns = table.columns(comparison)
-    head = "".join(f'<th scope="col" aria-sort="none">{escape(title)}</th>' for title, _ in columns.values())
-    body = []
-    for place, row in enumerate(comparison.rows):
-        held = {**table.record(comparison, row), "row": place}
-        cells = [
-            f'data-value="{"" if held[key] is None else held[key]}">{escape(texts[place])}'
-            for key, (_, texts) in columns.items()
-        ]
-        marked = ' class="baseline"' if row is comparison.baseline else ""
-        rest = "".join(f"<td {cell}</td>" for cell in cells[1:])
-        body.append(f'<tr{marked}><th scope="row" {cells[0]}</th>{rest}</tr>')
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    shown = table.shown_columns(comparison)
+    lines = [[(c.value(row), c.show(row)) for c in shown] for row in comparison.rows]
+    return _sortable([c.title for c in shown], lines)
 
 
-def _charts(comparison: Comparison) -> str:
-    return "".join(
-        f'<h2>{escape(title)}</h2><div class="chart"></div><script type="application/json">{figure.to_json()}</script>'
-        for title, figure in charts(comparison).items()
-    )
+def _classes(comparison: Comparison) -> str:
+    """Return a table with a line for each class; of many classes a click finds those on which a row is worst."""
+    records = table.classes(comparison)
+    if not records:
+        return ""
+    lines = [[(value, _share(value)) for value in held.values()] for held in records]
+    text = _sortable(list(records[0]), lines)
+    title = "<h2>IoU % of each class</h2><p>At the best checkpoints, mean over the seeds.</p>"
+    return f'{title}<div class="scroll"><table id="classes">{text}</table></div>'
+
+
+def _share(value: str | float | None) -> str:
+    return table.NOTHING if value is None else value if isinstance(value, str) else f"{100 * value:.1f}"
+
+
+def _sortable(titles: Sequence[str], lines: Iterable[Sequence[tuple[Any, str]]]) -> str:
+    """Return head and body of a table whose cells are (value to sort by, text)."""
+    head = "".join(f'<th scope="col" aria-sort="none">{escape(title)}</th>' for title in titles)
+    body = ""
+    for line in lines:
+        cells = [f'data-value="{"" if v is None else escape(str(v))}">{escape(text)}' for v, text in line]
+        body += f'<tr><th scope="row" {cells[0]}</th>{"".join(f"<td {cell}</td>" for cell in cells[1:])}</tr>'
+    return f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+
+
+def _chart(title: str, charts: Sequence[Chart]) -> str:
+    if not charts:
+        return ""
+    data = interactive(charts).to_json()
+    return f'<h2>{title}</h2><div class="chart"></div><script type="application/json">{data}</script>'
 
 
 def _pictures(comparison: Comparison) -> str:
@@ -92,10 +110,3 @@ def _not_counted(comparison: Comparison) -> str:
     items = [f"{run.folder}: {sentence}" for run, sentence in table.not_counted(comparison)]
     listed = "".join(f"<li>{escape(item)}</li>" for item in items)
     return f'<h2>Not counted</h2><ul id="not-counted">{listed}</ul>' if items else ""
-
-
-def _runs(comparison: Comparison) -> str:
-    records = table.run_records(comparison)
-    lines: list[Sequence[object]] = [list(records[0]), *(list(record.values()) for record in records)]
-    cells = ("".join(f"<td>{'' if v is None else escape(str(v))}</td>" for v in line) for line in lines)
-    return "".join(f"<tr>{line}</tr>" for line in cells)

@@ -45,20 +45,19 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
     return x.sum(1) > 0
 
 
-def attention_support(module: nn.Module, height: int, width: int, channels: int | None = None) -> Tensor:
+def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
     """Return which input cells (columns) each output cell (row) of a context module depends on.
 
     Args:
-        module: Context module, (B, C, H, W) to (B, out_channels, H, W).
+        module: Context module, (B, C, H, W) to the same, with C = `module.out_channels`.
         height: H.
         width: W.
-        channels: C; default `module.out_channels`.
 
     Returns:
         bool (N, N) with N = H W, row-major.
     """
     opened = _opened(module, torch.float32)  # all terms are positive, so nothing cancels
-    depth = channels or int(module.out_channels)  # type: ignore[arg-type]
+    depth = int(module.out_channels)  # type: ignore[arg-type]
     cells = height * width
     x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
     chunk = max(1, min(cells, 2**16 // cells))

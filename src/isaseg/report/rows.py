@@ -3,10 +3,8 @@
 import logging
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
 
 from isaseg import config
 from isaseg.errors import ConfigError
@@ -16,9 +14,6 @@ from isaseg.report.runs import At, Run, State, number
 from isaseg.runs.history import Curve
 
 log = logging.getLogger(__name__)
-
-Sort = Literal["label", "score", "parameters", "mult_adds", "score_memory", "ms"]
-SORTS: tuple[Sort, ...] = get_args(Sort)
 
 _TAIL, _TOLERANCE = 0.8, 0.01  # of `is_converged`
 
@@ -32,8 +27,7 @@ class Row:
         attention: `config.attention_label`.
         values: What defines the runs: dotted keys and their values as text, without the seed.
         runs: All of them, one per seed.
-        scores: Scores of the finished runs, by seed.
-        score: Their mean and spread.
+        scores: Scores of the finished runs in the metric that is compared, by seed.
         gap: Difference to the baseline; None for the baseline itself, without scores, or on other data.
     """
 
@@ -42,27 +36,32 @@ class Row:
     values: Values
     runs: Sequence[Run]
     scores: Mapping[int, float]
-    score: Spread
     gap: Difference | None = None
 
     def count(self, state: State) -> int:
         """Return how many runs are in a state."""
         return sum(run.state == state for run in self.runs)
 
-    def fact(self, key: str) -> float | None:
-        """Return a number of facts.json, None if no run has it."""
-        return next((n for run in self.runs if (n := number(run.facts.get(key))) is not None), None)
+    @property
+    def score(self) -> Spread:
+        """Mean and spread of the scores."""
+        return spread(list(self.scores.values()))
 
-    def measured(self, key: str) -> list[float]:
-        """Return a number of metrics.json of all finished runs that have it."""
-        return [n for run in self.runs if (n := number(run.metrics.get(key))) is not None]
+    def scores_of(self, metric: str, at: At) -> dict[int, float]:
+        """Return the scores of the finished runs in any metric, by seed."""
+        return _scores(self.runs, metric, at)
 
     def cost(self, key: str) -> float | None:
-        """Return a cost: a number of facts.json, or "ms" per step; None if it is not known."""
-        if key != "ms":
-            return self.fact(key)
-        times = self.measured("seconds_per_step")
-        return 1000 * spread(times).mean if times else None
+        """Return a number of facts.json, `ms_per_step` or `peak_memory_mib`; None if no run knows it."""
+        if key == "ms_per_step":
+            times = self._numbers("seconds_per_step")
+            return 1000 * spread(times).mean if times else None
+        return max(self._numbers(key), default=None)
+
+    def _numbers(self, key: str) -> list[float]:
+        """Return a number of metrics.json or facts.json of all runs that have it."""
+        found = (number(run.metrics.get(key, run.facts.get(key))) for run in self.runs)
+        return [value for value in found if value is not None]
 
     @property
     def steps(self) -> int | None:
@@ -110,7 +109,6 @@ class Comparison:
         metric: The metric that is compared.
         also: Further metrics, each a column.
         at: Where the scores are taken.
-        confidence: Of the intervals.
         bounds: By label, the group accuracy that geometry allows, over all object pixels and over the far ones.
     """
 
@@ -121,7 +119,6 @@ class Comparison:
     metric: str
     also: Sequence[str]
     at: At
-    confidence: float
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -130,8 +127,6 @@ def compare(
     metric: str = "val/mIoU",
     at: At = "last",
     baseline: str | None = None,
-    confidence: float = 0.95,
-    sort: Sort = "label",
     also: Sequence[str] = (),
 ) -> Comparison:
     """Group runs into rows and compare each with the baseline.
@@ -140,19 +135,20 @@ def compare(
         ConfigError: If no finished run has `metric`, or no row or more than one is `baseline`.
     """
     _check_metric(runs, metric, at)
-    groups: dict[str, tuple[dict[str, str], list[Run]]] = {}
-    for run, held in _without_data_seed([(r, identity(r.config)) for r in runs if r.config is not None]):
-        groups.setdefault(config.digest(held), (held, []))[1].append(run)
-    values, members = [held for held, _ in groups.values()], [_one_per_seed(m) for _, m in groups.values()]
+    groups = _grouped(runs)
+    values, members = [held for held, _ in groups], [_one_per_seed(group) for _, group in groups]
     attention = [_attention(group[0]) for group in members]
     keys = differing(attention, values)
-    cells = zip(labels(attention, values, keys), attention, values, members, strict=True)
-    rows = [_row(*cell, metric, at) for cell in cells]
-    rows.sort(key=lambda row: _order(row, sort))
+    rows = [
+        Row(label, module, held, group, _scores(group, metric, at))
+        for label, module, held, group in zip(
+            labels(attention, values, keys), attention, values, members, strict=True
+        )
+    ]
+    rows.sort(key=_natural)
     chosen = _baseline(rows, baseline)
-    rows = [_with_gap(row, chosen, confidence) for row in rows]
-    loose = [run for run in runs if run.config is None]
-    return Comparison(rows, chosen, loose, keys, metric, also, at, confidence)
+    rows = [_with_gap(row, chosen) for row in rows]
+    return Comparison(rows, chosen, [run for run in runs if run.config is None], keys, metric, also, at)
 
 
 def finite(curve: Curve) -> Curve:
@@ -181,23 +177,19 @@ def scale_of(metric: str) -> int:
 
 def _check_metric(runs: Sequence[Run], metric: str, at: At) -> None:
     finished = [run for run in runs if run.state == "finished"]
-    known = Counter(
-        key
-        for run in finished
-        for key in (run.history if at == "last" else run.metrics)
-        if run.score(key, at) is not None
-    )
+    known = {
+        key for run in finished for key in (*run.history, *run.metrics) if run.score(key, at) is not None
+    }
     if finished and metric not in known:
-        other: At = "best" if at == "last" else "last"
-        hint = (
-            f"; it is known with --at {other}"
-            if any(run.score(metric, other) is not None for run in finished)
-            else ""
-        )
         raise ConfigError(
-            f"expected a metric of the finished runs ({', '.join(sorted(known)) or 'there is none'}), "
-            f"got --metric {metric}{hint}"
+            f"expected --metric to be one that a finished run has with --at {at} "
+            f"({', '.join(sorted(known)) or 'there is none'}), got {metric}"
         )
+
+
+def _scores(runs: Sequence[Run], metric: str, at: At) -> dict[int, float]:
+    found = {run.seed: run.score(metric, at) for run in runs}
+    return {seed: score for seed, score in found.items() if score is not None}
 
 
 def _attention(run: Run) -> str:
@@ -208,58 +200,42 @@ def _attention(run: Run) -> str:
         return str(run.facts.get("attention_label") or run.folder.name)
 
 
-def _without_data_seed(runs: Sequence[tuple[Run, dict[str, str]]]) -> Sequence[tuple[Run, dict[str, str]]]:
-    """Drop data.seed where it follows the seed of the run, as for a data set of files.
+def _grouped(runs: Sequence[Run]) -> list[tuple[Values, list[Run]]]:
+    """Return the runs that differ in the seed alone, with what defines them.
 
-    For generated scenes it is a key of its own, even if the two seeds agree in some of the runs.
+    data.seed is left out where it follows the seed of the run, as for a data set of files. For generated scenes it is a
+    key of its own, even if the two seeds agree in some of the runs.
     """
+    held = [(run, identity(run.config)) for run in runs if run.config is not None]
 
-    def others(held: Mapping[str, str]) -> str:
-        return config.digest({key: value for key, value in held.items() if key != "data.seed"})
+    def others(values: Values) -> frozenset[tuple[str, str]]:
+        return frozenset(item for item in values.items() if item[0] != "data.seed")
 
-    apart = {others(held) for run, held in runs if held.get("data.seed", str(run.seed)) != str(run.seed)}
-    for _, held in runs:
-        if others(held) not in apart:
-            held.pop("data.seed", None)
-    return runs
+    apart = {
+        others(values) for run, values in held if values.get("data.seed", str(run.seed)) != str(run.seed)
+    }
+    groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
+    for run, values in held:
+        key = others(values)
+        groups.setdefault(frozenset(values.items()) if key in apart else key, []).append(run)
+    return [(dict(key), group) for key, group in groups.items()]
 
 
 def _one_per_seed(runs: Sequence[Run]) -> list[Run]:
-    """Keep one run per seed: a finished one if there is, else the last one."""
+    """Keep one run per seed: the last finished one, else the last one."""
     kept: dict[int, Run] = {}
-    for run in runs:
-        held = kept.get(run.seed)
-        if held is not None:
-            run, dropped = (held, run) if held.state == "finished" != run.state else (run, held)
-            log.warning(
-                "warning: %s and %s are the same run; the first is counted, which is %s",
-                run.folder,
-                dropped.folder,
-                run.state,
-            )
+    for run in sorted(runs, key=lambda run: run.state == "finished"):
+        if run.seed in kept:
+            message = "warning: %s and %s are the same run; the second is counted, which is %s"
+            log.warning(message, kept[run.seed].folder, run.folder, run.state)
         kept[run.seed] = run
     return [kept[seed] for seed in sorted(kept)]
 
 
-def _row(label: str, attention: str, values: Values, runs: Sequence[Run], metric: str, at: At) -> Row:
-    found = {run.seed: run.score(metric, at) for run in runs}
-    scores = {seed: score for seed, score in found.items() if score is not None}
-    for run in runs:
-        if run.state == "finished" and run.seed not in scores:
-            log.warning("warning: %s is finished and has no %s (%s)", run.folder, metric, at)
-    return Row(label, attention, values, runs, scores, spread(list(scores.values())))
-
-
-def _order(row: Row, sort: Sort) -> Any:
-    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", row.label)  # text and numbers take turns
-    natural = [float(part) if place % 2 else part for place, part in enumerate(parts)]
-    if sort == "label":
-        return natural
-    if sort == "score":
-        value = None if math.isnan(row.score.mean) else -row.score.mean
-    else:
-        value = row.cost("attention_score_mib" if sort == "score_memory" else sort)
-    return value is None, value or 0.0, natural
+def _natural(row: Row) -> list[str | float]:
+    """Return the label as text and numbers in turns, so that lr=5e-05 comes before lr=0.01."""
+    parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", row.label)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _baseline(rows: Sequence[Row], label: str | None) -> Row | None:
@@ -274,9 +250,9 @@ def _baseline(rows: Sequence[Row], label: str | None) -> Row | None:
     return matching[0]
 
 
-def _with_gap(row: Row, baseline: Row | None, confidence: float) -> Row:
+def _with_gap(row: Row, baseline: Row | None) -> Row:
     if baseline is None or row is baseline or not row.scores or not baseline.scores:
         return row
     if row.values.get("data.name") != baseline.values.get("data.name"):
         return row
-    return replace(row, gap=difference(row.scores, baseline.scores, confidence))
+    return replace(row, gap=difference(row.scores, baseline.scores))

@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +21,7 @@ _LARGEST = 1e100
 
 At = Literal["last", "best"]
 State = Literal["finished", "failed", "unfinished"]
+Read = TypeVar("Read")
 
 
 class Run(NamedTuple):
@@ -131,13 +132,13 @@ def _members(path: Path) -> Iterator[Path]:
 
 def read_run(folder: Path) -> Run:
     """Read a run folder in whatever state it is, even one that does not exist yet."""
-    config = _read_config(folder / "config.yaml")
-    metrics = _read_json(folder / "metrics.json")
-    facts = _read_json(folder / "facts.json") or {}
+    config = _read(folder / "config.yaml", _config, "; the run belongs to no row")
+    metrics = _read(folder / "metrics.json", _object, "; the run counts as unfinished")
+    facts = _read(folder / "facts.json", _object) or {}
+    error = _read(folder / "failed.txt", lambda path: printable(failure(path.parent) or "no message"))
     history = read_history(folder) if is_own(folder / "metrics.csv") else History({})
     if history.fault is not None:
-        _warn(folder / "metrics.csv", history.fault)
-    error = _failure(folder / "failed.txt")
+        _warn(folder / "metrics.csv", history.fault, "; the run counts as unfinished")
     state: State = "unfinished" if error is None else "failed"
     if metrics and history.fault is None:
         state = "finished"
@@ -147,10 +148,10 @@ def read_run(folder: Path) -> Run:
         config,
         int(seed or 0),
         state,
-        metrics or {} if state == "finished" else {},
+        (metrics or {}) if state == "finished" else {},
         facts,
         history.curves,
-        error or "" if state == "failed" else "",
+        (error or "") if state == "failed" else "",
     )
 
 
@@ -162,45 +163,33 @@ def is_own(path: Path, folder: Path | None = None) -> bool:
         return False
 
 
-def _failure(path: Path) -> str | None:
-    try:
-        return printable(failure(path.parent) or "no message") if is_own(path) else None
-    except OSError as error:
-        _warn(path, error)
-        return "no message"
-
-
-def _read_config(path: Path) -> DictConfig | None:
+def _read(path: Path, read: Callable[[Path], Read], effect: str = "") -> Read | None:
+    """Return what `read` makes of a file; None if there is none, or it is broken, which is one warning."""
     if not is_own(path):
         return None
     try:
-        config = OmegaConf.load(path)
-        # config.yaml is written resolved: an interpolation in it is a stranger's, and is not followed
-        if not isinstance(config, DictConfig) or "${" in json.dumps(
-            OmegaConf.to_container(config, resolve=False), default=str
-        ):
-            raise ValueError("not a resolved configuration")
-        identity(config)  # raises if it is not that of a run
+        return read(path)
     except Exception as error:  # a YAML file that is cut short raises many types
-        _warn(path, error)
+        _warn(path, error, effect)
         return None
+
+
+def _config(path: Path) -> DictConfig:
+    config = OmegaConf.load(path)
+    # config.yaml is written resolved: an interpolation in it is a stranger's, and is not followed
+    plain = OmegaConf.to_container(config, resolve=False)
+    if not isinstance(config, DictConfig) or "${" in json.dumps(plain, default=str):
+        raise ValueError("not a resolved configuration")
+    identity(config)  # raises if it is not that of a run
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not is_own(path):
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        _warn(path, error)
-        return None
+def _object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("not an object")
     return {key: printable(value) if isinstance(value, str) else value for key, value in content.items()}
 
 
-def _warn(path: Path, reason: object) -> None:
-    effect = {"config.yaml": "; the run belongs to no row", "facts.json": "", "failed.txt": ""}
-    after = effect.get(path.name, "; the run counts as unfinished")
-    log.warning("warning: %s is broken (%s)%s", path, " ".join(str(reason).split())[:200], after)
+def _warn(path: Path, reason: object, effect: str) -> None:
+    log.warning("warning: %s is broken (%s)%s", path, " ".join(str(reason).split())[:200], effect)

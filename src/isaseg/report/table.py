@@ -1,31 +1,100 @@
-"""The table in Markdown, CSV and LaTeX, and runs.csv with one line per run."""
+"""The table in Markdown, CSV and LaTeX; the runs and the classes as CSV."""
 
 import csv
 import io
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from isaseg.report.intervals import Spread, spread
 from isaseg.report.rows import Comparison, Row, is_share, scale_of
-from isaseg.report.runs import Run, number
+from isaseg.report.runs import At, Run, number
 
 NOTHING = "–"
-_LATEX = {
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "–": "--",
-    "…": r"\ldots{}",
-}
-_FACTS = ("parameters", "mult_adds", "context_mult_adds", "attention_mult_adds", "attention_score_mib")
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "−": "$-$", "–": "--"}
+)
+
+
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        key: Its name in the CSV file.
+        value: A row's plain value: a fraction, count, MiB, milliseconds or text; None if it is not known.
+        title: Its title for people, "" if it is in the CSV file alone.
+        show: A row's cell for people.
+    """
+
+    key: str
+    value: Callable[[Row], Any]
+    title: str = ""
+    show: Callable[[Row], str] = str
+
+
+def columns(comparison: Comparison) -> list[Column]:
+    """Return all columns of the table."""
+    metric, at, baseline, bounds = comparison.metric, comparison.at, comparison.baseline, comparison.bounds
+    difference = f"difference to {baseline.label if baseline else NOTHING} [95 % interval]"
+    also = [column for key in comparison.also for column in _score_columns(key, key, with_unit(key), at)]
+    return [
+        Column("row", lambda row: row.label, "row", lambda row: row.label),
+        Column("finished", lambda row: row.count("finished"), "runs", _count),
+        Column("failed", lambda row: row.count("failed")),
+        Column("unfinished", lambda row: row.count("unfinished")),
+        Column("seeds", lambda row: " ".join(map(str, row.scores))),
+        Column("metric", lambda row: metric),
+        Column("at", lambda row: at),
+        *_score_columns("mean", metric, metric_name(comparison), at),
+        Column("baseline", lambda row: int(row is baseline)),
+        Column("difference", lambda row: row.gap and row.gap.value, difference, partial(_gap, comparison)),
+        Column("low", lambda row: row.gap and number(row.gap.low)),
+        Column("high", lambda row: row.gap and number(row.gap.high)),
+        Column("interval", lambda row: row.gap and row.gap.how),
+        *also,
+        _plain(
+            "bound", "bound %", lambda row: bounds[row.label][0] if row.label in bounds else None, _percent
+        ),
+        _plain(
+            "far_bound",
+            "far bound %",
+            lambda row: bounds[row.label][1] if row.label in bounds else None,
+            _percent,
+        ),
+        _plain("parameters", "parameters", lambda row: row.cost("parameters"), amount),
+        _plain("mult_adds", "multiply-adds", lambda row: row.cost("mult_adds"), amount),
+        _plain("attention_mult_adds", "of attention", lambda row: row.cost("attention_mult_adds"), amount),
+        _plain("attention_score_mib", "score memory", lambda row: row.cost("attention_score_mib"), _memory),
+        _plain("peak_memory_mib", "peak memory", lambda row: row.cost("peak_memory_mib"), _memory),
+        _plain("ms_per_step", "ms a step", lambda row: row.cost("ms_per_step"), "{:.0f}".format),
+        _plain("steps", "steps", lambda row: row.steps, str),
+        _plain("converged", "converged", lambda row: row.converged(metric), str),
+        Column("devices", lambda row: " or ".join(row.devices)),
+    ]
+
+
+def shown_columns(comparison: Comparison) -> list[Column]:
+    """Return the columns for people: those that have a title and a known value."""
+    found = [column for column in columns(comparison) if column.title]
+    return [column for column in found if any(column.value(row) is not None for row in comparison.rows)]
+
+
+def _score_columns(key: str, metric: str, title: str, at: At) -> list[Column]:
+    def held(row: Row) -> Spread:
+        return spread(list(row.scores_of(metric, at).values()))
+
+    return [
+        Column(key, lambda row: number(held(row).mean), title, lambda row: _score(held(row), metric)),
+        Column("sd" if key == "mean" else f"{key} sd", lambda row: number(held(row).sd)),
+    ]
+
+
+def _plain(key: str, title: str, value: Callable[[Row], Any], show: Callable[[Any], str]) -> Column:
+    return Column(key, value, title, lambda row: NOTHING if value(row) is None else show(value(row)))
 
 
 def amount(value: float) -> str:
@@ -34,81 +103,44 @@ def amount(value: float) -> str:
     return f"{float(f'{value / 1000**power:.3g}'):g} {' kMGT'[power]}".rstrip()
 
 
-def memory(mib: float) -> str:
-    """Return MiB or GiB in three digits."""
+def _memory(mib: float) -> str:
     return f"{mib / 1024:.3g} GiB" if mib >= 1000 else f"{mib:.3g} MiB" if mib else "0"
 
 
-_PLAIN: dict[str, tuple[str, Callable[[float], str]]] = {  # columns that show a number of `record`
-    "bound": ("bound %", lambda share: f"{100 * share:.1f}"),
-    "bound_far": ("far bound %", lambda share: f"{100 * share:.1f}"),
-    "parameters": ("parameters", amount),
-    "mult_adds": ("multiply-adds", amount),
-    "attention_mult_adds": ("of attention", amount),
-    "attention_score_mib": ("score memory", memory),
-    "peak_memory_mib": ("peak memory", memory),
-    "ms_per_step": ("ms a step", "{:.0f}".format),
-    "steps": ("steps", str),
-    "converged": ("converged", str),
-}
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
-def record(comparison: Comparison, row: Row) -> dict[str, Any]:
-    """Return a row as plain numbers: fractions, counts, MiB, milliseconds; None for what is not known."""
-    gap, bound = row.gap, comparison.bounds.get(row.label, (None, None))
-    others = {key: _also(comparison, row, key) for key in comparison.also}
-    return {
-        "row": row.label,
-        "baseline": int(row is comparison.baseline),
-        **{state: row.count(state) for state in ("finished", "failed", "unfinished")},
-        "seeds": " ".join(map(str, row.scores)),
-        "metric": comparison.metric,
-        "at": comparison.at,
-        "mean": number(row.score.mean),
-        "sd": number(row.score.sd),
-        "difference": gap and number(gap.value),
-        "low": gap and number(gap.low),
-        "high": gap and number(gap.high),
-        "confidence": comparison.confidence,
-        "interval": "" if gap is None else gap.how,
-        **{key: number(held.mean) for key, held in others.items()},
-        **{f"{key} sd": number(held.sd) for key, held in others.items()},
-        "bound": bound[0],
-        "bound_far": bound[1],
-        **{key: row.fact(key) for key in _FACTS},
-        "peak_memory_mib": max(row.measured("peak_memory_mib"), default=None),
-        "ms_per_step": row.cost("ms"),
-        "steps": row.steps,
-        "converged": row.converged(comparison.metric),
-        "devices": " or ".join(row.devices),
-    }
+def _count(row: Row) -> str:
+    others = [f"{count} {state}" for state in ("failed", "unfinished") if (count := row.count(state))]
+    return f"{row.count('finished')}" + (f" ({', '.join(others)})" if others else "")
 
 
-def columns(comparison: Comparison) -> dict[str, tuple[str, list[str]]]:
-    """Return the table for people: for each key of `record` that it shows, the title and the cells of a column."""
-    rows, metric = comparison.rows, comparison.metric
-    records = [record(comparison, row) for row in rows]
-    baseline = comparison.baseline.label if comparison.baseline is not None else NOTHING
-    difference = f"difference to {baseline} [{100 * comparison.confidence:g} % interval]"
-    found = {
-        "row": ("row", [row.label for row in rows]),
-        "finished": ("runs", [_runs(row) for row in rows]),
-        "mean": (metric_name(comparison), [score(row.score, metric) for row in rows]),
-        "difference": (difference, [gap(comparison, row) for row in rows]),
-    }
-    for key in comparison.also:
-        found[key] = key + " %" * is_share(key), [score(_also(comparison, row, key), key) for row in rows]
-    for key, (title, show) in _PLAIN.items():
-        values = [held[key] for held in records]
-        if any(value is not None for value in values):  # a column that says nothing is left out
-            found[key] = title, [NOTHING if value is None else show(value) for value in values]
-    return found
+def _score(held: Spread, metric: str) -> str:
+    """Return mean ± standard deviation, a fraction in per cent."""
+    digits = 2 if is_share(metric) else 4
+    mean, sd = (f"{scale_of(metric) * value:.{digits}f}" for value in (held.mean, held.sd))
+    return NOTHING if math.isnan(held.mean) else mean if math.isnan(held.sd) else f"{mean} ± {sd}"
+
+
+def _gap(comparison: Comparison, row: Row) -> str:
+    """Return the difference to the baseline with its interval."""
+    if row.gap is None:
+        return "baseline" if row is comparison.baseline else NOTHING
+    scale, digits = scale_of(comparison.metric), 2 if is_share(comparison.metric) else 4
+    value, low, high = (f"{scale * v:+.{digits}f}".replace("-", "−") for v in row.gap[:3])
+    return value if row.gap.how == "none" else f"{value} [{low}, {high}]"
+
+
+def with_unit(metric: str) -> str:
+    """Return a metric's name, with % if it is a fraction."""
+    return f"{metric} %" if is_share(metric) else metric
 
 
 def metric_name(comparison: Comparison) -> str:
     """Return the name of the metric with its unit and where it was taken."""
     where = "last step" if comparison.at == "last" else "best checkpoint"
-    return f"{comparison.metric}{' %' * is_share(comparison.metric)}, {where}"
+    return f"{with_unit(comparison.metric)}, {where}"
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -145,8 +177,7 @@ def notes(comparison: Comparison) -> list[str]:
         "Cost: one image, one forward pass, multiply and add counted as one; score memory in float32 if all scores "
         "are held. ms a step: the mean of the runs' medians; peak memory: the largest of the runs."
     )
-    devices = sorted({device for row in rows for device in row.devices})
-    if devices:
+    if devices := sorted({device for row in rows for device in row.devices}):
         several = " Times are not comparable." if len(devices) > 1 else ""
         found.append(f"Trained on: {', '.join(devices)}.{several}")
     if comparison.differing:
@@ -178,88 +209,67 @@ def markdown(comparison: Comparison) -> str:
     table = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_piped(c) for c in line] for line in lines)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in table)
     parts = [text if lines else "No run can be tabulated."]
-    left_out = [f"- {_piped(str(run.folder))}: {_piped(text)}" for run, text in not_counted(comparison)]
+    left_out = [f"- {_piped(f'{run.folder}: {reason}')}" for run, reason in not_counted(comparison)]
     if left_out:
         parts.append("Not counted:\n\n" + "\n".join(left_out))
     parts.append("\n".join(f"- {_piped(note)}" for note in notes(comparison)))
     return "\n\n".join(parts) + "\n"
 
 
-def as_csv(comparison: Comparison) -> str:
-    """Return the table with raw numbers."""
-    return _csv([record(comparison, row) for row in comparison.rows])
-
-
-def runs_csv(comparison: Comparison) -> str:
-    """Return one line per run, raw numbers."""
-    return _csv(run_records(comparison))
-
-
 def latex(comparison: Comparison) -> str:
     r"""Return a booktabs `tabular`, the notes as comments."""
     titles, lines = _grid(comparison)
     comments = [f"% {' '.join(note.split())}" for note in notes(comparison)]
-    head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (titles, *lines))
+    head, *body = (" & ".join(map(_escaped, line)) + r" \\" for line in (titles, *lines))
     begin = f"\\begin{{tabular}}{{l{'r' * (len(titles) - 1)}}}"
     end = ["\\bottomrule", "\\end{tabular}"]
     text = ["% needs \\usepackage{booktabs}", *comments, begin, "\\toprule", head, "\\midrule", *body, *end]
     return "\n".join(text) + "\n"
 
 
-FORMATS: dict[str, Callable[[Comparison], str]] = {"markdown": markdown, "csv": as_csv, "latex": latex}
+def as_csv(comparison: Comparison) -> str:
+    """Return the table with plain numbers."""
+    return _csv([{c.key: c.value(row) for c in columns(comparison)} for row in comparison.rows])
 
 
-def run_records(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each run as plain numbers and texts: its scores, then the numbers of metrics.json and facts.json."""
+def runs_csv(comparison: Comparison) -> str:
+    """Return one line per run: its scores, and what is needed to find and judge it."""
     labelled = [(row.label, run) for row in comparison.rows for run in row.runs]
     records = []
     for label, run in [*labelled, *(("", run) for run in comparison.loose)]:
         record = {"row": label, "folder": str(run.folder), "seed": run.seed, "state": run.state}
-        record |= {at: run.score(comparison.metric, at) for at in ("last", "best")}
+        record |= {
+            "metric": comparison.metric,
+            **{at: run.score(comparison.metric, at) for at in ("last", "best")},
+        }
         record |= {"last_step": run.last_step, "best_step": run.metrics.get("step")}
-        record |= {key: run.metrics.get(key) for key in ("seconds_per_step", "peak_memory_mib")}
-        record |= {key: run.facts.get(key) for key in (*_FACTS, "git_commit", "torch", "device", "started")}
-        records.append({**record, "metric": comparison.metric, "error": run.error})
-    return records
+        record |= {key: run.facts.get(key) for key in ("git_commit", "torch", "device", "started")}
+        records.append({**record, "error": run.error})
+    return _csv(records)
 
 
-def score(held: Spread, metric: str) -> str:
-    """Return mean ± standard deviation, a fraction in per cent."""
-    digits = 2 if is_share(metric) else 4
-    mean, sd = (f"{scale_of(metric) * value:.{digits}f}" for value in (held.mean, held.sd))
-    return NOTHING if math.isnan(held.mean) else mean if math.isnan(held.sd) else f"{mean} ± {sd}"
+def classes(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the IoU of each class at the best checkpoints, the mean over the seeds of each row that knows it."""
+    held = {row.label: row.classes() for row in comparison.rows}
+    names = dict.fromkeys(name for found in held.values() for name in found)
+    return [{"class": n, **{label: found.get(n) for label, found in held.items() if found}} for n in names]
 
 
-def gap(comparison: Comparison, row: Row) -> str:
-    """Return the difference to the baseline with its interval."""
-    if row.gap is None:
-        return "baseline" if row is comparison.baseline else NOTHING
-    scale, digits = scale_of(comparison.metric), 2 if is_share(comparison.metric) else 4
-    value, low, high = (f"{scale * v:+.{digits}f}".replace("-", "−") for v in row.gap[:3])
-    return value if row.gap.how == "none" else f"{value} [{low}, {high}]"
+def classes_csv(comparison: Comparison) -> str:
+    """Return the IoU of each class, one line per class."""
+    return _csv(classes(comparison))
 
 
 def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    titles, cells = zip(*columns(comparison).values(), strict=True)
-    return list(titles), [list(line) for line in zip(*cells, strict=True)]
-
-
-def _also(comparison: Comparison, row: Row, metric: str) -> Spread:
-    found = (run.score(metric, comparison.at) for run in row.runs)
-    return spread([value for value in found if value is not None])
-
-
-def _runs(row: Row) -> str:
-    others = [f"{count} {state}" for state in ("failed", "unfinished") if (count := row.count(state))]
-    return f"{row.count('finished')}" + (f" ({', '.join(others)})" if others else "")
+    shown = shown_columns(comparison)
+    return [c.title for c in shown], [[c.show(row) for c in shown] for row in comparison.rows]
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
-    if records:
-        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in line.items()} for line in records)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([map(_cell, record) for record in records[:1]])
+    writer.writerows([map(_cell, record.values()) for record in records])
     return text.getvalue()
 
 
@@ -268,8 +278,8 @@ def _cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).translate(_LATEX)
 
 
 def _piped(text: str) -> str:

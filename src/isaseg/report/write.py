@@ -24,6 +24,7 @@ def write(comparison: Comparison, output: Path) -> None:
         "table.csv": table.as_csv,
         "table.tex": table.latex,
         "runs.csv": table.runs_csv,
+        "classes.csv": table.classes_csv,
     }
     if find_spec("plotly") is not None:
         from isaseg.report.page import page
