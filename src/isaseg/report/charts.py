@@ -53,18 +53,20 @@ class Chart(NamedTuple):
 
 
 def cost_charts(comparison: Comparison) -> list[Chart]:
-    """Return the score against each cost that is known."""
+    """Return the score against each cost that is known; a row that does not know it has lines without points.
+
+    All charts have the same lines in the same order, so that a menu can exchange them.
+    """
     scale, found = scale_of(comparison.metric), []
     for key, title in _COSTS.items():
         lines = []
         for place, row in enumerate(comparison.rows):
-            cost = row.cost(key)
-            if cost is not None and row.scores:
-                label, scores = marked(comparison, row), [scale * score for score in row.scores.values()]
-                mean, sd = [scale * row.score.mean], scale * row.score.sd
-                lines.append(Line(place, label, False, [cost] * len(scores), scores))
-                lines.append(Line(place, label, True, [cost], mean, sd))
-        if lines:
+            cost, label = row.cost(key), marked(comparison, row)
+            scores = [] if cost is None else [scale * score for score in row.scores.values()]
+            mean = [scale * row.score.mean] if scores else []
+            lines.append(Line(place, label, False, [cost or 0.0 for _ in scores], scores))
+            lines.append(Line(place, label, True, [cost or 0.0 for _ in mean], mean, scale * row.score.sd))
+        if any(line.x for line in lines):
             found.append(Chart(title, metric_name(comparison), False, lines))
     return found
 
