@@ -93,9 +93,7 @@ def processes(cfg: DictConfig) -> int | None:
         return len(devices)
     if devices in ("auto", -1, "-1"):
         return None
-    if isinstance(devices, int) and devices > 0:
-        return devices
-    if isinstance(devices, str) and devices.isdigit():
+    if str(devices).isdigit() and int(devices) > 0:
         return int(devices)
     raise ConfigError(f"expected trainer.devices as a number, a list, auto or -1, got {devices}")
 

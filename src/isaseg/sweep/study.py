@@ -132,21 +132,19 @@ def _check_same(study: Study, path: Path, space: Space, fixed: Sequence[str], jo
 
     Everything that is not searched is compared by the names of the runs: the folder and the GPUs do not count.
     """
-    searched = {key: str(one) for key, one in space.items()}
-    runs = config.digest([config.run_name(job.cfg) for job in jobs])
-    asked = {"searched": searched, "fixed": " ".join(fixed), "runs": runs}
-    held = study.user_attrs.get("asked")
-    if held is None or not study.trials:
-        study.set_user_attr("asked", asked)
-        return
+    space_now = {key: str(one) for key, one in space.items()}
+    now = [space_now, " ".join(fixed) or "nothing", config.digest([config.run_name(job.cfg) for job in jobs])]
+    if not study.trials:
+        study.set_user_attr("asked", now)
+    then = study.user_attrs["asked"]
     changed = [
-        f"{key}: {held['searched'].get(key, 'not searched')} then, {searched.get(key, 'not searched')} now"
-        for key in dict.fromkeys([*held["searched"], *searched])
-        if held["searched"].get(key) != searched.get(key)
+        f"{key}: {then[0].get(key, 'not searched')} then, {space_now.get(key, 'not searched')} now"
+        for key in then[0] | space_now
+        if then[0].get(key) != space_now.get(key)
     ]
-    if not changed and held["runs"] != runs:
-        changed = [f"not searched: {held['fixed'] or 'nothing'} then, {asked['fixed'] or 'nothing'} now"]
-        if held["fixed"] == asked["fixed"]:
+    if not changed and then[2] != now[2]:
+        changed = [f"not searched: {then[1]} then, {now[1]} now"]
+        if then[1] == now[1]:
             changed = ["the configuration of its runs has changed since, in conf or in the project"]
     if changed:
         raise ConfigError(
