@@ -91,33 +91,6 @@ def test_pyramid_pooling_equals_its_definition(size: Size) -> None:
 
 
 @SIZES
-def test_aspp_equals_its_definition(size: Size) -> None:
-    """Each tap of each dilated kernel looks its pixel up; what lies outside is zero."""
-    aspp = cast(ASPP, make(ASPP(6, rates=(2, 3), branch_channels=4)))
-    x = random_map(2, 6, *size)
-    images = []
-    for image in x:
-        pixels = pixels_of(image)
-        mean = torch.stack(list(pixels.values())).mean(0, keepdim=True)
-        branches = [project(aspp.point, torch.stack(list(pixels.values())))]
-        for branch, rate in zip(aspp.atrous, (2, 3), strict=True):
-            conv, *rest = cast(nn.Sequential, branch)
-            weight = cast(Tensor, conv.weight)
-            rows = [
-                sum(
-                    weight[:, :, i + 1, j + 1] @ pixels[r + rate * i, c + rate * j]
-                    for i, j in product((-1, 0, 1), repeat=2)
-                    if (r + rate * i, c + rate * j) in pixels
-                )
-                for r, c in pixels
-            ]
-            branches.append(project(nn.Sequential(*rest), torch.stack(cast(list[Tensor], rows))))
-        branches.append(project(aspp.pool, mean).expand(len(pixels), -1))
-        images.append(project(aspp.fuse, torch.cat(branches, 1)).T.reshape(6, *size))
-    torch.testing.assert_close(aspp(x), torch.stack(images), rtol=0, atol=1e-10)
-
-
-@SIZES
 def test_double_attention_equals_its_definition(size: Size) -> None:
     """One position after the other: its shares of descriptors that are means over all positions."""
     module = cast(DoubleAttention, make(DoubleAttention(6, value_channels=4, descriptors=3)))

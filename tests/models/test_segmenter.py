@@ -74,7 +74,9 @@ def test_resizing_is_bilinear(align_corners: bool) -> None:
     grid = torch.randn(1, 2, 3, 4)
     parts = (Constant(grid), nn.Identity())
     backbone, head = cast(Backbone, parts[0]), cast(ContextHead, parts[1])
-    logits = Segmenter(backbone, head, align_corners=align_corners)(image(9, 10))
+    segmenter = Segmenter(backbone, head, align_corners=align_corners)
+    assert torch.equal(segmenter.coarse(image(9, 10)), grid)
+    logits = segmenter(image(9, 10))
     want = F.interpolate(grid, size=(9, 10), mode="bilinear", align_corners=align_corners)
     assert torch.equal(logits, want)
 
@@ -113,15 +115,6 @@ def test_an_auxiliary_head_needs_a_second_map() -> None:
     assert build_segmenter(backbone, 3, ISA, 8, aux_channels=None).aux_head is None
     with pytest.raises(ValueError, match=r"two maps.*got backbone.channels=\[32\].*head.aux_channels=null"):
         build_segmenter(backbone, 3, ISA, 8)
-
-
-@torch.no_grad()
-def test_coarse_logits_are_those_before_resizing() -> None:
-    segmenter, x = make(align_corners=True).eval(), image()
-    coarse = segmenter.coarse(x)
-    assert coarse.shape == (2, 5, 6, 7)
-    want = F.interpolate(coarse, size=(41, 50), mode="bilinear", align_corners=True)
-    assert torch.equal(segmenter(x), want)
 
 
 def test_a_negative_slope_is_that_of_both_heads_and_of_no_backbone() -> None:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from isaseg.models.regroup import for_any_size
 
-__all__ = ["attend", "by_definition", "holds_scores", "is_by_definition", "without_autocast"]
-
 _by_definition = _hold = False
 
 

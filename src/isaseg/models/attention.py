@@ -17,12 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attend import is_by_definition
-from isaseg.models.block import AttentionBlock, Cost, total, width
+from isaseg.models.block import AttentionBlock, Cost, run_block, total, width
 from isaseg.models.cores import dense, long_range, short_range
-from isaseg.models.recompute import run_block
 from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
-
-__all__ = ["InterlacedSparseAttention", "Order", "ParallelInterlacedSparseAttention", "SelfAttention2d"]
 
 Order = Literal["long_short", "short_long", "long", "short"]
 

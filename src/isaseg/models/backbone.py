@@ -74,13 +74,12 @@ class Backbone(nn.Module):
             )
         if output_stride is not None:
             args["output_stride"] = output_stride
-        if weights is not None and weights_sha256 is not None:
-            _check_sum(Path(weights), weights_sha256)
         if input_multiple < 1:
             raise ConfigError(f"expected backbone.input_multiple of at least 1, got {input_multiple}")
         if not out_indices:
             raise ConfigError("expected backbone.out_indices to name at least one feature map, got none")
-        self.model = _create(name, tuple(out_indices), pretrained, weights, args)
+        tensors = None if weights is None else _tensors(name, Path(weights), weights_sha256)
+        self.model = _create(name, tuple(out_indices), pretrained, weights, tensors, args)
         if ceil_pool:
             _round_up(self.model, name)
         info: Any = self.model.feature_info
@@ -156,9 +155,13 @@ def _concatenated(maps: list[Tensor]) -> Tensor:
 
 
 def _create(
-    name: str, out_indices: tuple[int, ...], pretrained: bool, weights: str | None, args: dict[str, Any]
+    name: str,
+    out_indices: tuple[int, ...],
+    pretrained: bool,
+    weights: str | None,
+    tensors: dict[str, Tensor] | None,
+    args: dict[str, Any],
 ) -> nn.Module:
-    tensors = None if weights is None else _tensors(name, Path(weights))
     if tensors is not None:
         pretrained, args["pretrained_cfg_overlay"] = True, {"state_dict": dict(tensors)}
     if not timm.is_model(name.split(".")[0]):
@@ -183,11 +186,16 @@ def _create(
     return model
 
 
-def _tensors(name: str, path: Path) -> dict[str, Tensor]:
+def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
     """Return the tensors of a weights file or a training checkpoint of timm."""
     if not path.is_file():
         raise ConfigError(
             f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
+        )
+    if expected is not None and (found := sha256(path)) != expected.lower():
+        raise ConfigError(
+            f"expected backbone.weights='{path}' with the SHA-256 {expected}, got {found}; fetch the file again, or "
+            "set backbone.weights_sha256=null"
         )
     try:
         content = load_file(path)
@@ -211,15 +219,6 @@ def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:
         "Without network, fetch them elsewhere and set backbone.weights=FILE "
         "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
     )
-
-
-def _check_sum(path: Path, expected: str) -> None:
-    found = sha256(path) if path.is_file() else "no file"
-    if found != expected.lower():
-        raise ConfigError(
-            f"expected backbone.weights='{path}' with the SHA-256 {expected}, got {found}; fetch the file again, or "
-            "set backbone.weights_sha256=null"
-        )
 
 
 def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, Tensor]) -> None:

@@ -3,12 +3,15 @@
 Legend: B batch, C channels, H W map, D key channels, V value channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from isaseg.models.attend import is_by_definition, without_autocast
 from isaseg.models.cores import Core
@@ -79,13 +82,13 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.permute(0, 2, 3, 1).reshape(*x_BHWC.shape[:3], -1).permute(0, 3, 1, 2)
 
 
-def conv_norm_act(inputs: int, outputs: int, kernel: int = 1) -> nn.Sequential:
+def conv_norm_act(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
     """Return a convolution without bias that keeps the size of the map, a batch norm and a ReLU."""
-    conv = (
-        Pointwise(inputs, outputs, bias=False)
-        if kernel == 1
-        else nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    )
+    if kernel == 1:
+        conv: nn.Conv2d = Pointwise(inputs, outputs, bias=False)
+    else:
+        padding = dilation * (kernel // 2)
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
@@ -145,6 +148,38 @@ class AttentionBlock(nn.Module):
         )
         attention = score_entries * (self.key_channels + self.value_channels)
         return Cost(positions * conv + attention, attention, score_entries)
+
+
+def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> Tensor:
+    """Return `module(x, core)`. With `recompute`, training keeps `x` alone, and the backward pass runs the module again.
+
+    Batch norms count the batch once.
+    """
+    out: Tensor
+    if not (recompute and module.training):
+        out = module(x, core)
+    elif torch.compiler.is_compiling():  # its backward graph has no running statistics
+        out = checkpoint(module, x, core, use_reentrant=False)
+    else:
+        contexts = partial(_contexts, module)
+        out = checkpoint(module, x, core, use_reentrant=False, context_fn=contexts)
+    return out
+
+
+def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return nullcontext(), _as_they_were(module)
+
+
+@contextmanager
+def _as_they_were(module: nn.Module) -> Iterator[None]:
+    """Restore the buffers, such as running statistics, at the end."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 def project_values(value: nn.Conv2d, proj: nn.Conv2d) -> tuple[Tensor, Tensor | None]:

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from isaseg.models.block import Cost, Pointwise, conv_norm_act, width
 from isaseg.models.regroup import for_any_size
 
-__all__ = ["ASPP", "CGNL", "DoubleAttention", "NoContext", "PyramidPooling"]
-
 
 class PyramidPooling(nn.Module):
     """PSPNet's pyramid: pool to each bin size, 1x1 convolution to C / len(bins), resize, concatenate.
@@ -109,7 +107,7 @@ class ASPP(nn.Module):
         branch = width(branch_channels, channels // 2)
         self.out_channels = channels
         self.point = conv_norm_act(channels, branch)
-        self.atrous = nn.ModuleList(_atrous(channels, branch, int(rate)) for rate in rates)
+        self.atrous = nn.ModuleList(conv_norm_act(channels, branch, 3, int(rate)) for rate in rates)
         self.pool = conv_norm_act(channels, branch)
         self.fuse = conv_norm_act((2 + len(rates)) * branch, channels)
 
@@ -125,11 +123,6 @@ class ASPP(nn.Module):
         branch = fused // (2 + len(self.atrous))
         a_pixel = channels * (branch * (1 + 9 * len(self.atrous)) + fused)
         return Cost(height * width * a_pixel + channels * branch, 0, 0)
-
-
-def _atrous(inputs: int, outputs: int, rate: int) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=rate, dilation=rate, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class DoubleAttention(nn.Module):

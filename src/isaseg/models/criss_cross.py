@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from isaseg.models.block import AttentionBlock, Cost, Pointwise, total, width
 
-__all__ = ["CrissCrossAttention", "PlainCrissCross", "criss_cross"]
-
 
 def criss_cross(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     """Attend to the row and the column of each position with one softmax over both (CCNet, arXiv 1811.11721).

@@ -13,19 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "Kind",
-    "Size",
-    "deinterlace",
-    "for_any_size",
-    "in_groups",
-    "interlace",
-    "merge_windows",
-    "pad_to_multiple",
-    "padded",
-    "split_windows",
-]
-
 Size = tuple[int, int]
 Kind = Literal["long_range", "short_range"]
 
