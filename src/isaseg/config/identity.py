@@ -57,7 +57,7 @@ def run_name(cfg: DictConfig) -> str:
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
-    """Return all that defines a run, as plain data: without the keys that say where and how it is executed."""
+    """Return all keys that define a run, as plain data, without those that say where and how it is executed."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     for key in _NOT_IDENTITY:
@@ -72,27 +72,25 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
 
 
 def digest(plain: Any) -> str:
-    """Return eight letters that differ for different plain data."""
+    """Return eight hexadecimal digits of a hash of plain data."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def same_run(cfg: DictConfig, folder: Path) -> bool:
-    """Tell whether the run in `folder` computes what `cfg` says: steps, learning rate, everything."""
+    """Return whether the run in `folder` computes what `cfg` describes."""
     wanted = run_name(cfg)
     try:
         held = OmegaConf.load(folder / "config.yaml")
         return isinstance(held, DictConfig) and run_name(held) == wanted
-    except (
-        Exception
-    ):  # not there, of another version of the project, or cut short: YAML has many words for it
+    except Exception:  # absent, of another version, or cut short: YAML has many errors for it
         return False
 
 
 def validation_interval(cfg: DictConfig) -> int:
     """Return after how many steps to validate: trainer.val_check_interval, or a divisor of max_steps near it.
 
-    So that the last step, which is what a run is for, is validated and saved too. If there is none between half and
-    twice of what is wanted, the wanted one stays.
+    A divisor validates and saves the last step too. If there is none between half and twice the configured interval, that
+    interval is kept.
     """
     steps, interval = cfg.trainer.max_steps, cfg.trainer.val_check_interval
     for key, value in (("max_steps", steps), ("val_check_interval", interval)):

@@ -16,7 +16,7 @@ _UNSET = "unset"
 _SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss")
 
 
-def identity(cfg: DictConfig) -> dict[str, str]:
+def identity_as_text(cfg: DictConfig) -> dict[str, str]:
     """Return what defines a run, as `config.run_name` sees it: flat, as text, without the seed."""
     flat: dict[str, str] = {}
 

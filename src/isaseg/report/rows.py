@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.report.intervals import Difference, Spread, difference, spread
-from isaseg.report.labels import Values, differing, identity, labels
+from isaseg.report.labels import Values, differing, identity_as_text, labels
 from isaseg.report.runs import At, Run, State, number
 from isaseg.runs.history import Curve
 
@@ -206,7 +206,7 @@ def _grouped(runs: Sequence[Run]) -> list[tuple[Values, list[Run]]]:
     data.seed is left out where it follows the seed of the run, as for a data set of files. For generated scenes it is a
     key of its own, even if the two seeds agree in some of the runs.
     """
-    held = [(run, identity(run.config)) for run in runs if run.config is not None]
+    held = [(run, identity_as_text(run.config)) for run in runs if run.config is not None]
 
     def others(values: Values) -> frozenset[tuple[str, str]]:
         return frozenset(item for item in values.items() if item[0] != "data.seed")

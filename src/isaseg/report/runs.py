@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isaseg.console import counted
 from isaseg.errors import DataError
-from isaseg.report.labels import identity, printable
+from isaseg.report.labels import identity_as_text, printable
 from isaseg.runs.history import Curve, History, read_history
 from isaseg.runs.run_folder import failure
 
@@ -180,7 +180,7 @@ def _config(path: Path) -> DictConfig:
     plain = OmegaConf.to_container(config, resolve=False)
     if not isinstance(config, DictConfig) or "${" in json.dumps(plain, default=str):
         raise ValueError("not a resolved configuration")
-    identity(config)  # raises if it is not that of a run
+    identity_as_text(config)  # raises if it is not that of a run
     return config
 
 
