@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts of the real ones, with the oddities of real files."""
+"""Tiny data sets in the layouts of the real ones, with the peculiarities of real files."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -184,12 +184,11 @@ def _mask(
     kind: str = "grey",
     border: int | None = None,
 ) -> None:
-    """Write labels of which every id occurs, as a grey, palette or deep (16 bits) image."""
+    """Write labels in which every id occurs, as a grey, palette or deep (16 bits) image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if border is None:
-        labels = _labels(size, ids, seed)
-    else:
-        labels = np.pad(_labels((size[0] - 2, size[1] - 2), ids, seed), 1, constant_values=border)
+    edge = int(border is not None)
+    inside = _labels((size[0] - 2 * edge, size[1] - 2 * edge), ids, seed)
+    labels = np.pad(inside, edge, constant_values=border or 0)
     picture = Image.fromarray(labels.astype(np.uint16 if kind == "deep" else np.uint8))
     if kind == "palette":
         picture.putpalette([(97 * c) % 256 for c in range(768)])

@@ -106,7 +106,7 @@ def test_whole_files_pass(case: Case, root: Path) -> None:
 
 @every_case
 @pytest.mark.parametrize(
-    ("spoil", "told", "cure"),
+    ("spoil", "message", "cure"),
     [
         (truncated, "readable file", "replace it"),
         (partial(truncated, mask=True), "readable file", "replace it"),
@@ -120,12 +120,12 @@ def test_whole_files_pass(case: Case, root: Path) -> None:
     ],
 )
 def test_d3_to_d6_a_wrong_file_is_refused_by_name(
-    case: Case, root: Path, spoil: Callable[[FileSource, Case], Path], told: str, cure: str
+    case: Case, root: Path, spoil: Callable[[FileSource, Case], Path], message: str, cure: str
 ) -> None:
     source = case.load(root)
     path = spoil(source, case)
-    told = told.replace("ID", str(case.wrong_id))
-    with pytest.raises(DataError, match=rf"({told}).*{path.name}.*{cure}") as error:
+    message = message.replace("ID", str(case.wrong_id))
+    with pytest.raises(DataError, match=rf"({message}).*{path.name}.*{cure}") as error:
         check_files(source)
     assert str(path) in str(error.value)
     assert source.info.title in str(error.value)
@@ -171,11 +171,11 @@ def test_d2_another_number_of_files_is_reported(
         check_files(source, strict_size=True)
         return
     title = source.info.title
-    told = (
+    message = (
         f"expected the published {published} images in split '{source.split}' of {title}, got {len(source)}"
     )
-    assert told in caplog.text
-    with pytest.raises(DataError, match=f"{told}; complete the data set, or set data.strict_size=false"):
+    assert message in caplog.text
+    with pytest.raises(DataError, match=f"{message}; complete the data set, or set data.strict_size=false"):
         check_files(source, strict_size=True)
 
 

@@ -165,7 +165,8 @@ def test_d3_a_flipped_byte_in_the_pixels_is_refused(tmp_path: Path, name: str) -
         picture.putpalette([0] * 768)
     picture.save(path)
     whole = path.read_bytes()
-    for place in range(60, len(whole) - 20, len(whole) // 7):
+    checksum = len(whole) - 14  # of the pixels; decoders do not compare it
+    for place in [*range(60, len(whole) - 20, len(whole) // 7), *([] if name == "a.png" else [checksum])]:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(DecodeError):
             _read(path)
@@ -204,7 +205,7 @@ def test_a_field_of_a_matlab_struct(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"T": LABELS}, "expected the matrix S in the MATLAB file, got nothing"),
         ({"S": LABELS + 0.5}, "whole numbers in S, got fractions"),
@@ -216,9 +217,11 @@ def test_a_field_of_a_matlab_struct(tmp_path: Path) -> None:
         ({"S": np.full((2, 2), 1j)}, "S as a matrix of labels"),
     ],
 )
-def test_what_is_no_matrix_of_labels_is_refused(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+def test_what_is_no_matrix_of_labels_is_refused(
+    tmp_path: Path, content: dict[str, Any], message: str
+) -> None:
     scipy.io.savemat(tmp_path / "a.mat", content)
-    with pytest.raises(DecodeError, match=told):
+    with pytest.raises(DecodeError, match=message):
         read_labels(tmp_path / "a.mat", ["L"], "S")
 
 

@@ -1,4 +1,4 @@
-"""What is checked before the first step: the number of files, and that they can be decoded."""
+"""The check before the first step: the number of files, and whether they can be decoded."""
 
 import logging
 
@@ -8,20 +8,20 @@ from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_CHECK_ALL = 5000  # pairs; of a larger split, _CHECK_SOME evenly spaced ones are checked
+_CHECK_ALL = 5000  # pairs; of a larger split, about _CHECK_SOME evenly spaced ones are checked
 _CHECK_SOME = 500
 
 
 def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0) -> None:
-    """Check a split: its size, and every pair, or 500 evenly spaced ones where there are more than 5000.
+    """Check the size of a split, and every pair, or about 500 evenly spaced ones if there are more than 5000.
 
     Args:
         source: The split.
-        strict_size: Another number of images than the published one is an error, not a warning.
-        max_bad: So many pairs may be unusable; each is then a warning.
+        strict_size: Whether a number of images that is not the published one is an error instead of a warning.
+        max_bad: How many unusable pairs are only warnings.
 
     Raises:
-        DataError: For the first pair too many that cannot be used.
+        DataError: If the size is wrong and `strict_size` is set, or more than `max_bad` pairs cannot be used.
     """
     wrong = size_fault(source)
     if wrong and strict_size:
@@ -40,7 +40,7 @@ def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0)
 
 
 def size_fault(source: FileSource) -> str | None:
-    """Return a sentence if the split has not its published number of images."""
+    """Return a sentence if the split does not have its published number of images."""
     published = source.info.splits.get(source.split)
     if published is None or published == len(source):
         return None

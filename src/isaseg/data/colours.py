@@ -5,15 +5,15 @@ import numpy as np
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the image under mmsegmentation's PhotoMetricDistortion, each part every other time.
+    """Return the image under mmsegmentation's PhotoMetricDistortion; each part is applied every other time.
 
     Brightness: plus -32 to 32. Contrast: times 0.5 to 1.5, before or after the next two. Saturation: times 0.5 to 1.5.
-    Hue: plus -18 to 17 of 180. Saturation and hue share one way to HSV and back (in mmsegmentation each has its own);
-    values are rounded, not cut.
+    Hue: plus -18 to 17 of 180. Saturation and hue share one conversion to HSV and back, where mmsegmentation has two.
+    Values are rounded, not truncated.
 
     Args:
         image: uint8 RGB (H, W, 3), contiguous.
-        rng: Source of chance.
+        rng: Generator of all draws.
     """
     shift = rng.uniform(-32, 32) if rng.random() < 0.5 else 0.0
     contrast_first = rng.random() < 0.5
