@@ -37,8 +37,8 @@ def test_its_help_lists_the_commands(words: list[str], capsys: pytest.CaptureFix
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert isaseg.main(["evaluat", "checkpoint=x"]) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and "got 'evaluat'; did you mean 'evaluate'?" in told.err
+    shown = capsys.readouterr()
+    assert shown.out == "" and "got 'evaluat'; did you mean 'evaluate'?" in shown.err
 
 
 @pytest.mark.parametrize("name", isaseg.COMMANDS)

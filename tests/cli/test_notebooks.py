@@ -150,7 +150,9 @@ def test_results_of_a_notebook_in_a_checkout_go_to_the_checkouts_outputs(
     assert notebook.outputs() == tmp_path / "outputs"
 
 
-def test_a_typo_in_an_override_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typo_in_an_override_is_reported_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"did you mean 'trainer\.max_steps'"):
         notebook.train_run("trainer.max_step=4")
@@ -234,7 +236,7 @@ def test_runs_of_wandb_become_run_folders(fake_wandb: list[FakeRun], tmp_path: P
     assert [run.state for run in again if run.seed == 0] == ["failed"]
 
 
-def test_what_wandb_cannot_give_is_told(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
+def test_what_wandb_cannot_give_is_reported(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"project 'you/isaseg' \(ValueError: Could not find project"):
         fetch_runs("you/isaseg", tmp_path / "runs", "lamps_isa")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Every YAML composes and builds; every mistake is told in one sentence."""
+"""Every YAML composes and builds; names follow from what a run computes."""
 
 import os
 import subprocess

@@ -74,9 +74,9 @@ def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.parametrize("code", CODES)
 def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) -> None:
-    """A run that is not complete never ends with 0; after a signal the same command goes on from where it came.
+    """A run that is not complete never ends with 0; after a signal the same command continues.
 
-    That of Ctrl-C in a shell; the others too in the stress run, before that in a process that is forked.
+    Ctrl-C is sent in a shell. The other cases run in a forked process, and in a shell in the stress run.
     """
     fault, words = CODES[code]
     run = tmp_path / "run"
@@ -103,7 +103,7 @@ def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) ->
         assert "last.ckpt at step 2" in again.stderr, "checkpoints are due at the last step alone"
 
 
-def test_c2_a_disk_without_room_for_a_small_file_is_told(tmp_path: Path) -> None:
+def test_c2_a_disk_without_room_for_a_small_file_is_reported(tmp_path: Path) -> None:
     """No file may be longer than 1000 bytes: config.yaml cannot be written."""
     limit = """
 import resource, signal

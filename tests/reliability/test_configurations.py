@@ -1,4 +1,4 @@
-"""X: a configuration names nothing that is not meant to be named, and no value of it is nonsense."""
+"""X: a configuration can name only what is allowed, and an invalid value is refused before anything is made."""
 
 import os
 import re
@@ -223,7 +223,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("word", "said"), VALUES)
-def test_x3_nonsense_is_refused_before_anything_is_made(
+def test_x3_an_invalid_value_is_refused_before_anything_is_made(
     word: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -292,7 +292,7 @@ def test_x5_weights_are_fetched_only_where_they_are_asked_for(
         ("train.py", ["-m", "seed=0,1", "output_dir=file/out"]),
     ],
 )
-def test_x3_a_folder_that_cannot_be_made_is_told(script: str, words: list[str], tmp_path: Path) -> None:
+def test_x3_a_folder_that_cannot_be_made_is_reported(script: str, words: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     small = [*SMALL, "trainer.max_steps=1"] if script == "train.py" else []
     done = forked.run(script, *words, *small, cwd=tmp_path)
@@ -302,7 +302,7 @@ def test_x3_a_folder_that_cannot_be_made_is_told(script: str, words: list[str], 
     assert files(tmp_path) == [tmp_path / "file"]
 
 
-def test_x3_a_file_without_the_right_to_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_x3_a_file_without_permission_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     def work() -> int:
         raise PermissionError(13, "Permission denied", "masks/val")
 
@@ -315,7 +315,20 @@ def test_x3_a_file_without_the_right_to_it_is_told(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    "name", ["a/b", "../up", "../a; touch ran", "$(touch ran)", "a b", "é", ".hidden", "a\\b", "-rf", "a'b"]
+    "name",
+    [
+        "a/b",
+        "../up",
+        "../a; touch ran",
+        "$(touch ran)",
+        "a b",
+        "é",
+        ".hidden",
+        "a\\b",
+        "-rf",
+        "a'b",
+        "x=[1,2]",
+    ],
 )
 def test_x6_a_name_is_one_folder_and_no_command(
     name: str, compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -333,13 +346,8 @@ def test_x6_a_name_is_one_folder_and_no_command(
         assert os.listdir(tmp_path / "out") == [folder]
 
 
-def test_x2_a_key_of_ones_own_is_one_that_another_takes() -> None:
+def test_x2_a_key_of_the_users_own_is_one_that_another_interpolates() -> None:
     config.check(compose_from("train", "+wide=16", "head.channels=${wide}"))
     config.check(compose_from("train", "+head.negative_slope=0.01"))
     with pytest.raises(ConfigError, match="no configuration key 'wide'"):
         config.check(compose_from("train", "+wide=16"))
-
-
-def test_x6_overrides_of_a_sweep_are_names_of_folders() -> None:
-    for text in ("a/b", "../x", "a;b", "data.root=/etc/passwd", "x=[1,2]"):
-        assert re.fullmatch(r"[\w=,-][\w.=,-]*", config.safe_name(text)), text

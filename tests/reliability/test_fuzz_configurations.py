@@ -1,4 +1,4 @@
-"""Configurations of chance: what is valid builds and runs a step; anything else is told before any work."""
+"""Random configurations: a valid one builds and trains a step, any other is refused before work begins."""
 
 import tempfile
 from pathlib import Path
@@ -111,7 +111,7 @@ def valid(draw: st.DrawFn) -> list[str]:
 
 @settings(max_examples=300 if STRESS else 3, **FEW)  # type: ignore[arg-type]
 @given(words=valid())
-def test_x3_a_valid_configuration_of_chance_builds_and_runs(words: list[str]) -> None:
+def test_x3_a_valid_random_configuration_builds_and_runs(words: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         metrics = train(compose_overrides(*ONE, *words, f"run_dir={folder}/run"))
         assert 0 <= metrics["val/mIoU"] <= 1
@@ -146,8 +146,8 @@ ANY = st.recursive(
 
 @settings(max_examples=3000 if STRESS else 15, **FEW)  # type: ignore[arg-type]
 @given(key=st.sampled_from(KEYS), value=ANY)
-def test_x3_any_value_of_any_key_is_told_before_work_or_works(key: str, value: Any) -> None:
-    """Never an exception of another kind; what is told has left nothing behind."""
+def test_x3_any_value_of_any_key_works_or_is_refused_before_work(key: str, value: Any) -> None:
+    """Never an exception of another kind; what is refused leaves nothing behind."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             cfg = compose_overrides(*ONE, f"run_dir={folder}/run", f"output_dir={folder}/out")
