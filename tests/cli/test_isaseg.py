@@ -67,8 +67,9 @@ def test_help_is_asked_for_before_two_dashes(words: list[str], capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "dashboard"])
-def test_a_typo_is_reported_without_torch(name: str, tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+def test_a_typo_is_reported_before_slow_imports(name: str, tmp_path: Path) -> None:
+    for slow in ("torch", "pydantic"):
+        (tmp_path / f"{slow}.py").write_text(f"raise SystemExit('{slow} was imported')")
     words = [sys.executable, "-m", "isaseg.cli", name, "outputt=x"]
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)

@@ -7,12 +7,7 @@ from inspect import Parameter
 from types import NoneType
 from typing import Any, get_args
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-
 from isaseg.errors import ConfigError
-
-# In JSON a list may stand for a tuple and 1 for 1.0; strict, neither "8" nor true may stand for an integer.
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 # What a value should be, by the type of pydantic's error, where its message speaks of Python or JSON
 _EXPECTED = dict.fromkeys(("needs_python_object", "callable_type"), "be a node with _target_")
@@ -32,19 +27,25 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     """
     if _is_node(value) or annotation is Parameter.empty or isinstance(annotation, str):
         return
+    # a tenth of a second, which a mistyped key need not wait for
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    # In JSON a list may stand for a tuple and 1 for 1.0; strict, neither "8" nor true may stand for an integer.
+    strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        TypeAdapter(annotation, config=_STRICT).validate_json(json.dumps(_without_nodes(value)), strict=True)
+        TypeAdapter(annotation, config=strict).validate_json(json.dumps(_without_nodes(value)), strict=True)
     except PydanticUserError:
         return
     except ValidationError as error:
-        raise ConfigError(f"expected {_expected(key, annotation, error)}, got {key}={value}") from None
+        raise ConfigError(
+            f"expected {_expected(key, annotation, error.errors(include_url=False))}, got {key}={value}"
+        ) from None
 
 
-def _expected(key: str, annotation: Any, error: ValidationError) -> str:
+def _expected(key: str, annotation: Any, faults: list[Any]) -> str:
     for part in get_args(annotation):
         if text := getattr(part, "description", None):
             return f"{key} to be {text}"
-    faults = error.errors(include_url=False)
     where = "".join(f"[{part}]" for part in faults[0]["loc"] if isinstance(part, int))
     texts = [_EXPECTED.get(fault["type"]) or fault["msg"].partition(" should ")[2] for fault in faults]
     if NoneType in get_args(annotation):
