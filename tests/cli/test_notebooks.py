@@ -17,9 +17,6 @@ from PIL import Image
 
 from isaseg.cli import notebook
 from isaseg.errors import ConfigError
-from isaseg.report.rows import compare
-from isaseg.report.runs import read_runs
-from isaseg.runs.wandb_runs import fetch_runs
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -167,86 +164,3 @@ def test_a_figure_is_shown_as_a_picture(monkeypatch: pytest.MonkeyPatch) -> None
     figure = Figure(figsize=(2, 1), dpi=50)
     notebook.show(figure)
     assert Image.open(io.BytesIO(shown[0].data)).size == (100, 50)
-
-
-class FakeRun:
-    """What `wandb.Api().runs` gives of one run, as the run's logger sent it."""
-
-    def __init__(self, seed: int, state: str) -> None:
-        self.name, self.id, self.state = f"dense_tiny_seed{seed}", f"id{seed}", state
-        self.config = {**CONFIG, "seed": seed, "parameters": 83000, "git_commit": "abc+dirty", "_wandb": {}}
-        self.summary_metrics = {
-            **{"best/mIoU": 0.5 + seed / 10, "best/step": 4, "seconds_per_step": 0.2, "test/mIoU": 0.4},
-            **{"val/mIoU": {"max": 0.6, "last": 0.5}, "_runtime": 3},
-        }
-
-    def scan_history(self, use_cache: bool) -> list[dict[str, Any]]:
-        return [
-            {"trainer/global_step": 2, "train/loss": 1.5, "_step": 0, "val/mIoU": None},
-            {"trainer/global_step": 2, "val/mIoU": 0.3, "_step": 1, "val/pictures": {"_type": "images"}},
-            {"trainer/global_step": 4, "val/mIoU": 0.5, "_step": 2},
-            {"_step": 3, "val/classes": {"_type": "table"}},
-        ]
-
-
-CONFIG = {
-    "name": "lamps_isa",
-    "attention": {"_target_": "isaseg.models.attention.SelfAttention2d", "key_channels": None},
-    "data": {"name": "lamps"},
-    "backbone": {"name": "tiny"},
-    "trainer": {"max_steps": 4},
-}
-
-
-@pytest.fixture
-def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list[FakeRun]:
-    runs: list[FakeRun] = []
-
-    class Api:
-        def runs(self, path: str, filters: dict[str, str], lazy: bool) -> list[FakeRun]:
-            if path != "me/isaseg":
-                raise ValueError(f"Could not find project {path}")
-            assert filters == {"jobType": "train", "group": "lamps_isa"}
-            return runs
-
-    monkeypatch.setattr("wandb.login", lambda prompt: True)
-    monkeypatch.setattr("wandb.Api", Api)
-    return runs
-
-
-def test_runs_of_wandb_become_run_folders(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
-    fake_wandb += [
-        FakeRun(0, "finished"),
-        FakeRun(1, "finished"),
-        FakeRun(2, "crashed"),
-        FakeRun(3, "running"),
-    ]
-    for _ in range(2):  # the second time over what is there
-        runs = {run.seed: run for run in read_runs([fetch_runs("me/isaseg", tmp_path, "lamps_isa")])}
-    assert [runs[seed].state for seed in range(4)] == ["finished", "finished", "failed", "unfinished"]
-    assert runs[0].metrics == {"val/mIoU": 0.5, "step": 4, "seconds_per_step": 0.2, "test/mIoU": 0.4}
-    assert runs[0].history == {"train/loss": {2: 1.5}, "val/mIoU": {2: 0.3, 4: 0.5}}
-    assert runs[0].facts == {"parameters": 83000, "git_commit": "abc+dirty"}
-    assert runs[0].config is not None and set(runs[0].config) == {*CONFIG, "seed"}
-    assert runs[2].error == "W&B says: crashed"
-    (row,) = compare(list(runs.values()), at="best").rows  # so what differs is the seed alone
-    assert (row.label, row.scores) == ("dense", {0: 0.5, 1: 0.6})
-    fake_wandb[0].state = "failed"
-    again = read_runs([fetch_runs("me/isaseg", tmp_path, "lamps_isa")])
-    assert [run.state for run in again if run.seed == 0] == ["failed"]
-
-
-def test_what_wandb_cannot_give_is_reported(fake_wandb: list[FakeRun], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"project 'you/isaseg' \(ValueError: Could not find project"):
-        fetch_runs("you/isaseg", tmp_path / "runs", "lamps_isa")
-    with pytest.raises(
-        ConfigError, match="training runs of group 'lamps_isa' in W&B's project 'me/isaseg', got none"
-    ):
-        fetch_runs("me/isaseg", tmp_path / "runs", "lamps_isa")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_without_a_key_wandb_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="expected a W&B key, got none; run `wandb login` once"):
-        fetch_runs("me/isaseg", tmp_path / "runs")

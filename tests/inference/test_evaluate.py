@@ -93,12 +93,12 @@ def test_what_is_drawn_of_the_worst_is_what_was_scored(
     words = [*own, f"output={tmp_path}", "worst=5", "trainer.precision=bf16-mixed", "trainer.accelerator=cpu"]
     metrics = evaluate_model(compose_from(*words), load_model(network))
     assert len(drawn) == 5
-    for worst, (_, image, mask, labels, palette, *_) in zip(metrics["worst"], drawn, strict=True):
+    for worst, (_, (image, mask, _), labels, source) in zip(metrics["worst"], drawn, strict=True):
         matrix = np.zeros((3, 3), np.int64)
         np.add.at(matrix, (mask[mask != 255].numpy(), labels[mask != 255].numpy()), 1)
         assert np.nanmean(iou_of(matrix)) == pytest.approx(worst["mIoU"], rel=1e-12)
         assert image.shape[1:] == mask.shape
-        assert len(palette) == 3
+        assert len(source.palette) == 3
 
 
 def test_ade20k_in_batches_of_mixed_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isaseg.runs.history import HistoryWriter, read_history, write_history
+from isaseg.runs.history import HistoryWriter, read_history
 
 
 def test_each_row_is_in_the_file_at_once_and_a_later_value_counts(tmp_path: Path) -> None:
@@ -58,10 +58,3 @@ def test_the_later_row_counts_and_what_cannot_be_read_is_left_out(
     assert history.curves.get("val/mIoU", {}) == mious
     assert history.last_step == max(mious, default=0)
     assert history.fault == fault
-
-
-def test_what_is_written_at_once_is_read_back(tmp_path: Path) -> None:
-    assert read_history(tmp_path) == ({}, None)
-    curves = {"train/loss": {2: 0.5, 4: 0.25}, "val/mIoU": {4: 0.125}}
-    write_history(tmp_path, curves)
-    assert read_history(tmp_path) == (curves, None)

@@ -40,9 +40,9 @@ def test_a_file_has_red_where_red_belongs(tmp_path: Path) -> None:
 
 def test_the_legend_shows_every_colour(tmp_path: Path) -> None:
     colours = np.arange(171 * 3, dtype=np.uint16).reshape(171, 3).astype(np.uint8)
-    names = [f"class {i}" for i in range(170)] + ["Ж" * 10_000]
+    names = [f"class {i}" for i in range(170)] + [r"$\x$" + "Ж" * 10_000]
     write_legend(tmp_path / "legend.png", names, np.arange(171), colours)
     with Image.open(tmp_path / "legend.png") as picture:
         assert max(picture.size) < 4000
-        pixels = picture.getcolors(2**20)
+        pixels = picture.convert("RGB").getcolors(2**20)
     assert {tuple(colour) for colour in colours.tolist()} <= {colour for _, colour in pixels}

@@ -17,7 +17,10 @@ CLASSES = ("sky", "road", "lamp")
 class Data:
     classes = CLASSES
     ignore_index = 255
-    palette = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+    palette = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+
+    def source(self, split: str) -> Any:
+        return self
 
     def dataset(self, split: str) -> Any:
         assert split == "val"
@@ -58,13 +61,13 @@ def test_pictures_show_truth_and_prediction_in_the_palette(tmp_path: Path) -> No
 
 def test_a_picture_of_nothing_but_ignored_and_of_great_size(tmp_path: Path) -> None:
     mask = torch.full((900, 1800), 255)
-    image = torch.zeros(3, 900, 1800, dtype=torch.uint8)
-    pictures.save_picture(tmp_path / "p.png", image, mask, mask, Data.palette, 255, CLASSES)
+    sample = pictures.Sample(torch.zeros(3, 900, 1800, dtype=torch.uint8), mask, "a")
+    pictures.save_picture(tmp_path / "p.png", sample, mask, Data())
     assert (tmp_path / "p.png").stat().st_size < 200_000
 
 
 def test_wandb_overlays_carry_the_class_names() -> None:
     sample = pictures.Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), torch.full((20, 30), 255), "a")
-    image = pictures.wandb_image(sample, torch.zeros(20, 30).long(), CLASSES, 255)
+    image = pictures.wandb_image(sample, torch.zeros(20, 30).long(), Data())
     assert set(image._masks) == {"ground_truth", "prediction"}
     assert image._caption == "a"

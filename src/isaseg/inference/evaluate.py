@@ -30,7 +30,7 @@ from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
-from isaseg.runs.pictures import save_picture, stem
+from isaseg.runs.pictures import Sample, save_picture, stem
 from isaseg.runs.scores import class_table, finite_number, plot_confusion
 
 log = logging.getLogger(__name__)
@@ -240,12 +240,5 @@ def _draw_worst(module: Evaluation, names: Sequence[str], folder: Path) -> None:
     for rank, name in enumerate(names):
         sample = dataset[indices[name]]
         labels = predict_labels(module.segmenter, sample["image"][None], module.how)[0].cpu()
-        save_picture(
-            folder / f"{rank:02d}_{stem(name)}.png",
-            sample["image"],
-            sample["mask"],
-            labels,
-            dataset.source.palette.tolist(),
-            module.ignore_index,
-            dataset.source.classes,
-        )
+        shown = Sample(sample["image"], sample["mask"], name)
+        save_picture(folder / f"{rank:02d}_{stem(name)}.png", shown, labels, dataset.source)

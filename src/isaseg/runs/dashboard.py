@@ -75,19 +75,15 @@ def save(made: ws.Workspace) -> str:
         ConfigError: If there is no key or no way to W&B, or it refuses.
     """
     instead = "give spec=FILE to write it without one"
+    if not wandb.login(prompt=False):
+        raise ConfigError(f"expected a W&B key, got none; run `wandb login` once, or {instead}")
     try:
-        if not wandb.login(prompt=False):
-            raise ConfigError(f"expected a W&B key, got none; run `wandb login` once, or {instead}")
         made.entity = made.entity or wandb.Api().default_entity or ""
-        if not made.entity:
-            raise ConfigError("expected entity=NAME, the W&B user or team, since the key has no default")
         made.save_as_new_view()
-        return str(made.url)
-    except ConfigError:
-        raise
-    except Exception as error:
+    except Exception as error:  # W&B raises many kinds
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigError(f"W&B did not save the workspace ({reason}); fix that, or {instead}") from error
+    return str(made.url)
 
 
 def _sections() -> list[ws.Section]:

@@ -61,17 +61,6 @@ def read_history(folder: Path) -> History:
     return History(curves, fault)
 
 
-def write_history(folder: Path, curves: Mapping[str, Curve]) -> None:
-    """Write a metrics.csv with one row per step, whole or not at all."""
-    steps = sorted({step for curve in curves.values() for step in curve})
-    rows = [
-        {"step": str(step), **{key: f"{curve[step]:.8g}" for key, curve in curves.items() if step in curve}}
-        for step in steps
-    ]
-    with replace_file(folder / _NAME) as file:
-        file.write(_csv(["step", *curves], rows))
-
-
 class HistoryWriter:
     """Adds rows to the metrics.csv of a run; each is in the file as soon as it is added.
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
 
 from isaseg.files import replace_file
 
 _LONGEST_SIDE = 2048  # as much as a screen shows; the label file has every pixel
 _BLEND = 0.5  # share of the colour of the class
-_JPEG_QUALITY = 90
-_COLUMNS, _ROW, _MARGIN, _NAME = 4, 28, 16, 48  # of the legend
+_NAME = 48  # letters of a name in the legend
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -40,24 +41,17 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.nd
 
 def write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
     """Write `overlay` as a JPEG, whole or not at all."""
-    blend = np.ascontiguousarray(overlay(image, labels, colours)[..., ::-1])  # OpenCV's order
-    _, content = cv2.imencode(".jpg", blend, (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
     with replace_file(path) as file:
-        file.write(content.tobytes())
+        Image.fromarray(overlay(image, labels, colours)).save(file, "JPEG", quality=90)
 
 
 def write_legend(path: Path, classes: Sequence[str], ids: np.ndarray, colours: np.ndarray) -> None:
     """Write a PNG that shows each class's colour, id and name, whole or not at all."""
-    font = ImageFont.load_default(16)
-    texts = [f"{number}  {name[:_NAME]}" for number, name in zip(ids, classes, strict=True)]
-    cell = 44 + max(int(font.getlength(text)) for text in texts)
-    columns = min(_COLUMNS, len(texts))
-    rows = -(-len(texts) // columns)
-    legend = Image.new("RGB", (columns * cell + 2 * _MARGIN, rows * _ROW + 2 * _MARGIN), (255, 255, 255))
-    draw = ImageDraw.Draw(legend)
-    for number, text in enumerate(texts):
-        x, y = _MARGIN + number // rows * cell, _MARGIN + number % rows * _ROW
-        draw.rectangle((x, y + 4, x + 26, y + 21), tuple(colours[number].tolist()), (120, 120, 120))
-        draw.text((x + 34, y + 3), text, (34, 34, 34), font)
+    handles = [
+        Patch(fc=colour / 255, ec="0.5", label=f"{number}  {name[:_NAME]}".replace("$", r"\$"))  # no formula
+        for number, name, colour in zip(ids, classes, colours, strict=True)
+    ]
+    figure = Figure(dpi=110)
+    figure.legend(handles=handles, ncols=min(4, len(handles)), loc="center", frameon=False)
     with replace_file(path) as file:
-        legend.save(file, "PNG")
+        figure.savefig(file, format="png", bbox_inches="tight")

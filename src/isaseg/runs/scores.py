@@ -1,6 +1,5 @@
 """The scores of a run: metrics.json, confusion.json, the table of classes, the confusion matrix and the curves."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ import torch
 import wandb
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
-from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
@@ -60,13 +58,11 @@ def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mappi
     rows = [[name, finite_number(iou), finite_number(acc)] for name, iou, acc in columns]
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
-            picture = io.BytesIO()
-            _confusion(scores["matrix"], classes).savefig(picture, format="png")
             logger.log_payload(
                 {
                     "val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows),
                     # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
-                    "val/confusion": wandb.Image(Image.open(picture)),
+                    "val/confusion": wandb.Image(_confusion(scores["matrix"], classes)),
                 }
             )
 

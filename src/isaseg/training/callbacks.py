@@ -164,8 +164,8 @@ class WandbPictures(Callback):
         if self._samples is None:
             self._samples = pictures.validation_samples(data, self.count)
         images = [
-            pictures.wandb_image(s, pictures.predict_sample(network, s), data.classes, data.ignore_index)
-            for s in self._samples
+            pictures.wandb_image(sample, pictures.predict_sample(network, sample), data.source("val"))
+            for sample in self._samples
         ]
         for logger in loggers:
             logger.log_payload({"val/pictures": images}, trainer.global_step)
