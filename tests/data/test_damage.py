@@ -12,10 +12,8 @@ import scipy.io
 from PIL import Image
 
 from isaseg.data.check import check_files, size_fault
-from isaseg.data.sets.lip import lip
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
-from tests import fakes
 from tests.data.cases import SHARED, Case, every_case, mask_of
 
 
@@ -141,21 +139,6 @@ def test_d1_a_missing_file_is_named(case: Case, root: Path, missing: str) -> Non
     ) as error:
         case.load(root)
     assert f"{missing} of '{pair.image if missing == 'mask' else pair.mask}'" in str(error.value)
-
-
-def test_d3_in_training_so_many_bad_files_may_be_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = lip("train", str(fakes.make_fake_lip(tmp_path, n=3)))
-    assert source is not None
-    for pair in source.pairs[:2]:
-        pair.image.write_bytes(b"")
-    with pytest.raises(DataError, match="readable file"):
-        check_files(source, max_bad=1)
-    with caplog.at_level(logging.WARNING):
-        check_files(source, max_bad=2)
-    for pair in source.pairs[:2]:
-        assert str(pair.image) in caplog.text
 
 
 @every_case

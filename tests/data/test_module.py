@@ -168,59 +168,6 @@ class Broken(Lamps):
         return super().load(index)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_d3_replaced_samples_are_counted_logged_and_listed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, num_workers: int
-) -> None:
-    def batches(bad: tuple[int, ...], most: int, name: str) -> list[dict[str, Any]]:
-        data = module(source=partial(Broken, bad=bad), max_bad_samples=most, num_workers=num_workers)
-        data.bad_samples_file = tmp_path / name
-        return list(data.train_dataloader())
-
-    first, again = (batches((3, 7), 2, name) for name in ("a", "b"))
-    assert len(first) == 6
-    assert same(first, again)
-    assert "train_00003" not in {name for b in first for name in b["id"]}
-    lines = (tmp_path / "a").read_text().splitlines()
-    assert sorted(line.split(":")[0] for line in lines) == ["3 train_00003", "7 train_00007"]
-    assert "(2 of at most 2)" in caplog.text
-    with pytest.raises(DataError, match=r"at most data\.max_bad_samples=1 .*got 2"):
-        batches((3, 7), 1, "c")
-    with pytest.raises(DataError, match="broken 3"):
-        batches((3,), 0, "d")
-
-
-def unreadable(tmp_path: Path) -> SegmentationDataModule:
-    """Six images of which the third is empty."""
-    root = make_fake_ade20k(tmp_path, n=6)
-    (root / "images" / "training" / "ADE_train_00000002.jpg").write_bytes(b"")
-    return module(source=partial(ade20k, root=str(root)), num_classes=150, max_bad_samples=1, max_steps=9)
-
-
-def test_d3_a_file_counts_once_however_often_it_is_drawn_and_in_a_resumed_run(tmp_path: Path) -> None:
-    data = unreadable(tmp_path)
-    data.bad_samples_file = tmp_path / "bad.txt"
-    whole = list(data.train_dataloader())
-    assert len(whole) == 9
-    assert len(data.bad_samples_file.read_text().splitlines()) == 1
-    loader = data.train_dataloader()
-    list(islice(iter(loader), 5))
-    state = loader.state_dict()
-    assert list(state["bad"]) == [2]
-    resumed = data.train_dataloader()
-    resumed.load_state_dict(state)
-    assert same(list(resumed), whole[5:])
-    resumed = data.train_dataloader()
-    resumed.load_state_dict(state)
-    assert dict(resumed.bad) == state["bad"]
-    resumed.max_bad = 0
-    resumed.load_state_dict(state)
-    with pytest.raises(
-        DataError, match=r"max_bad_samples=0 .*got 1, the last: ADE_train_00000002: .*no image"
-    ):
-        list(resumed)
-
-
 class Wrong(TrainTransform):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug of the user's own")

@@ -169,7 +169,6 @@ VALUES = [
     ("data.ignore_index=7", "outside the classes 0 to 7"),
     ("data.ignore_index=null", "data.ignore_index to be an integer, got data.ignore_index=None"),
     ("data.timeout=abc", "data.timeout to be a valid number, got data.timeout=abc"),
-    ("data.max_bad_samples=-1", "data.max_bad_samples to be greater than or equal to 0"),
     ("data.val_length=0", "data.val_length to be greater than 0 or null, got data.val_length=0"),
     ("data.max_steps=2", "data.max_steps to be trainer.max_steps=1"),
     ("data.accumulate=2", "data.accumulate to be trainer.accumulate_grad_batches=1"),

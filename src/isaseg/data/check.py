@@ -12,16 +12,15 @@ _CHECK_ALL = 5000  # pairs; of a larger split, about _CHECK_SOME evenly spaced o
 _CHECK_SOME = 500
 
 
-def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0) -> None:
+def check_files(source: FileSource, strict_size: bool = False) -> None:
     """Check the size of a split, and every pair, or about 500 evenly spaced ones if there are more than 5000.
 
     Args:
         source: The split.
         strict_size: Whether a number of images that is not the published one is an error instead of a warning.
-        max_bad: How many unusable pairs are only warnings.
 
     Raises:
-        DataError: If the size is wrong and `strict_size` is set, or more than `max_bad` pairs cannot be used.
+        DataError: If the size is wrong and `strict_size` is set, or a pair cannot be used.
     """
     wrong = size_fault(source)
     if wrong and strict_size:
@@ -32,11 +31,9 @@ def check_files(source: FileSource, strict_size: bool = False, max_bad: int = 0)
     if len(source) > _CHECK_ALL:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
     text = f"checking {source.info.title} {source.split}"
-    with in_threads(lambda index: _fault(source, index), indices, text) as faults:
-        for bad, error in enumerate(filter(None, faults), 1):
-            if bad > max_bad:
-                raise error
-            log.warning("%s", error)
+    with in_threads(lambda index: _decode(source, index), indices, text) as decoded:
+        for _ in decoded:  # raises what a pair raised
+            pass
 
 
 def size_fault(source: FileSource) -> str | None:
@@ -50,12 +47,8 @@ def size_fault(source: FileSource) -> str | None:
     )
 
 
-def _fault(source: FileSource, index: int) -> DataError | None:
-    try:
-        image, mask, _ = source.load(index)
-        if mask is not None:
-            mask[:, :]
-        image[:1, :1]
-    except DataError as error:
-        return error
-    return None
+def _decode(source: FileSource, index: int) -> None:
+    image, mask, _ = source.load(index)
+    if mask is not None:
+        mask[:, :]
+    image[:1, :1]

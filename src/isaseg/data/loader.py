@@ -1,24 +1,19 @@
 """Loaders: resumable training batches, evaluation batches of one size each, and one sentence for a worker's fault."""
 
-import logging
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from isaseg.data.dataset import too_many
 from isaseg.data.sampler import BatchPlan
 from isaseg.errors import DataError, IsasegError
 
-log = logging.getLogger(__name__)
-
 Batch = dict[str, Any]
 
-_NOT_STACKED = ("image", "id", "size", "bad")
+_NOT_STACKED = ("image", "id", "size")
 _on_child_exit: Any = None  # torch's handler of SIGCHLD, which raises if a worker died
 
 
@@ -69,47 +64,25 @@ class TrainLoader(EvalLoader):
 
     batch_sampler: BatchPlan
     batches = 0
-    max_bad = 0
-    bad_file: Path | None = None
-    bad: Mapping[int, str] = {}
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield batches from where `load_state_dict` said.
-
-        Raises:
-            DataError: If more than `max_bad` samples had to be replaced.
-        """
+        """Yield batches from where `load_state_dict` said."""
         self.batches = self.batch_sampler.start
         for batch in super().__iter__():
             self.batches += 1
-            self._report(batch.pop("bad", {}))
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of batches given, and the samples that were replaced."""
-        return {"batches": self.batches, **({"bad": dict(self.bad)} if self.bad else {})}
+        """Return the number of batches given."""
+        return {"batches": self.batches}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Begin the next iteration after the batches of `state`."""
         self.batches = self.batch_sampler.start = state["batches"]
-        self.bad = dict(state.get("bad", {}))
-
-    def _report(self, replaced: Mapping[int, str]) -> None:
-        for index, text in replaced.items():
-            if index in self.bad:
-                continue
-            self.bad = {**self.bad, index: text}
-            log.warning("replaced training sample (%d of at most %d): %s", len(self.bad), self.max_bad, text)
-            if self.bad_file is not None:
-                self.bad_file.parent.mkdir(parents=True, exist_ok=True)
-                with self.bad_file.open("a", encoding="utf-8") as file:
-                    file.write(f"{index} {text}".replace("\n", " ") + "\n")
-        if len(self.bad) > self.max_bad:
-            raise DataError(too_many(self.max_bad, self.bad))
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples of one size to a batch; `id` becomes a list, `bad` one dictionary.
+    """Stack samples of one size to a batch; `id` becomes a list.
 
     The image, (B, 3, H, W), stays channels last in memory, as it was decoded: the device makes it planar.
     """
@@ -119,8 +92,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     batch["id"] = [s["id"] for s in samples]
     if "size" in samples[0]:
         batch["size"] = samples[0]["size"]
-    bad = {index: text for s in samples for index, text in s.get("bad", {}).items()}
-    return {**batch, "bad": bad} if bad else batch
+    return batch
 
 
 def collate_by_size(samples: Sequence[dict[str, Any]]) -> list[Batch]:

@@ -52,13 +52,10 @@ class SegmentationDataModule(lightning.LightningDataModule):
         cache: Folder of decoded images, used if it exists; None: no cache.
         timeout: Seconds until a worker that returns nothing counts as hanging.
         strict_size: Treat a split without its published number of images as an error.
-        max_bad_samples: How many training samples that cannot be loaded may be replaced in the run.
 
     Raises:
         ConfigError: If the accumulated batches cannot share the samples of a step, or TMPDIR is too long for loaders.
     """
-
-    bad_samples_file: Path | None = None  # lists the samples that were replaced
 
     def __init__(
         self,
@@ -82,7 +79,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
         cache: str | None = None,
         timeout: PositiveFloat = 600,
         strict_size: bool = False,
-        max_bad_samples: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         check_resize(val_resize, "data.val_resize")
@@ -93,7 +89,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.max_steps, self.accumulate = max_steps, accumulate
         self.name, self.root, self.val_length, self.val_resize = name, root, val_length, val_resize
         self.cache, self.timeout = None if cache is None else Path(cache), timeout
-        self.strict_size, self.max_bad_samples = strict_size, max_bad_samples
+        self.strict_size = strict_size
         self._sources: dict[str, Source | None] = {}
         self._check_batch(1)
         folder = tempfile.gettempdir()
@@ -169,15 +165,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         for split in SPLITS:
             source = self.find(split)
             if isinstance(source, FileSource):
-                check_files(source, self.strict_size, self.max_bad_samples if split == "train" else 0)
+                check_files(source, self.strict_size)
 
     def dataset(self, split: str) -> SegmentationDataset:
         """Return a split: train under the training transform, another as whole images."""
         if split != "train":
             return self.eval_dataset(split)
-        return SegmentationDataset(
-            self.source(split), self.transform, self.seed, max_bad=self.max_bad_samples
-        )
+        return SegmentationDataset(self.source(split), self.transform, self.seed)
 
     def eval_dataset(self, split: str) -> SegmentationDataset:
         """Return a split, train too, as whole images."""
@@ -200,9 +194,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         plan = BatchPlan(
             len(dataset), self.batch_size, self.max_steps, self.seed, rank, world, self.accumulate
         )
-        loader = TrainLoader(dataset, batch_sampler=plan, collate_fn=collate, **self._loading())
-        loader.max_bad, loader.bad_file = self.max_bad_samples, self.bad_samples_file
-        return loader
+        return TrainLoader(dataset, batch_sampler=plan, collate_fn=collate, **self._loading())
 
     def val_dataloader(self) -> EvalLoader:
         """Return the validation split, see `eval_loader`."""

@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from isaseg.data import colours as jitter
+from isaseg.data.colour_jitter import brightness, photometric
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_resize, fit
 from isaseg.errors import ConfigError
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 Pairs = Sequence[tuple[int, int]]
-JITTERS = {"photometric": jitter.photometric, "brightness": jitter.brightness}
+JITTERS = {"photometric": photometric, "brightness": brightness}
 _GREY = (124, 116, 104)  # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): about zero once normalised
 _TRIES = 10  # mmsegmentation's RandomCrop
 

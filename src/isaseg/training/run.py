@@ -59,7 +59,6 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule: SegmentationDataModule = config.build(cfg.data, "data")
-    datamodule.bad_samples_file = folder / "bad_samples.txt"
     if cfg.check_data:
         datamodule.check()
     module = build_module(cfg, datamodule)
@@ -157,7 +156,7 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
     stale = [folder / name for name in ("metrics.json", "confusion.json", "failed.txt")]
     if cfg.resume == "never":
         stale += folder.glob("checkpoints/*.ckpt*")
-        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt", "bad_samples.txt")]
+        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt")]
     for path in stale:
         path.unlink(missing_ok=True)
     with replace_file(folder / "config.yaml") as file:

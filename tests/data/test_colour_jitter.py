@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from isaseg.data.colours import brightness, photometric
+from isaseg.data.colour_jitter import brightness, photometric
 
 
 def picture(height: int = 12, width: int = 16) -> np.ndarray:
