@@ -14,8 +14,9 @@ from benchmarks.harness import OURS, PEER, Measurement, Report, ours, ours_and_p
 from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import feature_map, pass_through
-from isaseg.models.attention import InterlacedSparseAttention, SelfAttention2d
+from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.fuse import fuse
+from isaseg.models.interlaced import InterlacedSparseAttention
 
 RECOMPUTED, DENSE, OPENSEG = f"{OURS}, recomputed", "dense", "openseg"
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {

@@ -14,8 +14,8 @@ from isaseg.errors import ConfigError
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.labels import labels_from_coarse
 from isaseg.inference.metrics import count
-from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
+from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import build_segmenter
 
 

@@ -16,9 +16,8 @@ from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpa
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
 from isaseg.errors import ConfigError
-from isaseg.models.attend import by_definition
-from isaseg.models.block import conv_norm_act
-from isaseg.models.cores import dense
+from isaseg.models.attention_cores import by_definition, dense
+from isaseg.models.layers import conv_norm_act
 from isaseg.models.regroup import interlace, split_windows
 from isaseg.training.memory import map_every_tensor
 

@@ -8,8 +8,8 @@ from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
 from benchmarks.harness import OURS, PEER, Measurement, Report, ours, ours_and_peer, ratios, with_range
 from benchmarks.serve import Timer, serve
 from benchmarks.works import CLASSES, autocast, images_and_target
-from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
+from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.losses import CrossEntropy
 from isaseg.models.segmenter import build_segmenter
 from isaseg.training.memory import keep_freed_memory

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isaseg.checkpoints.loading import load_segmenter
-    from isaseg.models.attention import InterlacedSparseAttention
+    from isaseg.models.interlaced import InterlacedSparseAttention
 
 __all__ = ["InterlacedSparseAttention", "load_segmenter"]
 __version__ = "0.1.0"
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import isaseg` does not wait for torch."""
     if name == "InterlacedSparseAttention":
-        from isaseg.models.attention import InterlacedSparseAttention
+        from isaseg.models.interlaced import InterlacedSparseAttention
 
         return InterlacedSparseAttention
     if name == "load_segmenter":

@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isaseg.analysis.attention_figures import attention_figure, pattern_figure
 from isaseg.analysis.attention_maps import attention_maps, image_attention, weight_on
-from isaseg.models import attention, context, criss_cross
+from isaseg.models import baselines, criss_cross, interlaced
+from isaseg.models.attention_block import AttentionBlock
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
 
-ISA = attention.InterlacedSparseAttention
+ISA = interlaced.InterlacedSparseAttention
 Hears = Callable[[tuple[int, int], tuple[int, int]], bool]
 
 
@@ -56,7 +57,7 @@ def all_positions(height: int, width: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(height) for j in range(width)]
 
 
-def softmax_rows(block: attention.AttentionBlock, x: Tensor, hears: Hears, real: Tensor | None) -> Tensor:
+def softmax_rows(block: AttentionBlock, x: Tensor, hears: Hears, real: Tensor | None) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) over the positions that each may hear, (N, N); `real` are those that exist."""
     q, k = (project(x)[0].flatten(1).T for project in (block.query, block.key))  # (N, D)
     cells = all_positions(*x.shape[-2:])
@@ -129,8 +130,8 @@ def test_isa_is_its_definition(order: str, depth: int, size: tuple[int, int], ma
         (functools.partial(ISA, group_size=(2, 4), mask_padding=True), (5, 7)),
         (functools.partial(ISA, group_size=(2, 4), depth=2), (5, 7)),
         (functools.partial(ISA, group_size=(8, 8)), (9, 10)),
-        (attention.SelfAttention2d, (4, 5)),
-        (attention.SelfAttention2d, (9, 10)),  # more than 64 positions: the fused kernel
+        (baselines.SelfAttention2d, (4, 5)),
+        (baselines.SelfAttention2d, (9, 10)),  # more than 64 positions: the fused kernel
         (functools.partial(criss_cross.PlainCrissCross, passes=2), (4, 5)),
         (functools.partial(criss_cross.PlainCrissCross, passes=3), (4, 5)),
     ],
@@ -142,7 +143,7 @@ def test_the_module_itself_gives_one_hot_values_the_product(
     cells = size[0] * size[1]
     module = make(kind, cells)
     for block in module.modules():
-        if isinstance(block, attention.AttentionBlock):
+        if isinstance(block, AttentionBlock):
             pass_on(block.value)
             pass_on(block.proj[0])
             norm = block.proj[1]
@@ -166,7 +167,7 @@ def pass_on(conv: nn.Conv2d) -> None:
     [
         (functools.partial(ISA, group_size=(2, 4)), ["long_range", "short_range"]),
         (functools.partial(ISA, group_size=(2, 4), mask_padding=True), ["long_range", "short_range"]),
-        (attention.SelfAttention2d, ["dense"]),
+        (baselines.SelfAttention2d, ["dense"]),
         (criss_cross.PlainCrissCross, ["criss_cross", "criss_cross_2"]),
     ],
 )
@@ -185,7 +186,7 @@ def test_weights_are_distributions_with_names(kind: Callable[..., nn.Module], na
 
 def test_a_stage_alone_is_its_product() -> None:
     maps = attention_maps(
-        make(attention.SelfAttention2d), torch.randn(1, 6, 4, 5, dtype=torch.float64), [(1, 2)]
+        make(baselines.SelfAttention2d), torch.randn(1, 6, 4, 5, dtype=torch.float64), [(1, 2)]
     )
     assert torch.equal(maps.product, maps.stages["dense"])
 
@@ -204,14 +205,14 @@ class Largest(TorchDispatchMode):
 
 
 def test_dense_attention_never_holds_its_scores() -> None:
-    module = attention.SelfAttention2d(8).eval()
+    module = baselines.SelfAttention2d(8).eval()
     with Largest() as largest:
         maps = attention_maps(module, torch.randn(1, 8, 48, 48), [(3, 4)])
     assert largest.numbers < (48 * 48) ** 2 / 20
     torch.testing.assert_close(maps.product.sum(), torch.tensor(1.0))
 
 
-@pytest.mark.parametrize("kind", [functools.partial(ISA, group_size=(4, 4)), attention.SelfAttention2d])
+@pytest.mark.parametrize("kind", [functools.partial(ISA, group_size=(4, 4)), baselines.SelfAttention2d])
 def test_a_pixel_of_a_picture_is_the_position_it_lies_in(kind: Callable[..., nn.Module]) -> None:
     torch.manual_seed(0)
     segmenter = build_segmenter(
@@ -267,7 +268,7 @@ def test_weights_are_drawn_over_the_picture() -> None:
     image, pixels = torch.randint(0, 256, (3, 20, 32), dtype=torch.uint8), [(6, 9), (18, 30)]
     positions = [(1, 2), (4, 7)]
     isa = attention_maps(make(functools.partial(ISA, group_size=(2, 4))), x, positions)
-    dense = attention_maps(make(attention.SelfAttention2d), x, positions)
+    dense = attention_maps(make(baselines.SelfAttention2d), x, positions)
     figure = attention_figure(image, pixels, {"ISA": isa, "dense": dense})
     assert len(figure.axes) == 2 * 5
     first = [axes.get_title().split("\n") for axes in figure.axes[:5]]
@@ -298,9 +299,9 @@ MAP = torch.zeros(1, 8, 6, 8)
     ("module", "x", "positions", "message"),
     [
         (ISA(8), MAP, [(0, 0)], "call module.eval"),
-        (context.NoContext(8).eval(), MAP, [(0, 0)], "made of attention blocks, got NoContext"),
+        (baselines.NoContext(8).eval(), MAP, [(0, 0)], "made of attention blocks, got NoContext"),
         (criss_cross.CrissCrossAttention(8).eval(), MAP, [(0, 0)], "got CrissCrossAttention"),
-        (attention.ParallelInterlacedSparseAttention(8).eval(), MAP, [(0, 0)], "give one of module.blocks"),
+        (interlaced.ParallelInterlacedSparseAttention(8).eval(), MAP, [(0, 0)], "give one of module.blocks"),
         (ISA(8).eval(), MAP, [(0, 0), (6, 0)], r"map of 6 x 8, got position=\(6, 0\)"),
         (ISA(8).eval(), MAP, [(0, -1)], r"got position=\(0, -1\)"),
         (ISA(8).eval(), MAP, [], "at least one position"),

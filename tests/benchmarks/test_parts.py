@@ -13,7 +13,7 @@ from benchmarks.modules import counted_rows, measure_growth
 from benchmarks.openseg_block import OpensegBlock
 from benchmarks.serve import Timer
 
-from isaseg.models.attention import InterlacedSparseAttention
+from isaseg.models.interlaced import InterlacedSparseAttention
 from tests.models.references import random_map, randomise
 
 MIB = 2**20

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
-from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
+from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
 
 

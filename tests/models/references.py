@@ -7,9 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attention import InterlacedSparseAttention
-from isaseg.models.block import AttentionBlock
+from isaseg.models.attention_block import AttentionBlock
 from isaseg.models.criss_cross import CrissCrossAttention
+from isaseg.models.interlaced import InterlacedSparseAttention
 
 Size = tuple[int, int]
 Pattern = Callable[[Size, Size], bool]

@@ -11,15 +11,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.models import context_modules
-from isaseg.models.attend import by_definition
-from isaseg.models.attention import (
-    InterlacedSparseAttention,
-    ParallelInterlacedSparseAttention,
-    SelfAttention2d,
-)
-from isaseg.models.context import ASPP, CGNL, DoubleAttention, PyramidPooling
+from isaseg.models.attention_cores import by_definition
+from isaseg.models.baselines import ASPP, CGNL, DoubleAttention, PyramidPooling, SelfAttention2d
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
 from isaseg.models.head import ContextHead
+from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from tests.models.references import Size, random_map, randomise
 
 MODULES: dict[str, Callable[[int], nn.Module]] = {

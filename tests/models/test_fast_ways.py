@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from isaseg.models.attend import by_definition
-from isaseg.models.attention import SelfAttention2d
+from isaseg.models.attention_cores import by_definition
+from isaseg.models.baselines import SelfAttention2d
 from tests.models.references import (
     Size,
     make_isa,

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from isaseg.models import context_modules
-from isaseg.models.attend import by_definition
-from isaseg.models.attention import InterlacedSparseAttention, SelfAttention2d
+from isaseg.models.attention_cores import by_definition
 from isaseg.models.backbone import Backbone
+from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.criss_cross import PlainCrissCross
 from isaseg.models.fuse import FusedBlock, fuse
+from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
 from tests.models.references import random_map, randomise
 
@@ -92,7 +93,7 @@ def test_every_context_module_is_fused(name: str) -> None:
 def test_blocks_are_fused_however_many_tokens_run_at_a_time(
     name: str, size: tuple[int, int], tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isaseg.models.attention._TOKENS", tokens)
+    monkeypatch.setattr("isaseg.models.interlaced._TOKENS", tokens)
     torch.manual_seed(0)
     module = randomise(BLOCKS[name](24))
     fused = fuse(module)

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models import context_modules
-from isaseg.models.attention import (
-    InterlacedSparseAttention,
-    SelfAttention2d,
-)
-from isaseg.models.context import NoContext
+from isaseg.models.baselines import NoContext, SelfAttention2d
 from isaseg.models.head import AuxHead, ContextHead
+from isaseg.models.interlaced import InterlacedSparseAttention
 
 
 class Constant(nn.Module):

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isaseg.models import attend as kernels
-from isaseg.models.attend import holds_scores
-from isaseg.models.block import Pointwise
-from isaseg.models.cores import dense, long_range, short_range
+from isaseg.models import attention_cores
+from isaseg.models.attention_cores import dense, holds_scores, long_range, short_range
 from isaseg.models.criss_cross import criss_cross
+from isaseg.models.layers import Pointwise
 from isaseg.models.regroup import deinterlace, interlace, merge_windows, pad_to_multiple, split_windows
 from tests.models.references import (
     CASES,
@@ -130,7 +129,7 @@ def test_both_ways_of_dense_agree(masked: bool, batch: int, height: int, width: 
     answers = []
     for held in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("isaseg.models.attend.holds_scores", lambda *_, held=held: held)
+            patch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_, held=held: held)
             out = dense(q, k, v, mask)
         answers.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for a, b in zip(*answers, strict=True):
@@ -140,7 +139,7 @@ def test_both_ways_of_dense_agree(masked: bool, batch: int, height: int, width: 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
 def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "isaseg.models.attend.holds_scores", lambda *_: False
+        "isaseg.models.attention_cores.holds_scores", lambda *_: False
     )  # which these would, being small
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
@@ -157,8 +156,8 @@ def test_scores_are_never_rounded_to_half_precision() -> None:
     want = (q.double() @ k.double().mT * 0.5).softmax(-1)
     for held in (True, False):
         with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
-            patch.setattr("isaseg.models.attend.holds_scores", lambda *_, held=held: held)
-            got = kernels.attend(q, k, v, 0.5)
+            patch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_, held=held: held)
+            got = attention_cores.attend(q, k, v, 0.5)
         torch.testing.assert_close(got.double(), want, rtol=0, atol=4e-3)
 
 

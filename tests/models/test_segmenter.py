@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models.attention import InterlacedSparseAttention
 from isaseg.models.backbone import Backbone
 from isaseg.models.head import AuxHead, ContextHead
+from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
 
 ISA = partial(InterlacedSparseAttention, group_size=(2, 2))

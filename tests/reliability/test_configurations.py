@@ -53,7 +53,7 @@ HOSTILE = {
     "hydra itself": "{_target_: hydra.utils.instantiate, config: {_target_: os.system, command: touch ran}}",
     "hydra's method": "{_target_: hydra.utils.get_method, path: os.system}",
     "a partial of it": "{_target_: os.system, _partial_: true, command: touch ran}",
-    "in a partial": "{_target_: isaseg.models.attention.SelfAttention2d, _partial_: true, "
+    "in a partial": "{_target_: isaseg.models.baselines.SelfAttention2d, _partial_: true, "
     "key_channels: {_target_: os.system, command: touch ran}}",
     "in a list": "[1, [2, {_target_: os.system, command: touch ran}]]",
     "in a mapping": "{a: {b: {_target_: os.system, command: touch ran}}}",
@@ -63,7 +63,7 @@ HOSTILE = {
     "imported by an allowed one": "{_target_: isaseg.data.sets.folder.Path}",
     "of a library that reads and writes": "{_target_: albumentations.save, transform: null, filepath: ran}",
     "a name that begins alike": "{_target_: isasegevil.attention.X}",
-    "a module": "{_target_: isaseg.models.attention}",
+    "a module": "{_target_: isaseg.models.interlaced}",
     "no name": "{_target_: 3}",
     "a list for a name": "{_target_: [os.system]}",
 }
@@ -101,7 +101,7 @@ def test_x1_hydra_knows_no_way_around(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["_args_: [1]", "_convert_: none", "_partail_: true", "_recursive_: 1"])
 def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
-    node = OmegaConf.create(f"{{_target_: isaseg.models.attention.SelfAttention2d, _partial_: true, {word}}}")
+    node = OmegaConf.create(f"{{_target_: isaseg.models.baselines.SelfAttention2d, _partial_: true, {word}}}")
     with pytest.raises(ConfigError, match=word.split(":")[0]):
         config.build(node, "attention")  # type: ignore[arg-type]
 
@@ -138,7 +138,7 @@ def test_x2_a_typo_fails_at_once_with_the_nearest_name(words: list[str], said: s
 
 VALUES = [
     ("attention._target_=isaseg.config.json.loads", "attention._target_ to begin with"),
-    ("attention._target_=isaseg.models.attention.Nothing", "attention._target_ to name a class or function"),
+    ("attention._target_=isaseg.models.interlaced.Nothing", "attention._target_ to name a class or function"),
     ("attention.group_size=[0,8]", "two positive integers"),
     ("attention.group_size=[8]", "two positive integers"),
     ("attention.group_size=8", "attention.group_size to be a list, got attention.group_size=8"),

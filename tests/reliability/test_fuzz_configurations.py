@@ -133,7 +133,7 @@ ANY = st.recursive(
         st.sampled_from([0.5, -0.5, 1e30, float("nan"), float("inf"), float("-inf")]),
         st.text("ab/.=;$ ", max_size=4),
         st.sampled_from(
-            ["auto", "cpu", "isa", "linear", "os.system", "isaseg.models.attention.SelfAttention2d"]
+            ["auto", "cpu", "isa", "linear", "os.system", "isaseg.models.baselines.SelfAttention2d"]
         ),
     ),
     lambda inner: st.one_of(

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isaseg.models import attention, context, criss_cross
+from isaseg.models import baselines, criss_cross, interlaced
 from isaseg.models.backbone import Backbone
-from isaseg.models.block import conv_norm_act
+from isaseg.models.layers import conv_norm_act
 from isaseg.report import reach
 from isaseg.report.reach import Bound
 
-ISA = attention.InterlacedSparseAttention
+ISA = interlaced.InterlacedSparseAttention
 
 
 def seen(stages: Sequence[nn.Module], row: int, column: int, height: int, width: int) -> list[list[int]]:
@@ -68,9 +68,9 @@ def cross(p: tuple[int, int], q: tuple[int, int]) -> bool:
 @pytest.mark.parametrize(
     ("make", "hears"),
     [
-        (context.NoContext, lambda p, q: p == q),
-        (attention.SelfAttention2d, lambda p, q: True),
-        (context.PyramidPooling, lambda p, q: True),
+        (baselines.NoContext, lambda p, q: p == q),
+        (baselines.SelfAttention2d, lambda p, q: True),
+        (baselines.PyramidPooling, lambda p, q: True),
         (functools.partial(ISA, group_size=(2, 4), order="long"), lattice),
         (functools.partial(ISA, group_size=(2, 4), order="short"), window),
         (functools.partial(ISA, group_size=(2, 4)), lambda p, q: True),

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from isaseg.analysis.attention_maps import AttentionMaps, Position, check_inside
-from isaseg.models.attention import InterlacedSparseAttention, Order
+from isaseg.models.interlaced import InterlacedSparseAttention, Order
 from isaseg.report.reach import attention_support
 
 _ORDERS: dict[str, Order] = {"long-range stage": "long", "short-range stage": "short", "both": "long_short"}

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models.attend import by_definition
-from isaseg.models.attention import InterlacedSparseAttention, ParallelInterlacedSparseAttention
-from isaseg.models.block import AttentionBlock
-from isaseg.models.cores import Core
+from isaseg.models.attention_block import AttentionBlock
+from isaseg.models.attention_cores import Core, by_definition
+from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from isaseg.models.regroup import pad_to_multiple
 from isaseg.models.segmenter import Segmenter
 

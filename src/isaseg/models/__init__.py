@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from isaseg.models.backbone import Backbone
-    from isaseg.models.block import Cost
     from isaseg.models.head import ContextHead
+    from isaseg.models.layers import Cost
     from isaseg.models.regroup import deinterlace, interlace, merge_windows, split_windows
     from isaseg.models.segmenter import Segmenter, build_segmenter
 

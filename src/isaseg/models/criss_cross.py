@@ -1,6 +1,6 @@
 """Criss-cross attention: CCNet's module, and its pattern in the block of an ISA stage.
 
-Contract and legend as in attention.py.
+Contract and legend as in interlaced.py.
 """
 
 from functools import partial
@@ -8,13 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.block import AttentionBlock, Cost, Pointwise, total, width
+from isaseg.models.attention_block import AttentionBlock
+from isaseg.models.layers import Cost, Pointwise, total, width
 
 
 def criss_cross(q: Tensor, k: Tensor, v: Tensor, scale: float = 1.0) -> Tensor:
     """Attend to the row and the column of each position with one softmax over both (CCNet, arXiv 1811.11721).
 
-    The position itself counts once. Shapes as in `cores.dense`. CCNet does not scale the scores.
+    The position itself counts once. Shapes as in `attention_cores.dense`. CCNet does not scale the scores.
     """
     height = q.shape[2]
     q = q * scale

@@ -15,9 +15,10 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from isaseg.models.attention_block import AttentionBlock, project_values
+from isaseg.models.attention_cores import Core
 from isaseg.models.backbone import Backbone
-from isaseg.models.block import AttentionBlock, Pointwise, project_values
-from isaseg.models.cores import Core
+from isaseg.models.layers import Pointwise
 
 M = TypeVar("M", bound=nn.Module)
 

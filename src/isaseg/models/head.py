@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.block import Pointwise, conv_norm_act
+from isaseg.models.layers import Pointwise, conv_norm_act
 
 
 class ContextHead(nn.Module):

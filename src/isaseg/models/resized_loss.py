@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from isaseg.models.attend import without_autocast
+from isaseg.models.attention_cores import without_autocast
 
 _TILE = 64  # pixels per side: 2.4 MB with 150 classes
 _TILE_ON_GPU = 512  # fewer launches

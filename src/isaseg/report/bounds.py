@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.console import counted
-from isaseg.models.block import conv_norm_act
+from isaseg.models.layers import conv_norm_act
 from isaseg.report.reach import LAMP, Bound, attention_support, cells_that_see, group_accuracy_bound
 from isaseg.report.rows import Comparison
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.block import AttentionBlock
-from isaseg.models.context import ASPP, CGNL, DoubleAttention, PyramidPooling
+from isaseg.models.attention_block import AttentionBlock
+from isaseg.models.baselines import ASPP, CGNL, DoubleAttention, PyramidPooling
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
 from tests.models.references import (
     Size,

@@ -1,8 +1,8 @@
-"""Interlaced sparse and dense self-attention over maps: the science of this project.
+"""Interlaced sparse self-attention over maps: the science of this project.
 
 Pure PyTorch. Each context module maps a feature map (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, adds no
 outer residual, and reports its analytic `cost(height, width)`, so that one can replace another. The others are in
-criss_cross.py and context.py.
+criss_cross.py and baselines.py.
 
 Legend: B batch, C channels, H W map, D key channels, V value channels, N positions; `group_size` P = (P_h, P_w) is the
 number of long-range groups and the short-range window, per axis; Q = (ceil(H / P_h), ceil(W / P_w)).
@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attend import is_by_definition
-from isaseg.models.block import AttentionBlock, Cost, run_block, total, width
-from isaseg.models.cores import dense, long_range, short_range
+from isaseg.models.attention_block import AttentionBlock, run_block
+from isaseg.models.attention_cores import dense, is_by_definition, long_range, short_range
+from isaseg.models.layers import Cost, total, width
 from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
 
 Order = Literal["long_short", "short_long", "long", "short"]
@@ -186,39 +186,3 @@ class ParallelInterlacedSparseAttention(nn.Module):
     def cost(self, height: int, width: int) -> Cost:
         """Return the cost for one map: the sum over the blocks."""
         return total([block.cost(height, width) for block in self.blocks])  # type: ignore[operator]
-
-
-class SelfAttention2d(nn.Module):
-    """Dense self-attention in the block of an ISA stage, so that a comparison changes nothing but the pattern.
-
-    Computes softmax(q k^T / sqrt(D)) v over all H * W positions. openseg's BaseOC also differs in other things: its
-    values have 256 channels and its output projection has no batch norm.
-
-    Args:
-        channels: C of input and output.
-        key_channels: D; default C / 2.
-        value_channels: V; default C.
-        recompute: As in `InterlacedSparseAttention`.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        key_channels: int | None = None,
-        value_channels: int | None = None,
-        recompute: bool = False,
-    ) -> None:
-        super().__init__()
-        self.out_channels = channels
-        self.recompute = recompute
-        self.block = AttentionBlock(
-            channels, width(key_channels, channels // 2), width(value_channels, channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W) for `x` (B, C, H, W)."""
-        return run_block(self.block, x, dense, recompute=self.recompute)
-
-    def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map. There are N^2 scores."""
-        return self.block.cost_of(height * width, (height * width) ** 2)

@@ -7,11 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isaseg.models.attention import (
-    InterlacedSparseAttention,
-    ParallelInterlacedSparseAttention,
-    SelfAttention2d,
-)
+from isaseg.models.baselines import SelfAttention2d
+from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from tests.models.references import (
     CASES,
     Size,
@@ -124,7 +121,7 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr("isaseg.models.attend.holds_scores", lambda *_: False)
+    monkeypatch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_: False)
     make_isa(group_size=(8, 8), mask_padding=True)(random_map(1, 6, 3, 2))  # most lattices are padding alone
     assert len(masks) == 2
     assert all(

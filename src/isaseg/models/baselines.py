@@ -1,6 +1,6 @@
-"""Context modules to compare with ISA: pyramid pooling, ASPP, double attention, CGNL, and none.
+"""Context modules to compare with ISA: dense attention, pyramid pooling, ASPP, double attention, CGNL, and none.
 
-Contract and legend as in attention.py. The outer residual that some papers add is left out, because the head
+Contract and legend as in interlaced.py. The outer residual that some papers add is left out, because the head
 concatenates the input.
 """
 
@@ -10,8 +10,46 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models.block import Cost, Pointwise, conv_norm_act, width
+from isaseg.models.attention_block import AttentionBlock, run_block
+from isaseg.models.attention_cores import dense
+from isaseg.models.layers import Cost, Pointwise, conv_norm_act, width
 from isaseg.models.regroup import for_any_size
+
+
+class SelfAttention2d(nn.Module):
+    """Dense self-attention in the block of an ISA stage, so that a comparison changes nothing but the pattern.
+
+    Computes softmax(q k^T / sqrt(D)) v over all H * W positions. openseg's BaseOC also differs in other things: its
+    values have 256 channels and its output projection has no batch norm.
+
+    Args:
+        channels: C of input and output.
+        key_channels: D; default C / 2.
+        value_channels: V; default C.
+        recompute: As in `InterlacedSparseAttention`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        key_channels: int | None = None,
+        value_channels: int | None = None,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.recompute = recompute
+        self.block = AttentionBlock(
+            channels, width(key_channels, channels // 2), width(value_channels, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for `x` (B, C, H, W)."""
+        return run_block(self.block, x, dense, recompute=self.recompute)
+
+    def cost(self, height: int, width: int) -> Cost:
+        """Return the cost for one map. There are N^2 scores."""
+        return self.block.cost_of(height * width, (height * width) ** 2)
 
 
 class PyramidPooling(nn.Module):
