@@ -94,7 +94,7 @@ def _check(cfg: DictConfig) -> int:
         faults += report.faults
         if report.warning and cfg.data.strict_size:
             text = f"{report.warning}; complete the data set, or set data.strict_size=false"
-            faults.append(Fault(report.split, "", str(cfg.data.root), text))
+            faults.append(Fault(report.source.split, "", str(cfg.data.root), text))
         elif report.warning:
             print(f"warning: {report.warning}", file=sys.stderr)
     Console(width=None if sys.stdout.isatty() else 110).print(tables(sources[0].info.title, reports))
@@ -102,7 +102,7 @@ def _check(cfg: DictConfig) -> int:
     with replace_file(folder / "report.json") as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
     with replace_file(folder / "contact_sheet.png") as file:
-        contact_sheet(list(zip(sources, reports, strict=True))).savefig(file, format="png")
+        contact_sheet(reports).savefig(file, format="png")
     _report_faults([fault.text for fault in faults], f" are in '{folder / 'report.json'}'")
     print(f"faults: {len(faults)}; report.json and contact_sheet.png are in '{folder}'")
     return 2 if faults else 0

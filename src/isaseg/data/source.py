@@ -127,18 +127,23 @@ class FileSource:
         if pair.mask is None:
             return Loaded(image, None)
         raw: Picture = self._cached(index, 1) or self.decode_labels(index)
-        if image.shape[:2] != raw.shape:
-            raise DataError(
-                f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(raw)} in "
-                f"mask='{pair.mask}' ({self.info.title}, {self.split}); EXIF orientation is not "
-                "applied: take the files of the official archive, or save image and mask upright"
-            )
+        self.check_sizes(index, image, raw)
         if isinstance(raw, np.ndarray) and (
             raw.dtype != np.uint8 or raw.max(initial=0) >= self._first_unknown
         ):
             return Loaded(image, self.to_train_ids(raw, index))
         # every id is known (the cache holds only such labels): remap only the window that is used
         return Loaded(image, LazyArray(raw.shape, lambda y, x: self.to_train_ids(raw[y, x], index)))
+
+    def check_sizes(self, index: int, image: Picture, labels: Picture) -> None:
+        """Raise a DataError if image and labels of a pair differ in size."""
+        if image.shape[:2] != labels.shape:
+            pair = self.pairs[index]
+            raise DataError(
+                f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(labels)} in "
+                f"mask='{pair.mask}' ({self.info.title}, {self.split}); EXIF orientation is not "
+                "applied: take the files of the official archive, or save image and mask upright"
+            )
 
     def decode_image(self, index: int) -> np.ndarray:
         """Return the image from its file, uint8 RGB (H, W, 3)."""

@@ -15,13 +15,7 @@ from isaseg.data.info import DatasetInfo
 from isaseg.data.sets.cityscapes import cityscapes
 from isaseg.data.source import FileSource
 from isaseg.data.tools.contact_sheet import contact_sheet, evenly
-from isaseg.data.tools.inspection import (
-    Fault,
-    SplitReport,
-    as_json,
-    inspect_split,
-    tables,
-)
+from isaseg.data.tools.inspection import SplitReport, as_json, inspect_split, tables
 from tests import fakes
 
 SIZES = [(12, 20), (14, 16), (30, 40), (12, 20)]  # height, width
@@ -40,14 +34,12 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 
 def toy(root: Path, sizes: Sequence[tuple[int, int]] = SIZES, labelled: bool = True) -> FileSource:
-    """Pairs of which the first is grey; every mask is road (raw id 4) but for two pixels of car and three ignored."""
+    """Pairs whose masks are road (raw id 4) but for two pixels of car and three ignored."""
     pairs = []
     for index, (height, width) in enumerate(sizes):
         image = np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
         mask = np.full((height, width), 4, np.uint8)
         mask[0, :2], mask[1, :3] = 7, 0
-        if index == 0:
-            image[:] = image[..., :1]
         name = f"a picture {index}"
         label = save(root / f"{index}.mask.png", mask) if labelled else None
         pairs.append(Pair(name, save(root / f"{index}.png", image), label))
@@ -64,12 +56,10 @@ def test_a_sound_split_is_counted_to_the_pixel(tmp_path: Path) -> None:
     source = toy(tmp_path)
     report = inspect_split(source, 2)
     total = sum(h * w for h, w in SIZES)
-    assert (report.images, report.faults, report.usable) == (4, [], [0, 1, 2, 3])
+    assert (report.faults, report.usable) == ([], [0, 1, 2, 3])
     assert report.sizes == {(20, 12): 2, (16, 14): 1, (40, 30): 1}
-    assert report.grey == 1
     assert report.pixels.tolist() == [total - 20, 8, 0, 12], "road, car, cow, ignored"
     assert report.occurs.tolist() == [4, 4, 0, 4]
-    assert report.absent == ["cow"]
     assert report.warning is not None and "published 9 images" in report.warning
     assert "got 4" in report.warning
 
@@ -102,12 +92,13 @@ def test_every_fault_of_every_file_is_found(tmp_path: Path) -> None:
     ]
     texts = [text for *_, text in found]
     assert "readable file" in texts[0] and "readable file" in texts[1]
-    assert f"20x12 in '{source.pairs[1].image}' and 19x12 in '{masks[1]}'" in texts[2]
+    assert f"20x12 in image='{source.pairs[1].image}' and 19x12 in mask='{masks[1]}'" in texts[2]
     assert "got mode='RGB'" in texts[3]
     assert f"labels 0, 4, 7, 9 in Toy, got the id 34 in 5 pixels of mask='{masks[3]}' (train)" in texts[4]
     assert "got the id 1 in 1 pixels" in texts[5]
     assert "one size" in texts[6] and "99 in 200 pixels" in texts[7]
-    assert all("replace" in text or "fix the file" in text for text in texts), "the cure"
+    cures = "replace", "take the files of the official archive", "fix the file"
+    assert all(any(cure in text for cure in cures) for text in texts)
     assert report.faults[4].unknown_ids == {34: 5, 254: 1}
     assert len(report.faults[5].unknown_ids) == 236
     assert report.usable == [6]
@@ -130,18 +121,22 @@ def test_the_report_is_json_and_text(tmp_path: Path) -> None:
     content = json.loads(json.dumps(as_json("toy", "a/root", [report], report.faults)))
     assert (content["name"], content["root"]) == ("toy", "a/root")
     split = content["splits"]["train"]
-    assert (split["images"], split["published"], split["usable"], split["grey"]) == (4, 9, 3, 1)
+    assert (split["images"], split["published"], split["usable"]) == (4, 9, 3)
     assert split["sizes"] == {"16x14": 1, "20x12": 2, "40x30": 1}
     assert split["classes"][1] == {"id": 1, "name": "car", "pixels": 6, "images": 3}
-    assert (split["ignored_pixels"], split["ignored_in"], split["never"]) == (9, 3, ["cow"])
+    assert (split["ignored_pixels"], split["ignored_in"]) == (9, 3)
     (fault,) = content["faults"]
     assert (fault["split"], fault["name"], fault["unknown_ids"]) == ("train", "a picture 3", {"99": 240})
     assert fault["file"] == str(mask_of(source, 3))
     assert len(content["warnings"]) == 1
     text = rendered([report])
-    assert "16x14" in text and "40x30" in text and "never in train: cow" in text
+    assert "16x14" in text and "40x30" in text
     car = next(line for line in text.splitlines() if "car" in line)
     assert f"{100 * 6 / 1664:.3f}" in car and " 3 " in car
+    assert next(line for line in text.splitlines() if "cow" in line).split("│")[3:5] == [
+        "        - ",
+        "      - ",
+    ]
 
 
 def test_a_split_without_labels_is_looked_at_too(tmp_path: Path) -> None:
@@ -149,20 +144,20 @@ def test_a_split_without_labels_is_looked_at_too(tmp_path: Path) -> None:
     source.pairs[2].image.write_bytes(b"no image")
     report = inspect_split(source)
     assert [f.name for f in report.faults] == ["a picture 2"]
-    assert (report.labelled, report.absent, report.pixels.sum()) == (False, [], 0)
+    assert report.pixels.sum() == 0
     assert "classes" not in as_json("toy", None, [report], [])["splits"]["train"]
     assert "no labels" in rendered([report])
-    assert drawn([(source, report)]).shape[1] == 1600
+    assert drawn(report).shape[1] == 1600
 
 
-def drawn(splits: Sequence[tuple[FileSource, SplitReport]]) -> np.ndarray:
+def drawn(*reports: SplitReport) -> np.ndarray:
     buffer = io.BytesIO()
-    contact_sheet(splits).savefig(buffer, format="png")
+    contact_sheet(reports).savefig(buffer, format="png")
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def shown(source: FileSource) -> np.ndarray:
-    return drawn([(source, inspect_split(source, 1))])
+    return drawn(inspect_split(source, 1))
 
 
 def has(sheet: np.ndarray, colour: Sequence[int]) -> bool:
@@ -182,9 +177,7 @@ def test_the_sheet_shows_each_class_in_its_colour_over_the_image(tmp_path: Path)
         assert has(sheet, colour), "in the legend"
         assert has(sheet, np.round(0.45 * np.array([60, 100, 140]) + 0.55 * colour))
     assert not has(sheet, FACTS.palette[2]), "no cow"
-    assert has(sheet, np.rint([0.5 * c + 127.5 for c in (60, 100, 140)])), (
-        "between the stripes of what is ignored"
-    )
+    assert has(sheet, np.round(0.45 * np.array([60, 100, 140]) + 0.55 * 255)), "what is ignored"
     assert not has(sheet, (60, 100, 140)), "nothing is bare"
 
 
@@ -201,7 +194,7 @@ def test_samples_with_a_fault_are_not_shown(tmp_path: Path) -> None:
     assert shown(source).shape[1] == 1600, "nothing left to show"
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 900), (700, 2), (40, 30), (64, 128)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (700, 2)])
 def test_any_shape_fits_on_the_sheet(size: tuple[int, int], tmp_path: Path) -> None:
     source = toy(tmp_path, [(2, 3)])
     save(source.pairs[0].image, np.zeros((*size, 3), np.uint8))
@@ -212,13 +205,12 @@ def test_any_shape_fits_on_the_sheet(size: tuple[int, int], tmp_path: Path) -> N
 
 def test_a_sheet_of_several_splits_has_a_bounded_size(tmp_path: Path) -> None:
     root = str(fakes.make_fake_cityscapes(tmp_path, 30))
-    splits = [cityscapes(split, root) for split in ("train", "val")]
-    sources = [source for source in splits if source is not None]
-    reports = [inspect_split(source) for source in sources]
-    sheet = drawn(list(zip(sources, reports, strict=True)))
+    sources = [cityscapes(split, root) for split in ("train", "val")]
+    reports = [inspect_split(source) for source in sources if source is not None]
+    sheet = drawn(*reports)
     for report in reports:
         report.usable = report.usable[:12]
-    assert sheet.shape == drawn(list(zip(sources, reports, strict=True))).shape, "12 of each split"
+    assert sheet.shape == drawn(*reports).shape, "12 of each split"
 
 
 def test_names_do_not_leave_their_tile(tmp_path: Path) -> None:
@@ -228,15 +220,10 @@ def test_names_do_not_leave_their_tile(tmp_path: Path) -> None:
         Pair(name, p.image, p.mask) for name, p in zip((long, "b\n\x1b[31m"), source.pairs, strict=True)
     )
     sheet = shown(source)
-    assert (sheet[:, -20:] == 255).all() and (sheet[:, :20] == 255).all()
+    assert (sheet[:, -3:] == 255).all() and (sheet[:, :3] == 255).all()
 
 
 def test_samples_are_spread_evenly() -> None:
     assert evenly(range(100), 4) == [0, 25, 50, 75]
     assert evenly([5, 7], 4) == [5, 7]
     assert evenly([], 4) == []
-
-
-def test_a_fault_of_a_split_can_be_reported() -> None:
-    fault = Fault("val", "", "a/root", "no such folder")
-    assert as_json("toy", None, [], [fault])["faults"][0]["text"] == "no such folder"

@@ -5,19 +5,16 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from isaseg.data.source import FileSource
 from isaseg.data.tools.inspection import SplitReport
 
-_WIDTH, _HEADER, _CAPTION = 1600, 76, 26  # pixels
-_COLUMNS, _TILE_WIDTH = 5, 296
-_LEGEND_COLUMNS, _LEGEND_ROW = 5, 22
+_COLUMNS, _TILE = 5, (300, 225)  # width and height of a tile in pixels
 _SAMPLES, _SAMPLES_OF_SPLIT = 24, 12
-_LEFT, _RIGHT = 0.02, 0.98  # of the width
-_BLEND = 0.55  # share of the class's colour in a pixel
-_NAME = 40  # characters of a sample's name
+_BLEND = 0.55  # share of the colour of the class in a pixel
+_NAME = 40  # characters above a tile
 
 
 class Tile(NamedTuple):
@@ -28,36 +25,29 @@ class Tile(NamedTuple):
     ids: frozenset[int]
 
 
-def contact_sheet(splits: Sequence[tuple[FileSource, SplitReport]]) -> Figure:
+def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     """Draw evenly spaced samples of each split, 24 at most, in the colours of their classes.
 
-    White lines separate the classes; ignored pixels are hatched white. Samples with a fault are left out.
-
-    Args:
-        splits: One or more, each with its report.
+    Light lines separate the classes, and ignored pixels are pale. Samples with a fault are left out.
     """
-    info = splits[0][0].info
-    count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(splits))
-    box = _TILE_WIDTH, round(_TILE_WIDTH / _usual_shape([report for _, report in splits]))
-    blocks = [[_tile(source, i, box) for i in evenly(report.usable, count)] for source, report in splits]
-    seen = sorted({i for tiles in blocks for tile in tiles for i in tile.ids})
-    rows = [max(1, -(-len(tiles) // _COLUMNS)) for tiles in blocks]
-    heights = [_HEADER + n * (box[1] + _CAPTION) for n in rows]
-    heights.append(_LEGEND_ROW * (2 + -(-len(seen) // _LEGEND_COLUMNS)))
-    figure = Figure((_WIDTH / 100, sum(heights) / 100), dpi=100)
-    panels = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for panel, height, n, tiles, (_, report) in zip(panels, heights, rows, blocks, splits, strict=False):
-        labels = "" if report.labelled else ", no labels"
-        title = f"{info.title} {report.split}: {len(tiles)} of {report.images} images{labels}"
-        panel.suptitle(title, x=_LEFT, y=1 - 16 / height, ha="left", va="top", weight="bold")
-        _draw(panel, tiles, n, top=1 - _HEADER / height, bottom=_CAPTION / height, gap=_CAPTION / box[1])
-    handles = [
-        Patch(facecolor=info.palette[i] / 255, edgecolor="grey", label=info.classes[i])
-        if i != info.ignore_index
-        else Patch(facecolor="white", edgecolor="grey", hatch="////", label="ignored")
-        for i in seen
-    ]
-    panels[-1].legend(handles=handles, ncols=_LEGEND_COLUMNS, loc="upper center", fontsize=9, frameon=False)
+    source = reports[0].source
+    count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(reports))
+    tiles = [_tile(report.source, i) for report in reports for i in evenly(report.usable, count)]
+    seen = sorted({i for tile in tiles for i in tile.ids})
+    rows = max(1, -(-len(tiles) // _COLUMNS))
+    height = rows * (_TILE[1] + 30) + 25 * (len(seen) // _COLUMNS + 4)
+    figure = Figure((16, height / 100), dpi=100, layout="constrained")
+    images = ", ".join(f"{report.source.split} {len(report.source)}" for report in reports)
+    figure.suptitle(f"{source.info.title}, images: {images}", weight="bold")
+    for number, axes in enumerate(figure.subplots(rows, _COLUMNS, squeeze=False).flat):
+        axes.axis("off")
+        if number < len(tiles):
+            axes.imshow(tiles[number].picture, interpolation="nearest")
+            axes.set_title(_elided(tiles[number].name), fontsize=8, parse_math=False)
+    colours = _colours(source) / 255
+    names = {**dict(enumerate(source.classes)), source.ignore_index: "ignored"}
+    handles = [Patch(facecolor=colours[i], edgecolor="grey", label=names[i]) for i in seen]
+    figure.legend(handles=handles, ncols=_COLUMNS, loc="outside lower center", fontsize=9, frameon=False)
     return figure
 
 
@@ -67,57 +57,36 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _usual_shape(reports: Sequence[SplitReport]) -> float:
-    """Return the median width / height of the images, within what a tile can show."""
-    shapes = sorted(w / h for report in reports for w, h in report.sizes.elements())
-    return min(2.2, max(0.5, shapes[len(shapes) // 2])) if shapes else 4 / 3
-
-
-def _draw(
-    panel: SubFigure, tiles: Sequence[Tile], rows: int, *, top: float, bottom: float, gap: float
-) -> None:
-    grid = {"left": _LEFT, "right": _RIGHT, "top": top, "bottom": bottom, "hspace": gap, "wspace": 0.04}
-    for number, axes in enumerate(panel.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw=grid).flat):
-        axes.axis("off")
-        if number < len(tiles):
-            axes.imshow(tiles[number].picture, interpolation="nearest")
-            axes.set_title(_elided(tiles[number].name), fontsize=8, pad=3, parse_math=False)
-
-
-def _tile(source: FileSource, index: int, box: tuple[int, int]) -> Tile:
+def _tile(source: FileSource, index: int) -> Tile:
     image, mask, _ = source.load(index)
-    picture = _fit(image[:, :], box, cv2.INTER_AREA)
+    picture = _fit(image[:, :], cv2.INTER_AREA)
+    name = f"{source.split} {source.name(index)}"
     if mask is None:
-        return Tile(picture, source.name(index), frozenset())
-    labels = mask[:, :]
-    small = _fit(labels, box, cv2.INTER_NEAREST_EXACT)
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(source.palette)] = source.palette
-    blend = cv2.addWeighted(picture, 1 - _BLEND, table[small], _BLEND, 0)
-    ignored = small == source.ignore_index
-    blend[ignored] = _hatched(picture)[ignored]
-    borders = np.zeros(small.shape, bool)
-    borders[:, 1:] |= small[:, 1:] != small[:, :-1]
-    borders[1:] |= small[1:] != small[:-1]
+        return Tile(picture, name, frozenset())
+    labels = _fit(mask[:, :], cv2.INTER_NEAREST_EXACT)
+    blend = cv2.addWeighted(picture, 1 - _BLEND, _colours(source)[labels], _BLEND, 0)
+    borders = np.zeros(labels.shape, bool)
+    borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    borders[1:] |= labels[1:] != labels[:-1]
     blend[borders] = blend[borders] // 3 + 170
-    return Tile(blend, source.name(index), frozenset(np.unique(labels).tolist()))
+    return Tile(blend, name, frozenset(np.unique(mask[:, :]).tolist()))
 
 
-def _fit(picture: np.ndarray, box: tuple[int, int], interpolation: int) -> np.ndarray:
+def _colours(source: FileSource) -> np.ndarray:
+    """Return the colour of each train id, uint8 (256, 3); white for what is ignored."""
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(source.palette)] = source.palette
+    return table
+
+
+def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
     height, width = picture.shape[:2]
-    factor = min(box[0] / width, box[1] / height)
+    factor = min(_TILE[0] / width, _TILE[1] / height)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    if factor >= 1:
-        interpolation = cv2.INTER_NEAREST_EXACT
-    fitted: np.ndarray = cv2.resize(picture, size, interpolation=interpolation)
+    fitted: np.ndarray = cv2.resize(
+        picture, size, interpolation=cv2.INTER_NEAREST_EXACT if factor >= 1 else interpolation
+    )
     return fitted
-
-
-def _hatched(picture: np.ndarray) -> np.ndarray:
-    y, x = np.indices(picture.shape[:2])
-    pale: np.ndarray = cv2.addWeighted(picture, 0.5, np.full_like(picture, 255), 0.5, 0)
-    pale[(x + y) % 8 < 3] = 255
-    return pale
 
 
 def _elided(name: str) -> str:

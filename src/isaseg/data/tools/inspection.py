@@ -10,16 +10,13 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from rich.console import Group
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from isaseg.data.check import size_fault
-from isaseg.data.info import DatasetInfo
 from isaseg.data.parallel import in_threads
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
-
-_ABSENT_NAMED = 12  # classes that a sentence names; the JSON has all
 
 Size = tuple[int, int]  # width, height
 
@@ -44,10 +41,9 @@ class Fault:
 
 
 class Finding(NamedTuple):
-    """What is in one sample: its size, whether the image is grey, pixels of each train id (256,), faults."""
+    """What is in one sample: its size, pixels of each train id (256,), faults."""
 
     size: Size | None
-    grey: bool
     pixels: np.ndarray
     faults: Sequence[Fault]
 
@@ -57,55 +53,34 @@ class SplitReport:
     """What is in a split of K classes.
 
     Attributes:
-        split: Its name.
-        info: The data set.
-        images: Number of images.
-        labelled: Whether there are labels.
+        source: The split.
         warning: A sentence where the number of images is not the published one.
         pixels: Pixels of each class, ignored ones last, in labels without an unknown id; int64 (K + 1,).
         occurs: Images in which each occurs, likewise.
         sizes: Number of readable images of each size.
-        grey: Number of images without colour.
         faults: All faults.
         usable: Indices of the samples without a fault.
     """
 
-    split: str
-    info: DatasetInfo
-    images: int
-    labelled: bool
+    source: FileSource
     warning: str | None
     pixels: np.ndarray
     occurs: np.ndarray
     sizes: Counter[Size] = field(default_factory=Counter)
-    grey: int = 0
     faults: list[Fault] = field(default_factory=list)
     usable: list[int] = field(default_factory=list)
-
-    @property
-    def absent(self) -> list[str]:
-        """Names of the classes that never occur; none where there are no labels."""
-        return [c for c, n in zip(self.info.classes, self.pixels, strict=False) if n == 0 and self.labelled]
 
 
 def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport:
     """Decode every file of a split, not from the cache, and report all that is wrong; shows a bar on stderr."""
     shown = [*range(len(source.classes)), source.ignore_index]
-    report = SplitReport(
-        source.split,
-        source.info,
-        len(source),
-        source.labelled,
-        size_fault(source),
-        np.zeros(len(shown), np.int64),
-        np.zeros(len(shown), np.int64),
-    )
+    none = np.zeros(len(shown), np.int64)
+    report = SplitReport(source, size_fault(source), none, none.copy())
     text = f"checking {source.info.title} {source.split}"
     with in_threads(partial(inspect_sample, source), range(len(source)), text, workers) as findings:
         for index, finding in enumerate(findings):
             if finding.size is not None:
                 report.sizes[finding.size] += 1
-            report.grey += finding.grey
             report.pixels += finding.pixels[shown]
             report.occurs += finding.pixels[shown] > 0
             report.faults += finding.faults
@@ -116,43 +91,36 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
 
 def inspect_sample(source: FileSource, index: int) -> Finding:
     """Decode a sample and return what is in it, with all its faults."""
-    pair, size, grey = source.pairs[index], None, False
+    pair, image, raw = source.pairs[index], None, None
     pixels, faults = np.zeros(256, np.int64), []
 
-    def add(file: Path, text: object, unknown: Mapping[int, int] | None = None) -> None:
-        faults.append(Fault(source.split, source.name(index), str(file), str(text), unknown or {}))
+    def add(file: Path, error: DataError, unknown: Mapping[int, int] | None = None) -> None:
+        faults.append(Fault(source.split, pair.name, str(file), str(error), unknown or {}))
 
     try:
         image = source.decode_image(index)
-        size, grey = (image.shape[1], image.shape[0]), _is_grey(image)
     except DataError as error:
         add(pair.image, error)
+    size = None if image is None else (image.shape[1], image.shape[0])
     if pair.mask is None:
-        return Finding(size, grey, pixels, faults)
-    raw = None
+        return Finding(size, pixels, faults)
     try:
         raw = source.decode_labels(index)
-        if size is not None and size != raw.shape[::-1]:
-            text = (
-                f"expected image and labels of one size, got {size[0]}x{size[1]} in '{pair.image}' and "
-                f"{raw.shape[1]}x{raw.shape[0]} in '{pair.mask}' ({source.info.title}, {source.split}); replace the "
-                "file that is not as published (EXIF orientation is not applied)"
-            )
-            add(pair.mask, text)
+    except DataError as error:
+        add(pair.mask, error)
+        return Finding(size, pixels, faults)
+    try:
+        if image is not None:
+            source.check_sizes(index, image, raw)
+    except DataError as error:
+        add(pair.mask, error)
+    try:
         # counts are float32, so exact up to 16 million pixels of an id
         counts = cv2.calcHist([source.to_train_ids(raw, index)], [0], None, [256], [0, 256])
         pixels += counts.ravel().astype(np.int64)
     except DataError as error:
-        add(pair.mask, error, None if raw is None else source.unknown_ids(raw))
-    return Finding(size, grey, pixels, faults)
-
-
-def _is_grey(image: np.ndarray) -> bool:
-    thin = image[::16, ::16]
-    if (thin[..., 0] != thin[..., 1]).any():  # is quick, and true of most images with colour
-        return False
-    red, green, blue = cv2.split(image)
-    return bool(np.array_equal(red, green) and np.array_equal(red, blue))
+        add(pair.mask, error, source.unknown_ids(raw))
+    return Finding(size, pixels, faults)
 
 
 def as_json(
@@ -169,93 +137,68 @@ def as_json(
     return {
         "name": name,
         "root": root,
-        "splits": {report.split: _split_json(report) for report in reports},
+        "splits": {report.source.split: _split_json(report) for report in reports},
         "warnings": [report.warning for report in reports if report.warning],
         "faults": [asdict(fault) for fault in faults],
     }
 
 
 def _split_json(report: SplitReport) -> dict[str, Any]:
+    source = report.source
     content: dict[str, Any] = {
-        "images": report.images,
-        "published": report.info.splits.get(report.split),
-        "labelled": report.labelled,
+        "images": len(source),
+        "published": source.info.splits.get(source.split),
+        "labelled": source.labelled,
         "usable": len(report.usable),
-        "grey": report.grey,
         "sizes": {f"{w}x{h}": n for (w, h), n in sorted(report.sizes.items())},
     }
-    if report.labelled:
-        content["never"] = report.absent
+    if source.labelled:
         content["ignored_pixels"], content["ignored_in"] = int(report.pixels[-1]), int(report.occurs[-1])
         content["classes"] = [
             {"id": i, "name": name, "pixels": int(report.pixels[i]), "images": int(report.occurs[i])}
-            for i, name in enumerate(report.info.classes)
+            for i, name in enumerate(source.classes)
         ]
     return content
 
 
 def tables(title: str, reports: Sequence[SplitReport]) -> Group:
     """Return the reports for people: a table of the splits, one of the classes."""
-    labelled = [report for report in reports if report.labelled]
-    absent = [
-        Text(f"never in {report.split}: {', '.join(report.absent[:_ABSENT_NAMED])}{_more(report.absent)}")
-        for report in labelled
-        if report.absent
-    ]
-    classes = [_class_table(labelled)] if labelled else []
-    return Group(_split_table(title, reports), *classes, *absent)
-
-
-def _more(absent: Sequence[str]) -> str:
-    return f" and {len(absent) - _ABSENT_NAMED} others" if len(absent) > _ABSENT_NAMED else ""
-
-
-def _split_table(title: str, reports: Sequence[SplitReport]) -> Table:
-    table = Table(title=title)
-    table.add_column("")
-    for report in reports:
-        table.add_column(report.split, justify="right")
+    table = Table("", *(Column(report.source.split, justify="right") for report in reports), title=title)
     columns = [_split_column(report) for report in reports]
     for key in columns[0]:
         table.add_row(key, *(column[key] for column in columns))
-    return table
+    labelled = [report for report in reports if report.source.labelled]
+    return Group(table, *([_class_table(labelled)] if labelled else []))
 
 
 def _split_column(report: SplitReport) -> dict[str, str]:
     sizes = sorted(report.sizes.elements(), key=lambda size: size[0] * size[1])
     spread = [f"{w}x{h}" for w, h in (sizes[0], sizes[len(sizes) // 2], sizes[-1])] if sizes else ["-"] * 3
-    ignored = _percent(report.pixels[-1], report.pixels.sum()) if report.labelled else "no labels"
+    ignored = f"{100 * report.pixels[-1] / max(1, report.pixels.sum()):.1f} %"
     return {
-        "images": str(report.images),
-        "published": str(report.info.splits.get(report.split, "-")),
+        "images": str(len(report.source)),
+        "published": str(report.source.info.splits.get(report.source.split, "-")),
         **dict(zip(("smallest", "median", "largest"), spread, strict=True)),
         "distinct sizes": str(len(report.sizes)),
-        "grey images": _percent(report.grey, len(sizes)),
-        "ignored pixels": ignored,
+        "ignored pixels": ignored if report.source.labelled else "no labels",
         "faults": str(len(report.faults)),
     }
 
 
 def _class_table(reports: Sequence[SplitReport]) -> Table:
-    table = Table()
-    table.add_column("", justify="right")
-    table.add_column("class")
+    table = Table(Column("", justify="right"), "class")
     for report in reports:
-        table.add_column(f"{report.split}\npixels %", justify="right")
+        table.add_column(f"{report.source.split}\npixels %", justify="right")
         table.add_column("\nimages", justify="right")
-    info = reports[0].info
-    for index in range(len(info.classes) + 1):
+    source = reports[0].source
+    for index, name in enumerate((*source.classes, "ignored")):
         cells = []
         for report in reports:
-            pixels, share = report.pixels[index], 100 * report.pixels[index] / max(1, report.pixels.sum())
-            cells += [f"{share:.3f}", str(report.occurs[index])] if pixels else ["-", "-"]
-        if index < len(info.classes):
-            colour = f"rgb({','.join(map(str, info.palette[index]))})"
-            table.add_row(str(index), Text.assemble(("██ ", colour), info.classes[index]), *cells)
-        else:
+            share = 100 * report.pixels[index] / max(1, report.pixels.sum())
+            cells += [f"{share:.3f}", str(report.occurs[index])] if report.occurs[index] else ["-", "-"]
+        if name == "ignored" and index == len(source.classes):
             table.add_row("", "   ignored", *cells)
+        else:
+            colour = f"rgb({','.join(map(str, source.palette[index]))})"
+            table.add_row(str(index), Text.assemble(("██ ", colour), name), *cells)
     return table
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(1, whole):.1f} %"
