@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from scipy import stats
 
 import compare as script
-from isaseg.report import figures, interactive, page, table
+from isaseg.report import charts, figures, interactive, page, table
 from tests.report.fake_runs import CLASSES, HOSTILE, compared, write_run, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -271,9 +271,10 @@ def test_without_plotly_the_rest_comes_and_one_line_says_how_to_get_the_page(
     assert "pip install 'isaseg[report]'" in caplog.text
 
 
-@pytest.mark.parametrize(("points", "expected"), [(3, [0, 4, 9]), (2, [0, 9]), (20, list(range(10)))])
-def test_long_curves_are_thinned_and_keep_their_ends(points: int, expected: list[int]) -> None:
-    assert interactive.thinned(10, points) == expected
+def test_long_curves_are_thinned_and_keep_their_ends() -> None:
+    line = charts.Line(0, "dense", True, list(range(1001)), list(range(1001)))
+    (drawn,) = interactive.interactive([charts.Chart("step", "val/mIoU %", True, [line])]).data
+    assert len(drawn.x) == 300 and drawn.x == drawn.y and drawn.x[0] == 0 and drawn.x[-1] == 1000
 
 
 def test_the_iou_of_each_class_is_the_mean_over_the_seeds(written: Path) -> None:

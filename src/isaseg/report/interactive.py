@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from isaseg.report.charts import COLOURS, DASHES, MARKERS, Chart, Line
 
-_POINTS = 150_000  # of all curves together; longer ones are thinned out
+_POINTS = 300  # of a curve; longer ones are thinned out
 _Option = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 def interactive(charts: Sequence[Chart]) -> go.Figure:
     """Return a figure with a menu to choose one of `charts`, at least one, and a menu to choose the scale of x."""
-    points = max(min(_POINTS // sum(len(chart.lines) for chart in charts), 400), 20)
-    data = [[_trace(line, chart.is_curve, points) for line in chart.lines] for chart in charts]
+    data = [[_trace(line, chart.is_curve) for line in chart.lines] for chart in charts]
     layouts = [{"xaxis.title.text": escape(chart.x), "yaxis.title.text": escape(chart.y)} for chart in charts]
     choices = []
     for chart, traces, layout in zip(charts, data, layouts, strict=True):
@@ -29,9 +29,9 @@ def interactive(charts: Sequence[Chart]) -> go.Figure:
     return figure.update_layout(template="plotly_white", margin=margin, hoverlabel_namelength=-1)
 
 
-def _trace(line: Line, is_curve: bool, points: int) -> dict[str, Any]:
+def _trace(line: Line, is_curve: bool) -> dict[str, Any]:
     """Return what Plotly draws of a line; a click on the legend hides the whole row."""
-    places = thinned(len(line.x), points)
+    places = np.linspace(0, len(line.x) - 1, min(len(line.x), _POINTS)).round().astype(int)
     colour = COLOURS[line.place % len(COLOURS)]
     dash, marker = DASHES[line.place % len(DASHES)][1], MARKERS[line.place % len(MARKERS)][1]
     return {
@@ -46,13 +46,6 @@ def _trace(line: Line, is_curve: bool, points: int) -> dict[str, Any]:
         "legendgroup": str(line.place),
         "showlegend": line.is_mean,
     }
-
-
-def thinned(count: int, points: int) -> list[int]:
-    """Return at most `points` of the places 0 to `count` - 1, evenly spaced, including the first and the last."""
-    if count <= points:
-        return list(range(count))
-    return [round(i * (count - 1) / (points - 1)) for i in range(points)]
 
 
 def _menu(options: Sequence[_Option], side: str) -> dict[str, Any]:

@@ -10,49 +10,36 @@ from pathlib import Path
 from PIL import Image
 
 from isaseg.report.rows import Row
-from isaseg.report.runs import is_own
 
 log = logging.getLogger(__name__)
 
 _SCENES = 3  # of each row
 _WIDTH = 760  # pixels of image, label map and prediction side by side
-_BUDGET = 6_000_000  # bytes of all pictures in base64; Plotly takes another five million of the page
-_MOST_PIXELS = 50_000_000  # larger pictures are not opened
 
 
 def sample_pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str]]]:
     """Return the scenes that most rows have a picture of, each with these rows and their JPEG files in base64."""
-    found = [(row, files) for row in rows if (files := _files(row))]
-    counts = Counter(name for _, files in found for name in files)
-    names = sorted(sorted(counts), key=lambda name: -counts[name])[:_SCENES]
+    found = [(row, _files(row)) for row in rows]
+    counts = Counter(name for _, files in found for name in sorted(files))
     shown: dict[str, list[tuple[Row, str]]] = {}
-    left = _BUDGET
-    for name in names:
+    for name, _ in counts.most_common(_SCENES):
         for row, files in found:
-            data = _small(files[name]) if name in files else None
-            if data is not None and len(data) <= left:
-                left -= len(data)
+            if name in files and (data := _small(files[name])) is not None:
                 shown.setdefault(Path(name).stem, []).append((row, data))
     return shown
 
 
 def _files(row: Row) -> dict[str, Path]:
-    for run in row.runs:
-        files = {
-            path.name: path
-            for path in sorted((run.folder / "pictures").glob("*.png"))
-            if is_own(path, run.folder)
-        }
-        if files and run.state == "finished":
-            return files
-    return {}
+    """Return the pictures of the first finished run that has some, by name."""
+    found = (
+        {path.name: path for path in run.folder.glob("pictures/*.png")} for run in row.runs if run.metrics
+    )
+    return next((files for files in found if files), {})
 
 
 def _small(path: Path) -> str | None:
     try:
         with Image.open(path, formats=["PNG"]) as picture:
-            if picture.width * picture.height > _MOST_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels")
             small = picture.convert("RGB")
             small.thumbnail((_WIDTH, 2 * _WIDTH))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

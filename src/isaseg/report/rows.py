@@ -76,17 +76,23 @@ class Row:
 
     def converged(self, metric: str) -> int | None:
         """Return how many finished runs have converged; None without any, or if `metric` is no fraction."""
-        curves = [finite(run.history.get(metric, {})) for run in self.runs if run.state == "finished"]
-        if not is_share(metric) or not any(curves):
-            return None
-        return sum(is_converged(curve, self.steps or 0) for curve in curves)
+        curves = self._curves(metric)
+        return (
+            sum(is_converged(curve, self.steps or 0) for curve in curves)
+            if is_share(metric) and curves
+            else None
+        )
 
     def mean_curve(self, metric: str) -> Curve:
         """Return the mean over the finished runs at the steps that all of them have."""
-        curves = [finite(run.history.get(metric, {})) for run in self.runs if run.state == "finished"]
-        curves = [curve for curve in curves if curve]
+        curves = self._curves(metric)
         steps = sorted(set.intersection(*map(set, curves))) if curves else []
-        return {step: math.fsum(curve[step] for curve in curves) / len(curves) for step in steps}
+        return {step: spread([curve[step] for curve in curves]).mean for step in steps}
+
+    def _curves(self, metric: str) -> list[Curve]:
+        """Return the curves of the finished runs, without empty ones."""
+        curves = [finite(run.history.get(metric, {})) for run in self.runs if run.state == "finished"]
+        return [curve for curve in curves if curve]
 
     def classes(self) -> dict[str, float]:
         """Return the IoU of each class at the best checkpoints, the mean over the finished runs."""
@@ -203,21 +209,15 @@ def _attention(run: Run) -> str:
 def _grouped(runs: Sequence[Run]) -> list[tuple[Values, list[Run]]]:
     """Return the runs that differ in the seed alone, with what defines them.
 
-    data.seed is left out where it follows the seed of the run, as for a data set of files. For generated scenes it is a
-    key of its own, even if the two seeds agree in some of the runs.
+    data.seed counts too, unless it follows the seed in all runs, as it does by default.
     """
     held = [(run, identity_as_text(run.config)) for run in runs if run.config is not None]
-
-    def others(values: Values) -> frozenset[tuple[str, str]]:
-        return frozenset(item for item in values.items() if item[0] != "data.seed")
-
-    apart = {
-        others(values) for run, values in held if values.get("data.seed", str(run.seed)) != str(run.seed)
-    }
+    if all(values.get("data.seed") in (None, str(run.seed)) for run, values in held):
+        for _, values in held:
+            values.pop("data.seed", None)
     groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run, values in held:
-        key = others(values)
-        groups.setdefault(frozenset(values.items()) if key in apart else key, []).append(run)
+        groups.setdefault(frozenset(values.items()), []).append(run)
     return [(dict(key), group) for key, group in groups.items()]
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -84,7 +84,7 @@ def read_runs(places: Sequence[Path]) -> list[Run]:
     """Read every run in `places`: run folders, folders above some, and `.sweep` files; each folder once.
 
     Raises:
-        DataError: If a place does not exist or holds no run, or a `.sweep` file names a folder outside its own.
+        DataError: If a place does not exist or holds no run.
     """
     folders: dict[Path, Path] = {}
     for place in places:
@@ -114,58 +114,39 @@ def _search(place: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
 
 
-def _members(path: Path) -> Iterator[Path]:
+def _members(path: Path) -> Iterable[Path]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"expected {path} to be a text file with one run folder per line: {error}") from error
-    for line in (line.strip() for line in lines):
-        if not line or line.startswith("#"):
-            continue
-        folder = path.parent / line
-        if not folder.resolve().is_relative_to(path.parent.resolve()):
-            raise DataError(
-                f"expected the runs of {path} below its own folder, got {line!r}; give that run folder itself"
-            )
-        yield folder
+    return (path.parent / line for line in map(str.strip, lines) if line and not line.startswith("#"))
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder in whatever state it is, even one that does not exist yet."""
     config = _read(folder / "config.yaml", _config, "; the run belongs to no row")
-    metrics = _read(folder / "metrics.json", _object, "; the run counts as unfinished")
+    metrics = _read(folder / "metrics.json", _object, "; the run counts as unfinished") or {}
     facts = _read(folder / "facts.json", _object) or {}
-    error = _read(folder / "failed.txt", lambda path: printable(failure(path.parent) or "no message"))
-    history = read_history(folder) if is_own(folder / "metrics.csv") else History({})
+    error, history = failure(folder), read_history(folder)
     if history.fault is not None:
         _warn(folder / "metrics.csv", history.fault, "; the run counts as unfinished")
-    state: State = "unfinished" if error is None else "failed"
-    if metrics and history.fault is None:
-        state = "finished"
+        metrics = {}
     seed = number(OmegaConf.select(config, "seed") if config is not None else facts.get("seed"))
     return Run(
         folder,
         config,
         int(seed or 0),
-        state,
-        (metrics or {}) if state == "finished" else {},
+        "finished" if metrics else "unfinished" if error is None else "failed",
+        metrics,
         facts,
         history.curves,
-        (error or "") if state == "failed" else "",
+        "" if metrics or error is None else printable(error or "no message"),
     )
-
-
-def is_own(path: Path, folder: Path | None = None) -> bool:
-    """Return whether a file exists inside its run folder: a link may lead to a file that is not to be published."""
-    try:
-        return path.is_file() and path.resolve().is_relative_to((folder or path.parent).resolve())
-    except (OSError, RuntimeError):  # a loop of links
-        return False
 
 
 def _read(path: Path, read: Callable[[Path], Read], effect: str = "") -> Read | None:
     """Return what `read` makes of a file; None if there is none, or it is broken, which is one warning."""
-    if not is_own(path):
+    if not path.is_file():
         return None
     try:
         return read(path)

@@ -56,15 +56,8 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("high", lambda row: row.gap and number(row.gap.high)),
         Column("interval", lambda row: row.gap and row.gap.how),
         *also,
-        _plain(
-            "bound", "bound %", lambda row: bounds[row.label][0] if row.label in bounds else None, _percent
-        ),
-        _plain(
-            "far_bound",
-            "far bound %",
-            lambda row: bounds[row.label][1] if row.label in bounds else None,
-            _percent,
-        ),
+        _plain("bound", "bound %", lambda row: bounds.get(row.label, (None, None))[0], _percent),
+        _plain("far_bound", "far bound %", lambda row: bounds.get(row.label, (None, None))[1], _percent),
         _plain("parameters", "parameters", lambda row: row.cost("parameters"), amount),
         _plain("mult_adds", "multiply-adds", lambda row: row.cost("mult_adds"), amount),
         _plain("attention_mult_adds", "of attention", lambda row: row.cost("attention_mult_adds"), amount),
