@@ -1,6 +1,5 @@
-"""Label files: the ids and colours of each data set, modes, what a reader gets back, the submission."""
+"""Label files: the ids and colours of each data set, modes, what a reader gets back."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,14 @@ from PIL import Image
 from isaseg import config
 from isaseg.data.decode import read_labels
 from isaseg.data.info import DatasetInfo, dataset_info
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import ConfigError
 from isaseg.inference.label_files import (
     KNOWN,
     known_format,
     label_format,
     own_ids,
-    submission_names,
     voc_colours,
     write_label_file,
-    write_submission,
 )
 
 CITYSCAPES = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]  # cityscapesScripts' labels.py
@@ -145,52 +142,3 @@ def test_classes_that_do_not_fit_are_reported(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         label_format(description, data)
-
-
-def test_a_submission_is_named_after_city_sequence_and_frame() -> None:
-    names = ["val/ulm/ulm_000000_000019_leftImg8bit", "bad-honnef_000001_123456"]
-    wanted = ["ulm_000000_000019_labelIds.png", "bad-honnef_000001_123456_labelIds.png"]
-    assert submission_names(names, known_format("cityscapes")) == wanted
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "photo",
-        "ulm_00000_000019_leftImg8bit",
-        "ulm_0000000_000019",
-        "ulm_000000_000019leftImg8bit",
-        "000000_000019_leftImg8bit",
-        "ulm_000000_000019_leftImg8bit/photo",
-        "u*m_000000_000019_leftImg8bit",
-    ],
-)
-def test_a_submission_of_other_pictures_is_refused(name: str) -> None:
-    with pytest.raises(DataError, match="expected pictures named <city>_<6 digits>_<6 digits>_leftImg8bit"):
-        submission_names(["ulm_000000_000001_leftImg8bit", name], known_format("cityscapes"))
-
-
-def test_a_submission_of_two_pictures_of_a_frame_is_refused() -> None:
-    """CityscapesScripts stops at it."""
-    names = ["val/ulm_000000_000019_leftImg8bit", "val/ulm_000000_000019_rightImg8bit"]
-    with pytest.raises(
-        DataError, match="one picture of each frame .* got 'val/ulm_.*_left.*' and 'val/ulm_.*_right"
-    ):
-        submission_names(names, known_format("cityscapes"))
-
-
-def test_a_submission_of_another_data_set_is_refused() -> None:
-    with pytest.raises(ConfigError, match="network of Cityscapes for submission=true, got one of ADE20K"):
-        submission_names([], known_format("ade20k"))
-
-
-def test_a_submission_is_flat_and_whole_or_not_there(tmp_path: Path) -> None:
-    source = tmp_path / "labels" / "ulm" / "a.png"
-    write_label_file(source, np.zeros((2, 3), np.uint8), known_format("cityscapes"))
-    target = tmp_path / "submission.zip"
-    with pytest.raises(FileNotFoundError):
-        write_submission(target, {"a.png": source, "b.png": tmp_path / "gone.png"})
-    assert [p.name for p in tmp_path.iterdir()] == ["labels"]
-    write_submission(target, {"x.png": source, "y.png": source})
-    with zipfile.ZipFile(target) as archive:
-        assert archive.namelist() == ["x.png", "y.png"] and archive.read("y.png") == source.read_bytes()

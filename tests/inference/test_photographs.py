@@ -65,16 +65,15 @@ def test_a_file_keeps_its_own_name_wherever_it_lies(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected pictures, got none; give input="):
-        find_pictures([], tmp_path)
     for word in ("", "nowhere.png", "a\0b.png", "x" * 5000):
         with pytest.raises(DataError, match="expected a picture or a folder, got input=.*, which is neither"):
             find_pictures([word], tmp_path)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(
-        DataError, match=r"expected pictures \(.png, .*\) in the folder input='.*empty', got none"
-    ):
-        find_pictures([str(tmp_path / "empty")], tmp_path)
+    for words in ([], [str(tmp_path / "empty")]):
+        with pytest.raises(
+            DataError, match=r"expected pictures \(.png, .*\), got none in \[.*\]; give input="
+        ):
+            find_pictures(words, tmp_path)
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +83,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match="expected to list '.*', got: Permission denied"):
+    with pytest.raises(PermissionError):
         find_pictures([str(tmp_path)], Path("out"))
 
 
@@ -99,14 +98,6 @@ def test_two_pictures_of_one_output_are_refused(tmp_path: Path) -> None:
         names(tmp_path / "a.png", tmp_path / "other" / "a.png")
     with pytest.raises(DataError, match="both for 'a.png'"):
         names(tmp_path / "a.png", tmp_path / "a.png")
-
-
-@pytest.mark.parametrize("folder", ["x.png", "x.jpg"])
-def test_an_output_that_would_be_a_folder_is_refused(folder: str, tmp_path: Path) -> None:
-    save(tmp_path / "x.webp")
-    save(tmp_path / folder / "deep" / "a.png")
-    with pytest.raises(DataError, match="expected names that can lie side by side, got '.*x.webp'"):
-        names(tmp_path)
 
 
 def test_transparency_in_a_palette_is_no_matter(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`isaseg predict` as a user calls it: what lies in the output folder."""
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -229,27 +228,3 @@ def test_what_an_earlier_call_wrote_is_replaced_and_not_taken_for_input(
     assert tool(*words) == 0
     assert files(Path()) == before and read(Path("out/labels/a.png")).shape == (8, 8)
     assert capsys.readouterr().out.count("1 of 1 pictures") == 2
-
-
-def test_a_submission_is_made_only_of_all_pictures(
-    cityscapes: Path, tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    stems = ["berlin/berlin_000000_000019", "bonn/bonn_000001_000019"]
-    for stem in stems:
-        save_picture(Path(f"test/{stem}_leftImg8bit.png"))
-    words = (f"checkpoint={cityscapes}", "input=test", "output=out", "submission=true")
-    assert tool(*words) == 0
-    assert "submission.zip has 2 of them (the test split: 1525)" in capsys.readouterr().out
-    with zipfile.ZipFile("out/submission.zip") as archive:
-        assert archive.namelist() == [f"{stem.split('/')[1]}_labelIds.png" for stem in stems]
-        assert (
-            archive.read(archive.namelist()[0]) == Path(f"out/labels/{stems[0]}_leftImg8bit.png").read_bytes()
-        )
-    Path("out/submission.zip").unlink()
-    Path(f"test/{stems[1]}_leftImg8bit.png").write_bytes(b"")
-    assert tool(*words) == 2
-    out, err = capsys.readouterr()
-    assert (
-        "error: submission.zip is not written, 1 pictures would be missing" in err and "submission" not in out
-    )
-    assert not Path("out/submission.zip").exists()

@@ -1,4 +1,4 @@
-"""The official Cityscapes scripts, where they are installed (`make peers`), read our submission and agree on scores."""
+"""The official Cityscapes scripts, where they are installed (`make peers`), read our label files and agree on scores."""
 
 import json
 import math
@@ -64,13 +64,14 @@ def agree(scores: dict[str, Any], truth: list[Path], predictions: list[np.ndarra
     assert float(found["mIoU"]) == pytest.approx(scores["averageScoreClasses"], abs=1e-9)
 
 
-def test_what_predict_submits_is_read_and_scored(tmp_path: Path) -> None:
+def test_what_predict_writes_is_read_and_scored(tmp_path: Path) -> None:
     data = fakes.make_fake_cityscapes(tmp_path / "data", 3)
     checkpoint = make_checkpoint(tmp_path / "model.safetensors", 19, data="cityscapes")
     words = [f"checkpoint={checkpoint}", f"input={data}/leftImg8bit/val", f"output={tmp_path}/out"]
-    assert predict.predict_pictures(compose_from("predict", [*words, "submission=true"])) == 0
+    assert predict.predict_pictures(compose_from("predict", words)) == 0
+    shutil.make_archive(str(tmp_path / "submission"), "zip", tmp_path / "out" / "labels")
     truth = sorted(data.glob("gtFine/val/*/*_labelIds.png"))
-    scores = official(tmp_path / "out" / "submission.zip", truth, tmp_path / "read")["scores"]
+    scores = official(tmp_path / "submission.zip", truth, tmp_path / "read")["scores"]
     back = {int(raw): train for train, raw in enumerate(known_format("cityscapes").ids)}
     predictions = []
     for path in truth:

@@ -6,6 +6,7 @@ The network is applied as the composed configuration says, so that both are test
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from isaseg.config import compose_from
 from isaseg.data.info import dataset_info
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
 from isaseg.inference.evaluate import evaluate_model
-from isaseg.inference.label_files import known_format, write_label_file, write_submission
+from isaseg.inference.label_files import known_format, write_label_file
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
@@ -229,15 +230,13 @@ def test_evaluation_gives_the_official_score_of_cityscapes(tmp_path: Path) -> No
     GlobalHydra.instance().clear()
     words = ["checkpoint=none", "data=cityscapes", f"data.root={data}", "data.num_workers=0", "worst=0"]
     metrics = evaluate_model(compose_from("evaluate", [*words, f"output={tmp_path}/out"]), model)
-    submitted = {}
     for path in truth:
         stem = path.name.removesuffix("_gtFine_labelIds.png")
         (picture,) = data.glob(f"leftImg8bit/val/*/{stem}_*.png")
         image = torch.from_numpy(np.array(Image.open(picture))).permute(2, 0, 1)[None]
         labels = predict_labels(model.segmenter, image, Inference())[0].numpy()
-        submitted[f"{stem}.png"] = tmp_path / f"{stem}.png"
-        write_label_file(submitted[f"{stem}.png"], labels, form)
-    write_submission(tmp_path / "submission.zip", submitted)
+        write_label_file(tmp_path / "labels" / f"{stem}.png", labels, form)
+    shutil.make_archive(str(tmp_path / "submission"), "zip", tmp_path / "labels")
     official = cityscapes.official(tmp_path / "submission.zip", truth, tmp_path / "read")["scores"]
     assert [name for name in known.classes if metrics["IoU"][name] is None] == ["truck", "train"]
     for name, iou in metrics["IoU"].items():

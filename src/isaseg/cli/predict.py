@@ -12,7 +12,6 @@ These replace files of an earlier run. An image that cannot be read is reported 
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
   overlays=false        labels only
-  submission=true       also submission.zip, as Cityscapes' server takes it
   device=cuda:1         cpu, cuda or cuda:NUMBER; default: a GPU if there is one
   precision=bf16        half the memory, faster on a GPU
   max_pixels=900000000  refuse images larger than this
@@ -25,7 +24,7 @@ These replace files of an earlier run. An image that cannot be read is reported 
 
 Examples:
   isaseg predict checkpoint=best.ckpt input=photos output=out
-  isaseg predict checkpoint=isanet.pth data=cityscapes input=leftImg8bit/test output=out submission=true
+  isaseg predict checkpoint=isanet.pth data=cityscapes input=leftImg8bit/test output=out
   isaseg predict checkpoint=best.ckpt output=out -- *.jpg
 
 A value with characters other than letters, digits, spaces and / . - _ : needs quotes inside quotes, such as

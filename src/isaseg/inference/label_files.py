@@ -1,8 +1,6 @@
-"""Predicted labels as files: with the ids of a data set's own label files and its colours; Cityscapes' submission."""
+"""Predicted labels as files: with the ids of a data set's own label files and its colours."""
 
-import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ import numpy as np
 from PIL import Image
 
 from isaseg.data.info import DatasetInfo, dataset_info, dataset_names
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 
 KNOWN = dataset_names()  # data sets with ids of their own; generated sets and a user's folder have none
-_CITYSCAPES = re.compile(r"([A-Za-z-]+_\d{6}_\d{6})(_.*)?")  # cityscapesScripts: <city>_123456_123456*.png
 
 
 @dataclass(frozen=True)
@@ -112,42 +109,3 @@ def write_label_file(path: Path, labels: np.ndarray, form: LabelFormat) -> None:
     with replace_file(path) as file:
         # within a tenth of the default's size on labels, in a third of its time
         picture.save(file, "PNG", compress_level=1)
-
-
-def submission_names(names: Sequence[str], form: LabelFormat) -> list[str]:
-    """Return the file names in a Cityscapes submission, which is flat, for `.../<city>_<6 digits>_<6 digits>...`.
-
-    Raises:
-        ConfigError: If the labels are not those of Cityscapes.
-        DataError: If a name is of another form, or two belong to one frame, which cityscapesScripts refuses.
-    """
-    if form.title != known_format("cityscapes").title:
-        raise ConfigError(
-            f"expected a network of Cityscapes for submission=true, got one of {form.title}; give data=cityscapes if it "
-            "was trained on it, or submission=false"
-        )
-    frames: dict[str, str] = {}
-    for name in names:
-        match = _CITYSCAPES.fullmatch(name.rpartition("/")[2])
-        if match is None:
-            raise DataError(
-                f"expected pictures named <city>_<6 digits>_<6 digits>_leftImg8bit for submission=true, got {name!r}; "
-                "give those of Cityscapes alone, or set submission=false"
-            )
-        if match[1] in frames:
-            raise DataError(
-                f"expected one picture of each frame for submission=true, got {frames[match[1]]!r} and {name!r}; "
-                "leave one out"
-            )
-        frames[match[1]] = name
-    return [f"{frame}_labelIds.png" for frame in frames]
-
-
-def write_submission(path: Path, files: Mapping[str, Path]) -> None:
-    """Write a zip of `files`, which are named as they are in it; whole or not at all."""
-    with (
-        replace_file(path) as file,
-        zipfile.ZipFile(file, "w") as archive,
-    ):  # stored: PNGs are compressed already
-        for name, source in files.items():
-            archive.write(source, name)

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,17 +29,13 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
 
     Raises:
         DataError: If there are none, an input does not exist, or two pictures would have the same output.
+        OSError: If a folder cannot be listed.
     """
     found: list[Picture] = []
     for word in inputs:
         path = Path(os.path.expanduser(word))
         if word and os.path.isdir(path):
             inside = sorted(_walk(path, os.path.realpath(output)))
-            if not inside:
-                raise DataError(
-                    f"expected pictures ({', '.join(IMAGE_ENDINGS)}) in the folder input={word!r}, got none; give "
-                    "another, or the files themselves"
-                )
             found += [Picture(path / name, _stem(name)) for name in inside]
         elif os.path.isfile(path):
             found.append(Picture(path, _stem(path.name)))
@@ -49,9 +45,17 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
             )
     if not found:
         raise DataError(
-            "expected pictures, got none; give input=FOLDER_OR_FILES, or files as plain words after --"
+            f"expected pictures ({', '.join(IMAGE_ENDINGS)}), got none in {list(inputs)}; give input=FOLDER_OR_FILES, or "
+            "files as plain words after --"
         )
-    _check_names(found)
+    taken: dict[str, Path] = {}
+    for path, name in found:
+        if name in taken:
+            raise DataError(
+                f"expected one picture for each output, got {str(taken[name])!r} and {str(path)!r}, both for "
+                f"{name + '.png'!r}; give them in two calls, or rename one"
+            )
+        taken[name] = path
     return found
 
 
@@ -94,10 +98,8 @@ def read_picture(picture: Picture) -> np.ndarray:
 def _walk(folder: Path, output: str) -> Iterator[str]:
     """Yield the paths of files with a picture's extension, relative to `folder`."""
 
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"expected to list {error.filename!r}, got: {error.strerror}; leave the folder out"
-        ) from error
+    def refuse(error: OSError) -> None:  # os.walk would leave the folder out
+        raise error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [
@@ -115,23 +117,3 @@ def _walk(folder: Path, output: str) -> Iterator[str]:
 
 def _stem(name: str) -> str:
     return Path(os.path.splitext(name)[0]).as_posix()
-
-
-def _check_names(pictures: Sequence[Picture]) -> None:
-    taken: dict[str, Picture] = {}
-    for picture in pictures:
-        if picture.name in taken:
-            other = str(taken[picture.name].path)
-            raise DataError(
-                f"expected one picture for each output, got {other!r} and {str(picture.path)!r}, both for "
-                f"{picture.name + '.png'!r}; give them in two calls, or rename one"
-            )
-        taken[picture.name] = picture
-    for picture in pictures:
-        for above in PurePosixPath(picture.name).parents:
-            stem, ending = os.path.splitext(above)
-            if stem in taken and ending in (".png", ".jpg"):
-                raise DataError(
-                    f"expected names that can lie side by side, got {str(taken[stem].path)!r}, whose output "
-                    f"would have the name of the folder of {str(picture.path)!r}; rename one"
-                )

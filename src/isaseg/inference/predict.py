@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,17 +21,17 @@ from isaseg.console import counted
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
 from isaseg.inference.apply import Inference, predict_labels
-from isaseg.inference.label_files import label_format, submission_names
-from isaseg.inference.outputs import Outputs, output_folder
+from isaseg.inference.label_files import LabelFormat, label_format, write_label_file
 from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
+from isaseg.runs.overlay import write_legend, write_overlay
 
 Labeller = Callable[[np.ndarray], np.ndarray]
+Writer = Callable[[Picture, np.ndarray, np.ndarray], None]
 
 _KEYS: dict[str, Any] = {
     "overlays": bool,
-    "submission": bool,
     "device": Annotated[
         str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
     ],
@@ -50,26 +51,25 @@ def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
 
     Raises:
         ConfigError: For a value that cannot work.
-        DataError: If there are no pictures, two would have the same output, or an output cannot be written.
+        DataError: If there are no pictures, or two would have the same output.
         CheckpointError: If the checkpoint does not load.
+        OSError: If an output cannot be written; names the file.
     """
     check_prediction(cfg)
     device, folder = _device(cfg.device), Path(str(cfg.output))
     pictures = find_pictures(_inputs(cfg, files), folder)
     model = load_model(Path(str(cfg.checkpoint)))
     form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
-    names = submission_names([p.name for p in pictures], form) if cfg.submission else None
-    outputs = Outputs(folder, form, cfg.overlays)
-    with output_folder(folder), pixels_at_most(cfg.max_pixels):
+    folder.mkdir(parents=True, exist_ok=True)
+    with pixels_at_most(cfg.max_pixels):
         labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
         start = time.perf_counter()
-        faults = _label_all(pictures, labeller, outputs)
+        faults = _label_all(pictures, labeller, partial(_write, folder, form, cfg.overlays))
         done, seconds = len(pictures) - faults, time.perf_counter() - start
-        if names and faults:
-            _report(
-                f"submission.zip is not written, {faults} pictures would be missing; fix them or leave them out"
-            )
-        holds = outputs.finish(None if names is None or faults else dict(zip(names, pictures, strict=True)))
+    holds = f"labels/*.png hold the ids of {form.title}"
+    if cfg.overlays:
+        write_legend(folder / "legend.png", form.classes, form.ids, form.colours)
+        holds += ", overlays/*.jpg show them, legend.png names the colours"
     print(f"{done} of {len(pictures)} pictures, {done / seconds:.3g} a second. In '{folder}': {holds}")
     return 2 if faults else 0
 
@@ -98,7 +98,7 @@ def for_picture(windows: Inference, mode: str, whole_pixels: int, size: tuple[in
     return windows if mode == "slide" or (mode == "auto" and is_large) else replace(windows, crop_size=None)
 
 
-def _label_all(pictures: Sequence[Picture], labeller: Labeller, outputs: Outputs) -> int:
+def _label_all(pictures: Sequence[Picture], labeller: Labeller, write: Writer) -> int:
     """Label and write each picture; return how many could not be.
 
     While the network works on one picture, the next is decoded and the previous is written; memory holds no more.
@@ -117,15 +117,25 @@ def _label_all(pictures: Sequence[Picture], labeller: Labeller, outputs: Outputs
                 labels = labeller(image)
             except (DataError, torch.OutOfMemoryError) as error:
                 faults += 1
-                _report(error if isinstance(error, DataError) else _out_of_memory(picture))
+                what = error if isinstance(error, DataError) else _out_of_memory(picture)
+                print(f"error: {what}", file=sys.stderr)
             else:
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(outputs.write, picture, image, labels)
+                writing = pool.submit(write, picture, image, labels)
             advance()
         if writing is not None:
             writing.result()
     return faults
+
+
+def _write(
+    folder: Path, form: LabelFormat, overlays: bool, picture: Picture, image: np.ndarray, labels: np.ndarray
+) -> None:
+    """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W)."""
+    write_label_file(folder / "labels" / f"{picture.name}.png", labels, form)
+    if overlays:
+        write_overlay(folder / "overlays" / f"{picture.name}.jpg", image, labels, form.colours)
 
 
 def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Labeller:
@@ -190,7 +200,3 @@ def _out_of_memory(picture: Picture) -> str:
         f"expected to predict {str(picture.path)!r} in the memory of the device, got too little; give "
         "test.mode=slide test.crop_size=[512,512], precision=bf16, or device=cpu"
     )
-
-
-def _report(text: object) -> None:
-    print(f"error: {text}", file=sys.stderr)
