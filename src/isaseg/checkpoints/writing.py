@@ -7,14 +7,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
 
 from isaseg.checkpoints.loading import Model
 from isaseg.errors import CheckpointError
@@ -47,9 +46,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
             with replace_file(path) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # on a full disk torch raises RuntimeError
+            free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
             message = (
-                f"expected to write {_mib(_num_bytes(checkpoint))} to {path}, got {reason(error)}; "
-                f"{_free(path.parent)} are free there and the older file is untouched. "
+                f"expected to write {path}, got {reason(error)}; {free / 2**20:.0f} MiB are free there and the older "
+                "file is untouched. "
             )
             if checkpoint.get("global_step", self.final_step) < self.final_step:
                 log.warning("%sTraining continues and tries again at the next checkpoint: make room", message)
@@ -76,31 +76,8 @@ def save_safetensors(model: Model, path: Path) -> None:
     """Write weights and description to a safetensors file, which `load_model` reads and which cannot hold code.
 
     Raises:
-        CheckpointError: If it cannot be written; an older file is left untouched.
+        OSError: If it cannot be written; an older file is left untouched.
     """
     weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
-    content = to_safetensors(weights, {"isaseg": json.dumps(model.description)})
-    try:
-        with replace_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise CheckpointError(
-            f"expected to write {path}, got {reason(error)}; {_free(path.parent)} are free there, make room"
-        ) from error
-
-
-def _free(folder: Path) -> str:
-    return _mib(shutil.disk_usage(folder).free if folder.is_dir() else 0)
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
-
-
-def _num_bytes(content: Any) -> int:
-    """Return the size of all tensors in nested dicts and lists."""
-    if isinstance(content, Tensor):
-        return content.nbytes
-    if isinstance(content, Mapping):
-        return sum(map(_num_bytes, content.values()))
-    return sum(map(_num_bytes, content)) if isinstance(content, (list, tuple)) else 0
+    with replace_file(path) as file:
+        file.write(to_safetensors(weights, {"isaseg": json.dumps(model.description)}))

@@ -2,20 +2,19 @@
 
 usage: isaseg export checkpoint=FILE output=DIR [KEY=VALUE ...]
 
-Each format is compared with PyTorch before it is written. In the folder `output`, under the name of the checkpoint:
+Writes into the folder `output`, under the name of the checkpoint:
   NAME.safetensors    weights and description, nothing that could run; every command takes it as checkpoint=
-  NAME.onnx           a graph for any number of images of any size; needs `pip install 'isaseg[onnx]'`
-  NAME.pt2            a torch.export program for one image of one size
+  NAME.onnx           a graph for any number of images of any size, compared with PyTorch before it is written; needs
+                      `pip install 'isaseg[onnx]'`
 
   checkpoint=FILE     from training, mmsegmentation or openseg
-  formats=[onnx]      only these of safetensors, onnx, program
-  size=[512,1024]     height and width of the image that the program takes
+  formats=[onnx]      only one of them
   group_size=[8,8]    and
   align_corners=true  for a published file that has lost its configuration
 
 Examples:
   isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
-  isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[program] size=[769,769]
+  isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[onnx]
 
 Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and returns `logits`, float32
 (batch, classes, height, width); the largest logit is the class:
@@ -25,14 +24,13 @@ Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor norm
   session = onnxruntime.InferenceSession("exported/best.onnx")
   labels = session.run(["logits"], {"image": image})[0].argmax(1)
 
-  program = torch.export.load("exported/best.pt2").module()
-  labels = program(torch.from_numpy(image.copy())).argmax(1)
-
-  segmenter = isaseg.checkpoints.loading.load_segmenter("exported/best.safetensors")
+  segmenter = isaseg.load_segmenter("exported/best.safetensors")
   labels = segmenter(torch.from_numpy(image.copy())).argmax(1)
 
-Each holds the class names, the palette and the description of the network: ONNX as metadata (`classes`, `palette`,
-`isaseg`), the program in its extra file `isaseg.json`, safetensors as metadata `isaseg`.
+For one size there is also torch.export.export(segmenter.fuse(), (torch.from_numpy(image.copy()),)).
+
+Both files hold the class names, the palette and the description of the network: ONNX as metadata (`classes`, `palette`,
+`isaseg`), safetensors as metadata `isaseg`.
 
 Keys: conf/export.yaml
 """
@@ -44,7 +42,7 @@ from isaseg.cli import command
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Export; return the exit code, see `command.run`: 2 also if a format cannot hold the network."""
+    """Export; return the exit code, see `command.run`: 2 also if ONNX cannot hold the network."""
     return command.main(__doc__, _work, words, "no file is half-written; run the same command again")
 
 

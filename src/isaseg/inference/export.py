@@ -1,21 +1,15 @@
-"""A network in other formats: safetensors, ONNX for any size, a torch.export program for one size.
-
-Each is compared with PyTorch's own logits before it is written. All map `image`, uint8 RGB (B, 3, H, W), to `logits`,
-float32 (B, K, H, W), as `Segmenter.forward` does.
-"""
+"""A network in other formats: safetensors, and ONNX for any number of images of any size."""
 
 import copy
 import importlib
 import io
 import json
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -24,8 +18,8 @@ from torch import Tensor
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.checkpoints.writing import save_safetensors
-from isaseg.config import check_value, require, suggest
-from isaseg.errors import CheckpointError, ConfigError, IsasegError
+from isaseg.config import check_value, require
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
 from isaseg.models.segmenter import Segmenter
 from isaseg.models.tensor_files import reason
@@ -35,108 +29,95 @@ log = logging.getLogger(__name__)
 TOLERANCE = 1e-5  # of max|a - b| / max|b|
 _ROUNDING = 1e-3  # for a network that amplifies rounding so much that no two programs agree to TOLERANCE
 
-_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "program": ".pt2"}
-
 # (batch, height, width): multiples of every group size and stride, and multiples of none
 _CHECKED = ((1, 64, 64), (2, 97, 131), (1, 128, 192), (3, 65, 40))
 
-_Pair = Annotated[
-    tuple[PositiveInt, PositiveInt], Field(description="[height, width], two positive integers")
-]
-_INPUT = "uint8 RGB (batch, 3, height, width), 0 to 255, neither scaled nor normalised"
-_OUTPUT = "float32 (batch, classes, height, width); the class of a pixel is the largest along axis 1"
-_ONNX_LIMIT = 2**31 - 2**20  # bytes of a protobuf message, minus some for the graph
+_KEYS: dict[str, Any] = {
+    "formats": Annotated[
+        list[Literal["safetensors", "onnx"]],
+        Field(min_length=1, description="a list of safetensors and onnx"),
+    ],
+    "group_size": Annotated[
+        tuple[PositiveInt, PositiveInt] | None,
+        Field(description="[P_h, P_w], two positive integers, or null"),
+    ],
+    "align_corners": bool | None,
+}
 
 
 def export_checkpoint(cfg: DictConfig) -> None:
-    """Export a checkpoint.
+    """Export a checkpoint into the folder `output`, under its own name.
 
     Args:
         cfg: Of conf/export.yaml.
 
     Raises:
-        IsasegError: If a value is wrong, the checkpoint does not load, or a format cannot hold the network.
+        IsasegError: If a value is wrong, the checkpoint does not load, or ONNX cannot hold the network.
+        OSError: If a file cannot be written.
     """
     path, folder = Path(str(require(cfg, "checkpoint"))), Path(str(require(cfg, "output")))
-    formats, size = _formats(cfg), _pair(cfg, "size")
-    group_size = None if cfg.group_size is None else _pair(cfg, "group_size")
-    check_value("align_corners", cfg.align_corners, bool | None)
-    model = load_model(path, group_size=group_size, align_corners=cfg.align_corners)
-    targets = {name: folder / f"{path.stem}{_SUFFIXES[name]}" for name in formats}
-    for target in targets.values():
-        if target.exists() and target.samefile(path):
-            raise ConfigError(
-                f"expected another folder than that of checkpoint='{path}', which would be replaced; set output=DIR"
-            )
-    for name, target in targets.items():
-        worst = export_model(model, name, target, size)
-        megabytes = target.stat().st_size / 1e6
-        log.info("%s  %.1f MB  largest relative difference from PyTorch %.1e", target, megabytes, worst)
-        if worst > TOLERANCE:
-            log.info("(PyTorch's float32 differs as much from its float64: this network amplifies rounding)")
+    values: Any = OmegaConf.to_container(cfg)
+    for key, annotation in _KEYS.items():
+        check_value(key, values[key], annotation)
+    if "onnx" in cfg.formats:
+        _onnx_packages()
+    model = load_model(path, group_size=values["group_size"], align_corners=cfg.align_corners)
+    for name in cfg.formats:
+        target = folder / f"{path.stem}.{name}"
+        if name == "safetensors":
+            save_safetensors(model, target)
+        else:
+            worst = export_onnx(model, target)
+            log.info("largest relative difference from PyTorch %.1e", worst)
+            if worst > TOLERANCE:
+                log.info(
+                    "(PyTorch's float32 differs as much from its float64: this network amplifies rounding)"
+                )
+        log.info("%s  %.1f MB", target, target.stat().st_size / 1e6)
 
 
-def export_model(model: Model, name: str, target: Path, size: tuple[int, int] = (512, 1024)) -> float:
-    """Write a network in one format, unless its logits differ from PyTorch's.
+@torch.no_grad()
+def export_onnx(model: Model, target: Path) -> float:
+    """Write a network as ONNX, unless its logits differ from PyTorch's.
+
+    The graph maps `image`, uint8 RGB (B, 3, H, W), to `logits`, float32 (B, K, H, W), as `Segmenter.forward` does.
 
     Args:
         model: The network, in evaluation mode on the CPU.
-        name: safetensors, onnx or program.
         target: The file; an older one is replaced once the new one is complete and checked.
-        size: (H, W) that the program accepts; ONNX is compared at it too.
 
     Returns:
         The largest relative difference, max|a - b| / max|b|.
 
     Raises:
-        ConfigError: If the format cannot hold the network, the logits differ, or the file cannot be written.
+        ConfigError: If ONNX cannot hold the network, or the logits differ.
         CheckpointError: If the network's logits are not finite.
+        OSError: If the file cannot be written.
     """
-    write = {"safetensors": _write_safetensors, "onnx": _write_onnx, "program": _write_program}[name]
+    onnx, onnxruntime = _onnx_packages()
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".export-", dir=target.parent) as scratch, torch.no_grad():
-            path = Path(scratch) / target.name
-            worst = write(model, path, size)
-            os.replace(path, target)
-        return worst
-    except OSError as error:
-        raise ConfigError(f"cannot write '{target}': {error}; set output=DIR to another folder") from error
-    except IsasegError as error:
-        raise type(error)(f"formats={name}: {error}") from error
-    except Exception as error:  # exporters raise anything for a network that they cannot trace
+        content = _onnx_content(onnx, model)
+    except Exception as error:  # the exporter raises anything for a network that it cannot trace
         root: BaseException = error
         while root.__cause__ is not None:  # torch.onnx wraps the fault in pages of advice
             root = root.__cause__
         raise ConfigError(
-            f"formats={name}: this network cannot be exported: {reason(root)}; choose from "
-            f"formats=[{','.join(other for other in _SUFFIXES if other != name)}]"
+            f"this network cannot be exported as ONNX: {reason(root)}; set formats=[safetensors]"
         ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # errors are raised anyway
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def answer(image: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
+
+    worst = _difference(answer, model.segmenter)
+    with replace_file(target) as file:
+        file.write(content)
+    return worst
 
 
-def _write_safetensors(model: Model, path: Path, size: tuple[int, int]) -> float:
-    save_safetensors(model, path)
-    return _difference(load_model(path).segmenter, model.segmenter, _CHECKED[:2], tolerance=0.0)
-
-
-def _write_program(model: Model, path: Path, size: tuple[int, int]) -> float:
-    with _quiet():
-        program = torch.export.export(model.segmenter.fuse(), (_image(1, *size),))
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # names the folders of this machine
-        with replace_file(path) as file:
-            torch.export.save(program, file, extra_files={"isaseg.json": json.dumps(model.description)})
-        loaded = torch.export.load(path).module()
-    return _difference(loaded, model.segmenter, ((1, *size),))
-
-
-def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
-    onnx, onnxruntime = _onnx_packages()
-    held = sum(t.numel() * t.element_size() for t in model.segmenter.state_dict().values())
-    if held > _ONNX_LIMIT:
-        raise ConfigError(
-            f"expected weights of less than 2 GB, which a single file can hold, got {held} bytes"
-        )
+def _onnx_content(onnx: Any, model: Model) -> bytes:
     with _quiet():
         program = torch.onnx.export(
             model.segmenter.fuse(),
@@ -150,52 +131,34 @@ def _write_onnx(model: Model, path: Path, size: tuple[int, int]) -> float:
         )
     assert program is not None
     proto = program.model_proto
-    _describe(onnx, proto, model)
-    with replace_file(path) as file:
-        file.write(proto.SerializeToString())
-    onnx.checker.check_model(str(path), full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised anyway
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def answer(image: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"image": image.numpy()})[0])
-
-    return _difference(answer, model.segmenter, (*_CHECKED, (1, *size)))
-
-
-def _describe(onnx: Any, proto: Any, model: Model) -> None:
-    """Add what a user needs to know to an ONNX model, and remove what concerns only this machine."""
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
-        del part.metadata_props[:]  # lines of source with their folders
+        del part.metadata_props[:]  # lines of source with the folders of this machine
         part.doc_string = ""
     facts = {
-        "input": _INPUT,
-        "output": _OUTPUT,
+        "input": "uint8 RGB (batch, 3, height, width), 0 to 255, neither scaled nor normalised",
+        "output": "float32 (batch, classes, height, width); the class of a pixel is the largest along axis 1",
         "classes": json.dumps(model.description.get("classes")),
         "palette": json.dumps(model.description.get("palette")),
         "isaseg": json.dumps(model.description),
     }
     onnx.helper.set_model_props(proto, facts)
+    content: bytes = proto.SerializeToString()
+    onnx.checker.check_model(content, full_check=True)
+    return content
 
 
-def _difference(
-    answer: Callable[[Tensor], Tensor],
-    segmenter: Segmenter,
-    shapes: Sequence[tuple[int, int, int]],
-    tolerance: float = TOLERANCE,
-) -> float:
-    """Return the largest relative difference of two networks' logits on noise of these (batch, height, width).
+def _difference(answer: Callable[[Tensor], Tensor], segmenter: Segmenter) -> float:
+    """Return the largest relative difference of two networks' logits on noise.
 
     A deep network, above all with random weights, can amplify the rounding of float32 beyond the tolerance. No two
     programs then agree better than PyTorch agrees with itself in float64, and a few times that difference is allowed.
 
     Raises:
-        ConfigError: If it is above `tolerance`, and above what rounding explains.
+        ConfigError: If it is above the tolerance, and above what rounding explains.
         CheckpointError: If the segmenter's logits are not finite.
     """
     worst = 0.0
-    for shape in shapes:
+    for shape in _CHECKED:
         image = _image(*shape)
         wanted, found = segmenter(image), answer(image)
         if not wanted.isfinite().all():
@@ -204,15 +167,14 @@ def _difference(
             )
         if found.shape != wanted.shape:
             raise ConfigError(f"expected logits {tuple(wanted.shape)}, got {tuple(found.shape)}")
-        difference = _relative(found, wanted)
-        allowed = tolerance
-        if tolerance and not difference <= tolerance:
+        difference, allowed = _relative(found, wanted), TOLERANCE
+        if not difference <= TOLERANCE:  # true for NaN too
             rounding = _relative(wanted, copy.deepcopy(segmenter).double()(image))
-            allowed = max(tolerance, min(4 * rounding, _ROUNDING))
-        if not difference <= allowed:  # true for NaN too
+            allowed = max(TOLERANCE, min(4 * rounding, _ROUNDING))
+        if not difference <= allowed:
             raise ConfigError(
                 f"expected PyTorch's logits within {allowed:.1e} of their largest, got {difference:.1e} for images of "
-                f"{shape}; nothing is written. Use another format, and please report it"
+                f"{shape}; nothing is written. Set formats=[safetensors], and please report it"
             )
         worst = max(worst, difference)
     return worst
@@ -231,7 +193,7 @@ def _image(batch: int, height: int, width: int) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence exporters, which print what no user can act on, at times the whole graph. Their errors are raised."""
+    """Silence the exporter, which prints what no user can act on, at times the whole graph. Its errors are raised."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -252,26 +214,3 @@ def _onnx_packages() -> tuple[Any, Any]:
             f"expected the packages onnx, onnxscript and onnxruntime, got '{error}'; `pip install 'isaseg[onnx]'`, or "
             "leave onnx out of formats"
         ) from error
-
-
-def _formats(cfg: DictConfig) -> tuple[str, ...]:
-    given = [cfg.formats] if isinstance(cfg.formats, str) else [str(name) for name in cfg.formats or []]
-    for name in given:
-        if name not in _SUFFIXES:
-            raise ConfigError(
-                f"expected formats of safetensors, onnx and program, got '{name}'; {suggest(name, _SUFFIXES)}"
-                "set e.g. formats=[onnx]"
-            )
-    if not given:
-        raise ConfigError(
-            "expected formats of safetensors, onnx and program, got none; set e.g. formats=[onnx]"
-        )
-    if "onnx" in given:
-        _onnx_packages()
-    return tuple(dict.fromkeys(given))
-
-
-def _pair(cfg: DictConfig, key: str) -> tuple[int, int]:
-    value: Any = OmegaConf.to_container(cfg[key]) if OmegaConf.is_list(cfg[key]) else cfg[key]
-    check_value(key, value, _Pair)
-    return value[0], value[1]
