@@ -24,7 +24,7 @@ def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., Non
         unit: What is counted.
 
     Yields:
-        `advance(number=1, more="")`, to be called when `number` more are done; `more` is shown beside the pace.
+        `advance(number=1)`, to be called when `number` more are done.
     """
     console = Console(stderr=True)
     columns = (
@@ -40,11 +40,11 @@ def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., Non
         start = last = time.perf_counter()
         done = 0
 
-        def advance(number: int = 1, more: str = "") -> None:
+        def advance(number: int = 1) -> None:
             nonlocal done, last
             done += number
             now = time.perf_counter()
-            pace = f"{done / max(now - start, 1e-9):.3g}{unit and ' ' + unit}/s{more and ', ' + more}"
+            pace = f"{done / max(now - start, 1e-9):.3g}{unit and ' ' + unit}/s"
             bar.update(task, advance=number, pace=pace)
             if not shown and now - last > _SECONDS:
                 log.info("%s %d/%d  %s", text, done, total, pace)

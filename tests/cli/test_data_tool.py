@@ -239,7 +239,7 @@ def test_the_cache_is_made_where_training_looks_for_it(
     }
     assert files(Path.cwd()) == expected
     out = capsys.readouterr().out
-    assert "CamVid val: 3 of 3 samples" in out and "6 files written now, 0 of them repaired" in out
+    assert "CamVid val: 3 of 3 samples in" in out and "6 files written now, 0 of them repaired" in out
     before = digests(Path.cwd())
     assert tool(*arguments, "verify=true") == 0
     assert "0 files written now" in capsys.readouterr().out

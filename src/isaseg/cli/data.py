@@ -120,8 +120,8 @@ def _cache(cfg: DictConfig) -> int:
         report = build_cache(source, cfg.workers, cfg.verify)
         errors += report.errors
         print(
-            f"{source.info.title} {source.split}: {report.samples} of {len(source)} samples, {report.size / 1e6:.1f} MB "
-            f"in '{folder / source.split}', {report.written} files written now, {len(report.repaired)} of them repaired"
+            f"{source.info.title} {source.split}: {report.samples} of {len(source)} samples in "
+            f"'{folder / source.split}', {report.written} files written now, {len(report.repaired)} of them repaired"
         )
         for path in report.repaired:
             print(f"warning: the cache file '{path}' was damaged and is written again", file=sys.stderr)

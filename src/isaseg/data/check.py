@@ -31,9 +31,7 @@ def check_files(source: FileSource, strict_size: bool = False) -> None:
     if len(source) > _CHECK_ALL:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
     text = f"checking {source.info.title} {source.split}"
-    with in_threads(lambda index: _decode(source, index), indices, text) as decoded:
-        for _ in decoded:  # raises what a pair raised
-            pass
+    in_threads(lambda index: _decode(source, index), indices, text)
 
 
 def size_fault(source: FileSource) -> str | None:

@@ -193,15 +193,13 @@ class FileSource:
             return None
         path = self.cache_files(index)[which]
         cached = cached_picture(path, file)
-        if cached is not None:
-            return LazyArray(cached.shape, cached.read)
-        if not self._warned:
+        if cached is None and not self._warned:
             self._warned = True
             log.warning(
-                f"the cache of {self.info.title} {self.split} is incomplete or older than the files, e.g. '{path}'; "
-                "what it lacks is decoded each time; fix it with `python src/data.py cache`"
+                f"the cache of {self.info.title} {self.split} is incomplete, older than the files or of files in another "
+                f"place, e.g. '{path}'; what it lacks is decoded each time; fix it with `python src/data.py cache`"
             )
-        return None
+        return cached
 
     def _decode(self, path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray:
         try:

@@ -86,24 +86,12 @@ def test_run_lengths_decode_to_the_mask(size: tuple[int, int], kind: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("counts", "match"),
-    [
-        ("", "characters"),
-        ("é", "ascii"),
-        (" 8", "characters"),
-        ("\x7f8", "characters"),
-        ("7o", "characters"),  # the last number has no end
-        ("7", "24 pixels"),
-        ("h08", "24 pixels"),
-        ("o" * 6 + "0", "larger"),
-        ("PPPPP?", "24 pixels"),  # 2^29 pixels
-        ("0" * 100, "more of them"),
-        ("O", "24 pixels"),  # -1
-        ("o" * 10_000_000, "characters"),
-    ],
+    "counts",
+    ["", "é", " 8", "\x7f8", "7o", "7", "h08", "o" * 6 + "0", "PPPPP?", "0" * 100, "O", "o" * 10_000_000],
 )
-def test_hostile_run_lengths_are_refused(counts: str, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+def test_hostile_run_lengths_are_refused(counts: str) -> None:
+    """Other characters, no end, too short, too long, 2^29 pixels, none, a negative number, one of millions of digits."""
+    with pytest.raises(ValueError, match="expected .*run lengths"):
         decode_rle(counts, 4, 6)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,7 +25,6 @@ from tests.data.tools.archives import (
     CASES,
     archives_of_cityscapes,
     archives_of_context,
-    archives_of_context_json,
     archives_of_lip,
     archives_of_lip_apart,
     archives_of_voc,
@@ -82,14 +80,17 @@ def test_archives_become_the_layout_that_is_read(
         for index in range(size):
             image, mask, _ = found.load(index)
             assert mask is None or mask[:, :].shape == image[:, :].shape[:2]
-    listed = manifest(root)
-    assert listed["complete"] is True
-    assert {n: (e["size"], e["sha256"]) for n, e in listed["steps"].items() if n != "convert"} == {
-        path.name: (path.stat().st_size, sha256(path)) for path in archives.iterdir()
-    }
-    noted = {n: digest for step in listed["steps"].values() for n, digest in step["files"].items()}
+    steps = manifest(root)["steps"]
+    sums = {path.name: sha256(path) for path in archives.iterdir()}
+    assert {n: step["sha256"] for n, step in steps.items() if n != "convert"} == sums
+    noted = {n: digest for step in steps.values() for n, digest in step["files"].items()}
     assert noted == {n: sha256(root / n) for n in tree(root) if n != MANIFEST}
     assert lines[-1] == f"checksums of {len(noted)} files are in '{root / MANIFEST}'"
+    if OFFICIAL[name].convert is None:
+        left_out = ("TrainIds", "_reversed/", "list.txt")
+        made = tree(tmp_path / "made" / ("LIP" if name == "lip" else ""))
+        expected = {n: c for n, c in made.items() if not any(text in n for text in left_out)}
+        assert files(root / OFFICIAL[name].folders[0]) == expected
     assert verify(root) == []
     for used in ("unpack", "sha256", "save_manifest"):
         monkeypatch.setattr(module, used, lambda *args: pytest.fail("this takes long"))
@@ -97,19 +98,6 @@ def test_archives_become_the_layout_that_is_read(
     assert prepare(name, archives, root) == nothing
     shutil.rmtree(archives)
     assert prepare(name, archives, root) == nothing
-
-
-@pytest.mark.parametrize("case", ["cityscapes", "ade20k", "lip", "lip apart", "10k", "164k"])
-def test_files_are_those_of_the_archives(tmp_path: Path, case: str) -> None:
-    name, archives_of, *_ = CASES[case]
-    archives_of(tmp_path / "made", tmp_path / "archives")
-    prepare(name, tmp_path / "archives", tmp_path / "root")
-    left_out = ("TrainIds", "_reversed/", "list.txt")
-    made = tree(tmp_path / "made" / ("LIP" if "lip" in case else ""))
-    found = tree(tmp_path / "root" / OFFICIAL[name].folders[0])
-    assert {n: c for n, c in found.items() if n != MANIFEST} == {
-        n: c for n, c in made.items() if not any(text in n for text in left_out)
-    }
 
 
 @pytest.mark.parametrize("inside", ["", "VOC2012", "VOCdevkit/VOC2012"])
@@ -135,22 +123,7 @@ def test_an_archive_that_comes_later_is_added(tmp_path: Path) -> None:
     assert len(voc_aug("train", str(root)) or ()) == 4
 
 
-def test_the_json_that_comes_later_is_converted(tmp_path: Path) -> None:
-    archives, root = tmp_path / "archives", tmp_path / "root"
-    archives_of_context_json(tmp_path / "made", archives)
-    os.replace(archives / "trainval_merged.json", tmp_path / "trainval_merged.json")
-    pack(archives / "trainval.tar.gz", tmp_path / "made", only=begins("trainval/"))
-    prepare("pascal_context", archives, root)
-    os.replace(tmp_path / "trainval_merged.json", archives / "trainval_merged.json")
-    assert prepare("pascal_context", archives, root)[1].startswith("convert: ")
-    with Image.open(
-        root / "VOCdevkit" / "VOC2010" / "SegmentationClassContext" / "2008_000000.png"
-    ) as picture:
-        assert np.unique(np.asarray(picture)).tolist() == [0, 2]
-    assert verify(root) == []
-
-
-@pytest.mark.parametrize("case", ["cityscapes", "lip", "voc", "context json"])
+@pytest.mark.parametrize("case", ["lip", "voc", "context json"])
 def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +131,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
     archives_of(tmp_path / "made", tmp_path / "archives")
     prepare(name, tmp_path / "archives", tmp_path / "clean")
     clean, replace = files(tmp_path / "clean"), os.replace
-    moves = len(clean) + 1 + len(manifest(tmp_path / "clean")["steps"])  # manifests too
+    moves = len(clean) + len(manifest(tmp_path / "clean")["steps"])  # manifests too
     for at in range(1, moves, 3):
         root, left = tmp_path / str(at), iter(range(at))
 
@@ -171,8 +144,6 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
         with pytest.raises(KeyboardInterrupt):
             prepare(name, tmp_path / "archives", root)
         monkeypatch.undo()
-        assert manifest(root)["complete"] is False
-        assert any("unfinished" in line for line in verify(root))
         assert files(root).keys() <= clean.keys(), "no temporary files"
         prepare(name, tmp_path / "archives", root)
         assert files(root) == clean
@@ -225,15 +196,6 @@ def test_d11_a_changed_byte_is_found(city: Path) -> None:
     assert verify(root) == []
 
 
-def test_files_that_are_gone_need_their_archive(city: Path) -> None:
-    root = city / "root"
-    prepare("cityscapes", city / "archives", root)
-    next(root.rglob("*_leftImg8bit.png")).unlink()
-    os.replace(city / "archives" / "leftImg8bit_trainvaltest.zip", city / "moved.zip")
-    with pytest.raises(DataError, match=r"expected leftImg8bit_trainvaltest\.zip in .* again"):
-        prepare("cityscapes", city / "archives", root)
-
-
 def test_an_image_that_is_gone_is_taken_from_the_archive_that_it_was_in(tmp_path: Path) -> None:
     archives, root = tmp_path / "archives", tmp_path / "root"
     archives_of_voc(tmp_path / "made", archives)
@@ -271,21 +233,6 @@ def test_labels_that_are_gone_are_converted_again(
     assert files(root) == before
 
 
-def test_another_archive_of_the_same_name_is_noticed(city: Path) -> None:
-    root, archive = city / "root", city / "archives" / "gtFine_trainvaltest.zip"
-    prepare("cityscapes", city / "archives", root)
-    os.utime(archive, (1, 1))  # a copy
-    assert prepare("cityscapes", city / "archives", root)[0].startswith("nothing to do")
-    pack(archive, city / "made", only=begins("gtFine/train"))
-    before = tree(root)
-    with pytest.raises(DataError, match=r"expected the gtFine_trainvaltest\.zip that .* was made from"):
-        prepare("cityscapes", city / "archives", root)
-    assert tree(root) == before
-    (root / MANIFEST).unlink()
-    prepare("cityscapes", city / "archives", root)
-    assert verify(root) == []
-
-
 def test_d11_archives_are_compared_with_the_published_checksums(
     city: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,10 +253,9 @@ def test_published_checksums_are_of_archives_that_are_known() -> None:
     assert all(len(digest) == 64 and int(digest, 16) for digest in PUBLISHED.values())
 
 
-@pytest.mark.parametrize("bad", ["../x", "/x", "a\\..\\..\\x"])
-def test_d10_nothing_of_a_hostile_archive_is_in_the_layout(city: Path, bad: str) -> None:
+def test_d10_nothing_of_a_hostile_archive_is_in_the_layout(city: Path) -> None:
     with zipfile.ZipFile(city / "archives" / "gtFine_trainvaltest.zip", "a") as file:
-        file.writestr(bad, b"1")
+        file.writestr("../x", b"1")
     before = tree(city)
     with pytest.raises(DataError, match=r"gtFine_trainvaltest\.zip', member"):
         prepare("cityscapes", city / "archives", city / "root")
@@ -418,11 +364,11 @@ def test_an_interrupted_archive_that_is_gone_is_not_taken_for_unpacked(
 
 def test_an_archive_without_the_data_is_reported(city: Path) -> None:
     pack(city / "archives" / "gtFine_trainvaltest.zip", city / "made", only=begins("license"))
-    with pytest.raises(
-        DataError, match=r"expected the folder gtFine in .* fetch gtFine_trainvaltest\.zip again"
-    ):
-        prepare("cityscapes", city / "archives", city / "root")
-    assert manifest(city / "root")["complete"] is False
+    for _ in range(2):
+        with pytest.raises(
+            DataError, match=r"expected the folder gtFine in .* fetch gtFine_trainvaltest\.zip again"
+        ):
+            prepare("cityscapes", city / "archives", city / "root")
 
 
 def test_a_root_holds_one_data_set(city: Path) -> None:
@@ -437,11 +383,6 @@ def test_a_data_set_without_known_archives_has_no_prepare(tmp_path: Path, name: 
         ConfigError, match=f"one of cityscapes, ade20k, lip.* got '{name}', which has no `prepare`"
     ):
         prepare(name, tmp_path, tmp_path / "root")
-
-
-def test_a_root_without_a_manifest_cannot_be_verified(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="run prepare first"):
-        verify(tmp_path)
 
 
 @pytest.mark.parametrize(("line", "match"), [("../../x", "'../../x'"), ("", "None")])
@@ -464,19 +405,6 @@ def test_a_full_disk_while_converting_is_reported(tmp_path: Path, monkeypatch: p
         prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")
     monkeypatch.undo()
     assert prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")[0].startswith("convert: ")
-
-
-def test_d10_converted_labels_do_not_follow_a_link_out_of_the_root(tmp_path: Path) -> None:
-    archives_of_voc(tmp_path / "made", tmp_path / "archives")
-    outside, voc = tmp_path / "outside", tmp_path / "root" / "VOCdevkit" / "VOC2012"
-    outside.mkdir()
-    voc.mkdir(parents=True)
-    (voc / "SegmentationClassAug").symlink_to(outside)
-    with pytest.raises(
-        DataError, match=r"got the link '.*SegmentationClassAug' to '.*outside' there; remove the link"
-    ):
-        prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")
-    assert list(outside.iterdir()) == []
 
 
 def test_a_root_that_is_a_file_is_reported(tmp_path: Path) -> None:

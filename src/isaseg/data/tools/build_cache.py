@@ -1,6 +1,7 @@
 """Decode a split once, into the files that `cache.py` reads; a second run checks the first."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +14,19 @@ from isaseg.errors import DataError
 
 @dataclass
 class CacheReport:
-    """What is in the cache, of one sample or of a split.
+    """What was done with one sample, or with the samples of a split.
 
     Attributes:
-        samples: Number of samples that it holds.
+        samples: Number of samples in the cache.
         written: Number of files that were written now.
         repaired: Files among these that were there, but damaged.
-        size: Bytes of all files.
         errors: A sentence for each sample that cannot be decoded.
     """
 
     samples: int = 0
     written: int = 0
     repaired: list[Path] = field(default_factory=list)
-    size: int = 0
     errors: list[str] = field(default_factory=list)
-
-    def __iadd__(self, other: "CacheReport") -> "CacheReport":
-        self.samples += other.samples
-        self.written += other.written
-        self.repaired += other.repaired
-        self.size += other.size
-        self.errors += other.errors
-        return self
 
 
 def build_cache(source: FileSource, workers: int | None = None, verify: bool = False) -> CacheReport:
@@ -52,23 +43,23 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
     Raises:
         DataError: If the folder cannot be written, or the disk is full.
     """
-    report = CacheReport()
     title = f"{source.info.title} {source.split}"
-    text = f"{'verifying' if verify else 'caching'} {title}"
-
-    def work(index: int) -> CacheReport:
-        return cache_sample(source, index, verify)
-
+    work = partial(cache_sample, source, verify=verify)
     try:
-        with in_threads(work, range(len(source)), text, workers, lambda sample: sample.size) as samples:
-            for sample in samples:
-                report += sample
+        done = in_threads(
+            work, range(len(source)), f"{'verifying' if verify else 'caching'} {title}", workers
+        )
     except OSError as error:
         raise DataError(
             f"expected to write the cache of {title} below '{source.cache}', got {error}; make space or give another "
             "folder as data.cache=/path/to/it; the same command continues"
         ) from error
-    return report
+    return CacheReport(
+        sum(sample.samples for sample in done),
+        sum(sample.written for sample in done),
+        [path for sample in done for path in sample.repaired],
+        [text for sample in done for text in sample.errors],
+    )
 
 
 def cache_sample(source: FileSource, index: int, verify: bool = False) -> CacheReport:
@@ -79,28 +70,20 @@ def cache_sample(source: FileSource, index: int, verify: bool = False) -> CacheR
     try:
         for path, file in files:
             try:
-                if _is_cached(path, file, verify):
-                    continue
+                cached = cached_picture(path, file)
+                if cached is not None and verify:
+                    cached[:, :]
             except CacheError:
                 report.repaired.append(path)
-            write_picture(path, source.decode_image(index) if path == image else _labels(source, index), file)
-            report.written += 1
+                cached = None
+            if cached is None:
+                write_picture(
+                    path, source.decode_image(index) if path == image else _labels(source, index), file
+                )
+                report.written += 1
     except DataError as error:
         return CacheReport(errors=[str(error)])
-    report.size = sum(path.stat().st_size for path, _ in files)
     return report
-
-
-def _is_cached(path: Path, file: Path, verify: bool) -> bool:
-    """Return whether the cache has a file as it is now.
-
-    Raises:
-        CacheError: If it is damaged.
-    """
-    cached = cached_picture(path, file)
-    if cached is not None and verify:
-        cached.read(slice(0, cached.shape[0]), slice(0, cached.shape[1]))
-    return cached is not None
 
 
 def _labels(source: FileSource, index: int) -> np.ndarray:

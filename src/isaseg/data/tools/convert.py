@@ -6,7 +6,7 @@ the same layout.
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 
 from isaseg.data.decode import DecodeError, read_labels
 from isaseg.data.info import dataset_info
-from isaseg.data.parallel import Item, in_threads
+from isaseg.data.parallel import in_threads
 from isaseg.data.tools.detail import DETAIL, DetailImage, Region, paint, read_detail
 from isaseg.errors import DataError
 
@@ -25,7 +25,7 @@ def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]
     Args:
         source: The MATLAB file.
         target: The PNG.
-        variable: The matrix; `a.b` is field b of struct a.
+        variable: As of `read_labels`.
         ids: What is written for each id, 0 to 255.
 
     Raises:
@@ -75,7 +75,7 @@ def _paint_detail(source: Path, out: Path) -> dict[str, list[str]]:
         except ValueError as error:
             raise DataError(f"image {image.name} in '{source}': {error}; fetch it again") from error
 
-    _each(convert, images, "PASCAL-Context")
+    in_threads(convert, images, "converting PASCAL-Context")
     return {split: [image.name for image, _ in images if image.phase == split] for split in ("train", "val")}
 
 
@@ -103,7 +103,7 @@ def convert_sbd(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
         if not (folder / image).is_file():
             _copy(sbd / "img" / f"{name}.jpg", out / image)
 
-    _each(convert, names, "SBD")
+    in_threads(convert, names, "converting SBD")
     _write_names(out / lists / "trainaug.txt", names)
 
 
@@ -112,17 +112,7 @@ def _save(path: Path, labels: np.ndarray) -> None:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Return the names of images in a list, one a line.
-
-    Raises:
-        DataError: If there is no such list, or a line is not the name of an image.
-    """
-    try:
-        names = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"expected a list of images in '{path}', got {error}; unpack the archives again"
-        ) from error
+    names = path.read_text(encoding="utf-8", errors="replace").split()
     strange = next((name for name in names if not re.fullmatch(r"\w+", name, re.ASCII)), None)
     if strange is not None or not names:
         raise DataError(f"expected names of images in '{path}', got {strange!r}; unpack the archives again")
@@ -134,19 +124,10 @@ def _write_names(path: Path, names: Iterable[str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copyfile(source, _ready(target))
-    except OSError as error:
-        raise DataError(f"expected to copy '{source}' to '{target}', got {error}; unpack it again") from error
+    shutil.copyfile(source, _ready(target))
 
 
 def _ready(path: Path) -> Path:
     """Make the folder of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def _each(work: Callable[[Item], None], items: Sequence[Item], text: str) -> None:
-    with in_threads(work, items, f"converting {text}") as results:
-        for _ in results:  # raises what an item raised
-            pass

@@ -111,20 +111,22 @@ def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: If it is not such a string, or its runs do not add up to the picture.
     """
-    digits = np.frombuffer(counts.encode("ascii"), np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(digits & 32 == 0)
-    # the last digit must end a run, and there is one
-    if len(ends) == 0 or ends[-1] != len(digits) - 1 or digits.min() < 0 or digits.max() > 63:
-        raise ValueError("expected compressed run lengths, got other characters")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 6 or len(ends) > 2 * height * width + 2:
-        raise ValueError(f"expected run lengths of a {height} x {width} picture, got larger or more of them")
-    place = np.arange(len(digits)) - np.repeat(starts, lengths)
-    runs = np.add.reduceat((digits & 31) << (5 * place), starts)
-    runs -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    if runs.min() < 0 or runs.max() > height * width or runs.sum() != height * width:
+    runs: list[int] = []
+    number = shift = 0
+    for character in counts:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or shift > 25:
+            raise ValueError(
+                f"expected compressed run lengths, got {character!r} or a number of more than six digits"
+            )
+        number |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            number -= 1 << shift
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = shift = 0
+    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
         raise ValueError(f"expected run lengths of {height * width} pixels in all, got others")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T

@@ -41,7 +41,7 @@ class Fault:
 
 
 class Finding(NamedTuple):
-    """What is in one sample: its size, pixels of each train id (256,), faults."""
+    """What is in one sample: its size, pixels of each train id, uint32 (256,), faults."""
 
     size: Size | None
     pixels: np.ndarray
@@ -77,22 +77,22 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
     none = np.zeros(len(shown), np.int64)
     report = SplitReport(source, size_fault(source), none, none.copy())
     text = f"checking {source.info.title} {source.split}"
-    with in_threads(partial(inspect_sample, source), range(len(source)), text, workers) as findings:
-        for index, finding in enumerate(findings):
-            if finding.size is not None:
-                report.sizes[finding.size] += 1
-            report.pixels += finding.pixels[shown]
-            report.occurs += finding.pixels[shown] > 0
-            report.faults += finding.faults
-            if not finding.faults:
-                report.usable.append(index)
+    findings = in_threads(partial(inspect_sample, source), range(len(source)), text, workers)
+    for index, finding in enumerate(findings):
+        if finding.size is not None:
+            report.sizes[finding.size] += 1
+        report.pixels += finding.pixels[shown]
+        report.occurs += finding.pixels[shown] > 0
+        report.faults += finding.faults
+        if not finding.faults:
+            report.usable.append(index)
     return report
 
 
 def inspect_sample(source: FileSource, index: int) -> Finding:
     """Decode a sample and return what is in it, with all its faults."""
     pair, image, raw = source.pairs[index], None, None
-    pixels, faults = np.zeros(256, np.int64), []
+    pixels, faults = np.zeros(256, np.uint32), []
 
     def add(file: Path, error: DataError, unknown: Mapping[int, int] | None = None) -> None:
         faults.append(Fault(source.split, pair.name, str(file), str(error), unknown or {}))
@@ -117,7 +117,7 @@ def inspect_sample(source: FileSource, index: int) -> Finding:
     try:
         # counts are float32, so exact up to 16 million pixels of an id
         counts = cv2.calcHist([source.to_train_ids(raw, index)], [0], None, [256], [0, 256])
-        pixels += counts.ravel().astype(np.int64)
+        pixels = counts.ravel().astype(np.uint32)
     except DataError as error:
         add(pair.mask, error, source.unknown_ids(raw))
     return Finding(size, pixels, faults)

@@ -13,18 +13,16 @@ MANIFEST = "isaseg_manifest.json"
 
 
 class PreparedStep(BaseModel, extra="forbid"):
-    """A step that is done: bytes and SHA-256 of its archive, and the SHA-256 of its files by path below the root."""
+    """A step that is done: the SHA-256 of its archive, and of its files by path below the root."""
 
-    size: int = 0
     sha256: str = ""
     files: dict[str, str] = {}
 
 
 class Manifest(BaseModel, extra="forbid"):
-    """The steps that are done in a root, by name of the archive, and whether these are all."""
+    """The steps that are done in a root, by name of the archive."""
 
     dataset: str
-    complete: bool = False
     steps: dict[str, PreparedStep] = {}
 
     @property
@@ -76,6 +74,5 @@ def verify(root: Path) -> list[str]:
             return f"changed: expected SHA-256 {files[path]} of '{file}'; remove it and run prepare again"
         return None
 
-    unfinished = [] if manifest.complete else [f"unfinished: '{root}'; run prepare again"]
-    with in_threads(fault, sorted(files), "comparing checksums") as results:
-        return unfinished + [line for line in results if line is not None]
+    lines = in_threads(fault, sorted(files), "comparing checksums")
+    return [line for line in lines if line is not None]

@@ -25,24 +25,14 @@ _STAGING = ".unpacking"
 
 @dataclass(frozen=True)
 class _Job:
-    """A data set to prepare.
-
-    Attributes:
-        official: Its archives.
-        title: Its name for people.
-        root: The folder that holds it.
-        folder: Where in the root it is.
-        archives: The folder with the archives.
-        found: The archives in there, by name.
-        manifest: What is done.
-    """
+    """A data set to prepare: what is `found` in the folder `archives` goes into `folder`, which lies in `root`."""
 
     official: OfficialArchives
     title: str
     root: Path
     folder: Path
     archives: Path
-    found: Mapping[str, Path]
+    found: Mapping[str, Path]  # by name
     manifest: Manifest
 
     def missing(self, known: Iterable[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -67,8 +57,7 @@ def prepare(name: str, archives: Path, root: Path) -> list[str]:
 
     Raises:
         ConfigError: If no official archives of the data set are known.
-        DataError: If archives are missing, damaged, harmful or too large, or are not those published or those of a
-            former run.
+        DataError: If archives are missing, damaged, harmful or too large, or are not those published.
     """
     job = _plan(name, archives.expanduser(), root.expanduser())
     if missing := job.missing({*job.found, *job.manifest.steps}):
@@ -78,18 +67,15 @@ def prepare(name: str, archives: Path, root: Path) -> list[str]:
             f"{job.official.site}, or unpack them into '{job.folder}' yourself"
         )
     todo = _todo(job)
-    if not todo and job.manifest.complete:
-        return [f"nothing to do: '{job.root}' holds {job.title}"]
     sums = _checksums([job.found[step] for step in todo if step in job.found])
-    job.manifest.complete = False
     lines = [_run(job, step, sums.get(step, "")) for step in todo]
     for folders, names in job.missing(()):
         raise DataError(
             f"expected the folder {' or '.join(folders)} in '{job.folder}' after all archives are unpacked, got none; "
             f"fetch {' or '.join(names)} again from {job.official.site}"
         )
-    job.manifest.complete = True
-    save_manifest(job.root, job.manifest)
+    if not todo:
+        return [f"nothing to do: '{job.root}' holds {job.title}"]
     return [*lines, f"checksums of {len(job.manifest.files)} files are in '{job.root / MANIFEST}'"]
 
 
@@ -116,15 +102,9 @@ def _todo(job: _Job) -> list[str]:
     """Return the steps that are not done, or of which a file is gone.
 
     Raises:
-        DataError: If an archive that a step needs is absent, or is another than before.
+        DataError: If an archive that a step needs is absent.
     """
     steps, inputs = job.manifest.steps, job.official.inputs
-    for name in steps.keys() & job.found.keys():
-        if (size := job.found[name].stat().st_size) != steps[name].size:
-            raise DataError(
-                f"expected the {name} that '{job.root}' was made from, {steps[name].size} bytes, got {size} in "
-                f"'{job.found[name]}'; give that one, choose another root, or remove {MANIFEST} there to start over"
-            )
     done = {name for name, step in steps.items() if all((job.root / path).is_file() for path in step.files)}
     known = [name for name in job.official.archives if name in steps or name in job.found]
     todo = [name for name in known if name not in done]
@@ -145,8 +125,8 @@ def _checksums(archives: Sequence[Path]) -> dict[str, str]:
     Raises:
         DataError: If one is not as published.
     """
-    with in_threads(sha256, archives, "checksums of the archives") as results:
-        sums = {path.name: found for path, found in zip(archives, results, strict=True)}
+    digests = in_threads(sha256, archives, "checksums of the archives")
+    sums = {path.name: digest for path, digest in zip(archives, digests, strict=True)}
     for path in archives:
         if sums[path.name] != (wanted := SHA256.get(path.name, sums[path.name])):
             raise DataError(
@@ -169,11 +149,10 @@ def _run(job: _Job, step: str, checksum: str) -> str:
         elif step not in job.official.inputs:
             _unpack_nested(job.official.archives, job.found[step], out)
         paths = [path for path in sorted(staging.rglob("*")) if path.is_file()]
-        with in_threads(sha256, paths, "making checksums") as results:
-            files = {p.relative_to(staging).as_posix(): s for p, s in zip(paths, results, strict=True)}
+        digests = in_threads(sha256, paths, "making checksums")
+        files = {p.relative_to(staging).as_posix(): s for p, s in zip(paths, digests, strict=True)}
         before = job.manifest.steps.pop(step, PreparedStep())  # a conversion copies only what is not there
-        size = job.found[step].stat().st_size if step in job.found else 0
-        job.manifest.steps[step] = PreparedStep(size=size, sha256=checksum, files=before.files | files)
+        job.manifest.steps[step] = PreparedStep(sha256=checksum, files=before.files | files)
         save_manifest(job.root, job.manifest)  # first: where the move is cut short, files are missing
         _move(files, staging, job.root)
     except OSError as error:
