@@ -66,7 +66,7 @@ def test_a_context_module_a_data_set_and_a_backbone_are_new_files_alone(tree: Pa
     metrics = json.loads((tree / "run" / "metrics.json").read_text())
     assert metrics["step"] == 2
     facts = json.loads((tree / "run" / "facts.json").read_text())
-    assert facts["attention_label"] == "GlobalMean" and facts["attention_mult_adds"] == 0
+    assert facts["attention_label"] == "global-mean" and facts["attention_mult_adds"] == 0
     # the checkpoint describes the new parts: it can be evaluated from the file alone
     said = run(
         tree,

@@ -24,10 +24,11 @@ from isaseg.config.values import suggest as suggest
 if TYPE_CHECKING:
     from isaseg.config.checks import check as check
     from isaseg.config.checks import check_nodes as check_nodes
+    from isaseg.config.checks import check_sections as check_sections
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("check", "check_nodes"):
+    if name not in ("check", "check_nodes", "check_sections"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from isaseg.config import checks  # pydantic: a mistyped key is reported before that
 

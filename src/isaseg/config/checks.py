@@ -56,6 +56,15 @@ class _Callbacks(TypedDict):
     profile: bool
 
 
+class _Recipe(TypedDict):
+    protocol: str
+    of: str | None
+    lr: float
+    weight_decay: float
+    head_lr_mult: float
+    min_lr: float
+
+
 class _Trainer(TypedDict):
     """Narrower than Lightning's own, which takes -1 and fractions of an epoch too."""
 
@@ -87,8 +96,10 @@ def check_nodes(cfg: DictConfig) -> dict[str, Any]:
     return plain
 
 
-def check(cfg: DictConfig) -> None:
-    """Check a training configuration: missing values, unknown keys, types, ranges, keys that must agree.
+def check_sections(cfg: DictConfig) -> dict[str, Any]:
+    """Return a training configuration resolved, once its sections without a `_target_` are known to be valid.
+
+    Nothing is imported for it, so that a sweep can check all of its jobs first.
 
     Raises:
         ConfigError: Naming the dotted key, its value and what was expected.
@@ -99,7 +110,18 @@ def check(cfg: DictConfig) -> None:
     _check_section("", plain, _Run, own)
     _check_section("head", plain["head"], _Head)
     _check_section("callbacks", plain["callbacks"], _Callbacks)
+    _check_section("recipe", plain["recipe"], _Recipe)
     _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
+    return plain
+
+
+def check(cfg: DictConfig) -> None:
+    """Check a training configuration: missing values, unknown keys, types, ranges, keys that must agree.
+
+    Raises:
+        ConfigError: Naming the dotted key, its value and what was expected.
+    """
+    plain = check_sections(cfg)
     check_targets(plain)
     _check_agreement(plain)
     _check_recipe(cfg)

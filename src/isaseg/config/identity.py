@@ -3,11 +3,13 @@
 import hashlib
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from isaseg.config.composition import conf_dir
 from isaseg.errors import ConfigError
 
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
@@ -104,21 +106,13 @@ def validation_interval(cfg: DictConfig) -> int:
 
 
 def attention_label(cfg: DictConfig) -> str:
-    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `isa-8x8-d2`, `dense`."""
+    """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `isa-8x8-d2`, `dense`.
+
+    It begins with the name of the YAML file in conf/attention, or with that of the class if there is no file.
+    """
     node = cfg.attention
-    kind = str(node["_target_"]).rsplit(".", 1)[-1]
-    name = {
-        "InterlacedSparseAttention": "isa",
-        "ParallelInterlacedSparseAttention": "isa-parallel",
-        "SelfAttention2d": "dense",
-        "CrissCrossAttention": "criss-cross",
-        "PlainCrissCross": "criss-cross-plain",
-        "PyramidPooling": "pyramid-pooling",
-        "ASPP": "aspp",
-        "DoubleAttention": "double-attention",
-        "CGNL": "cgnl",
-        "NoContext": "none",
-    }.get(kind, kind)
+    target = str(node["_target_"])
+    name = _labels().get(target) or target.rsplit(".", 1)[-1]
     if OmegaConf.is_list(node.get("group_size")):
         name += "-" + "x".join(str(p) for p in node.group_size)
     if node.get("order", "long_short") != "long_short":
@@ -134,3 +128,12 @@ def attention_label(cfg: DictConfig) -> str:
 def safe_name(name: str) -> str:
     """Return a name as that of a file or folder: letters, digits and . = , _ - alone, no dot first."""
     return re.sub(r"[^\w.=,-]+", "-", name).lstrip(".")
+
+
+@cache
+def _labels() -> dict[str, str]:
+    """Return the name of the file in conf/attention for each `_target_`; of several, the shortest."""
+    paths = sorted((conf_dir() / "attention").glob("*.yaml"), key=lambda path: len(path.stem), reverse=True)
+    return {
+        str(OmegaConf.select(OmegaConf.load(path), "_target_")): path.stem.replace("_", "-") for path in paths
+    }
