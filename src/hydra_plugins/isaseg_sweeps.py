@@ -3,8 +3,9 @@
 Hydra imports this file at every start, so anything slow or optional is imported where it is used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -18,33 +19,30 @@ from isaseg.errors import ConfigError
 
 
 class LocalLauncher(Launcher):
-    """Runs jobs on this machine, see `isaseg.sweep.local`.
+    """Runs jobs on this machine, see `isaseg.sweep.local`."""
 
-    Attributes:
-        watch: Asked about each running job; True stops it.
-    """
-
-    watch: Callable[..., bool] | None = None
-
-    def __init__(self, slots: int | None = None, gpus: Sequence[Any] | str | int | None = None) -> None:
-        names = str(gpus).split(",") if isinstance(gpus, (str, int)) else gpus
-        self.slots, self.gpus = slots, None if names is None else [str(name).strip() for name in names]
+    def __init__(self, slots: int | None = None) -> None:
+        self.slots = slots
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what composes the jobs."""
         self.hydra_context, self.config = hydra_context, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and return one result for each of `job_overrides`."""
+    def run(self, combinations: Sequence[Sequence[str]], watch: Any = None) -> Any:
+        """Run the jobs of combinations of overrides, see `isaseg.sweep.launch`."""
         from isaseg.sweep.launch import launch
 
-        return launch(self.hydra_context, self.config, job_overrides, self.make_runner, self.watch)
+        return launch(self.hydra_context, self.config, combinations, self.make_runner, watch)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Refuse what a sweeper of Hydra's starts; ours call `run`."""
+        raise ConfigError("expected hydra/sweeper=grid or optuna, got another one")
 
     def make_runner(self, jobs: Any) -> Any:
         """Return what runs the jobs."""
         from isaseg.sweep.local import Local
 
-        return Local(jobs, slots=self.slots, gpus=self.gpus)
+        return Local(jobs, self.slots)
 
 
 class SlurmLauncher(LocalLauncher):
@@ -56,6 +54,7 @@ class SlurmLauncher(LocalLauncher):
 
     def make_runner(self, jobs: Any) -> Any:
         """Return what runs the jobs."""
+        _require("submitit", "hydra/launcher=slurm")
         from isaseg.sweep.slurm import Options, Slurm
 
         return Slurm(jobs, Options(**self.options))
@@ -70,15 +69,16 @@ class GridSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Make the launcher, and keep what composes the jobs."""
         self.context, self._master = hydra_context, config
-        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context, task_function, config
-        )
+        launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
+        if not isinstance(launcher, LocalLauncher):
+            raise ConfigError("expected hydra/launcher=local or slurm, got another one")
+        self._launcher = launcher
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the sweep."""
         from isaseg.sweep.grid import sweep
 
-        return sweep(self._launcher, self._master, self.params, arguments, self.rows)
+        return sweep(self._launcher.run, self._master, self.params, arguments, self.rows)
 
 
 class OptunaSweeper(GridSweeper):
@@ -90,16 +90,19 @@ class OptunaSweeper(GridSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search."""
-        try:
-            import optuna  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                f"hydra/sweeper=optuna needs Optuna ({error}); run pip install 'isaseg[sweep]'"
-            ) from error
+        _require("optuna", "hydra/sweeper=optuna")
         from isaseg.sweep.launch import command_flags, plan_sweep, sweep_name
         from isaseg.sweep.search import search
         from isaseg.sweep.study import Settings
 
-        settings = Settings(**{**self.settings, "study": sweep_name(self._master)})
         plan_of = partial(plan_sweep, self.context, self._master)
-        return search(self._launcher, plan_of, settings, arguments, command_flags(self._master))
+        name, flags = sweep_name(self._master), command_flags(self._master)
+        run, slots = self._launcher.run, self._launcher.slots
+        return search(run, slots, plan_of, Settings(**self.settings), name, arguments, flags)
+
+
+def _require(package: str, choice: str) -> None:
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise ConfigError(f"{choice} needs {package} ({error}); run pip install 'isaseg[sweep]'") from error

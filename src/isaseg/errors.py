@@ -33,23 +33,13 @@ class OutOfMemory(IsasegError):
     exit_code = 4
 
 
-class JobError(IsasegError):
-    """A job of a sweep that did not finish: `state` is "failed" or "stopped"."""
-
-    exit_code = 1
-
-    def __init__(self, message: str, state: str = "failed") -> None:
-        super().__init__(message)
-        self.state = state
-
-
 class SweepError(IsasegError):
     """A sweep of which some jobs did not finish; each has been reported already, with its log."""
 
     exit_code = 1
 
-    def __init__(
-        self, messages: Sequence[str], total: int, advice: str = "the same command tries these again"
-    ) -> None:
+    def __init__(self, messages: Sequence[str], total: int) -> None:
         listed = "".join(f"\n  {message}" for message in dict.fromkeys(messages))
-        super().__init__(f"{len(messages)} of {total} jobs did not finish; {advice}:{listed}")
+        super().__init__(
+            f"{len(messages)} of {total} jobs did not finish; the same command tries again:{listed}"
+        )

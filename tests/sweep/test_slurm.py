@@ -18,6 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from hydra_plugins.isaseg_sweeps import SlurmLauncher
 from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import failure
@@ -71,7 +72,7 @@ def test_one_array_of_all_jobs_and_a_failure_stops_no_other(
 ) -> None:
     jobs = jobs_of(tmp_path, [1, 13, 2])
     console = Console(file=io.StringIO(), width=200)
-    outcomes = supervise(jobs, Slurm(jobs, options(), script), console)
+    outcomes = supervise(jobs, Slurm(jobs, options()), console)
     assert [outcomes[job].state for job in jobs] == ["finished", "failed", "finished"]
     assert submissions(cluster) == 1
     assert failure(jobs[1].folder) == "exit code 1: no such luck"
@@ -88,7 +89,7 @@ def test_a_job_whose_time_is_over_saves_and_goes_on_even_if_it_was_not_to_resume
 ) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3], "resume=never")
-    process = Slurm([job], options(), script).start([job])[job]
+    process = Slurm([job], options()).start([job])[job]
     until(lambda: order(script))
     subprocess.run(["scancel", "--signal=USR2", "1"], check=True)  # as Slurm does before the time is over
     assert until(process.poll) == 0
@@ -101,9 +102,7 @@ def test_a_job_that_may_not_be_queued_again_says_how_to_let_it(
 ) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3])
-    process = Slurm([job], options(timeout_min=1, signal_delay_s=20, max_num_timeout=0), script).start([job])[
-        job
-    ]
+    process = Slurm([job], options(timeout_min=1, signal_delay_s=20, max_num_timeout=0)).start([job])[job]
     until(lambda: order(script))
     subprocess.run(["scancel", "--signal=USR2", "1"], check=True)
     assert until(process.poll) == 1
@@ -116,13 +115,13 @@ def test_an_interrupted_sweep_leaves_its_jobs_and_the_next_one_finds_them(
 ) -> None:
     (tmp_path / "hold3").touch()
     jobs = jobs_of(tmp_path, [3, 4])
-    first = Slurm(jobs, options(), script)
+    first = Slurm(jobs, options())
     ran = first.start(jobs)
     until(lambda: len(order(script)) == 2)
     first.interrupt(ran)
     assert capsys.readouterr().err.count("scancel 1 ends them") == 1
     until(lambda: ran[jobs[1]].queue.state("1_1")[0] == "COMPLETED")  # type: ignore[attr-defined]
-    again = Slurm(jobs[:1], options(), script).start(jobs[:1])
+    again = Slurm(jobs[:1], options()).start(jobs[:1])
     assert "submitted before: 1_0" in capsys.readouterr().err
     assert submissions(cluster) == 1
     (tmp_path / "hold3").unlink()
@@ -133,7 +132,7 @@ def test_an_interrupted_sweep_leaves_its_jobs_and_the_next_one_finds_them(
 def test_a_job_that_is_stopped_is_told_to_save(tmp_path: Path, cluster: Path, script: Path) -> None:
     (tmp_path / "hold3").touch()
     (job,) = jobs_of(tmp_path, [3])
-    process = Slurm([job], options(), script).start([job])[job]
+    process = Slurm([job], options()).start([job])[job]
     until(lambda: order(script))
     process.terminate()
     assert until(process.poll) == 143
@@ -145,7 +144,7 @@ def process_in_state(tmp_path: Path, cluster: Path, state: str, status: int) -> 
     job.folder.mkdir(parents=True)
     (job.folder / "slurm_job.txt").write_text("7")
     (cluster / "7.json").write_text(json.dumps({"state": "RUNNING", "status": 0}))
-    process = Slurm([job], options(), Path("train.py")).start([job])[job]
+    process = Slurm([job], options()).start([job])[job]
     (cluster / "7.json").write_text(json.dumps({"state": state, "status": status}))
     return job, process
 
@@ -191,19 +190,18 @@ def test_a_run_is_trained_by_one_slurm_job_alone(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("overrides", "gpus", "expected"),
+    ("overrides", "expected"),
     [
-        ((), None, Resources(1, 1, 0)),
-        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), None, Resources(2, 4, 4)),
-        (("trainer=ddp",), 8, Resources(1, 8, 8)),
-        (("trainer=gpu", "trainer.devices=[1,3]"), None, Resources(1, 2, 2)),
+        ((), Resources(1, 1, 0)),
+        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), Resources(2, 4, 4)),
+        (("trainer=gpu", "trainer.devices=[1,3]"), Resources(1, 2, 2)),
     ],
 )
 def test_what_a_job_asks_of_the_cluster(
-    tmp_path: Path, overrides: Sequence[str], gpus: int | None, expected: Resources
+    tmp_path: Path, overrides: Sequence[str], expected: Resources
 ) -> None:
     (job,) = jobs_of(tmp_path, [0], *overrides)
-    assert need(job, gpus) == expected
+    assert need(job) == expected
 
 
 def test_what_cannot_work_is_told_before_anything_is_submitted(
@@ -213,20 +211,20 @@ def test_what_cannot_work_is_told_before_anything_is_submitted(
     with pytest.raises(
         ConfigError, match="hydra.launcher.timeout_min to be greater than 0, got hydra.launcher.timeout_min=0"
     ):
-        Slurm(jobs, options(timeout_min=0), script)
+        Slurm(jobs, options(timeout_min=0))
     with pytest.raises(ConfigError, match=r"signal_delay_s below timeout_min \(60 s\), got 60"):
-        Slurm(jobs, options(timeout_min=1, signal_delay_s=60), script)
+        Slurm(jobs, options(timeout_min=1, signal_delay_s=60))
     with pytest.raises(ConfigError, match="trainer.devices as a number, got -1"):
-        Slurm(jobs_of(tmp_path, [1], "trainer=ddp"), options(), script)
-    refused = Slurm(jobs, options(partition="none"), script)
+        Slurm(jobs_of(tmp_path, [1], "trainer=ddp"), options())
+    refused = Slurm(jobs, options(partition="none"))
     with pytest.raises(ConfigError, match="Slurm refused the jobs: .*invalid partition specified: none"):
         refused.start(jobs)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs Slurm's sbatch, srun"):
-        Slurm(jobs, options(), script)
+    with pytest.raises(ConfigError, match="needs Slurm's sbatch, not found"):
+        Slurm(jobs, options())
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(ConfigError, match=r"needs submitit.*pip install 'isaseg\[sweep\]'"):
-        Slurm(jobs, options(), script)
+        SlurmLauncher().make_runner(jobs)
     assert submissions(cluster) == 0
 
 

@@ -3,15 +3,12 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
 from isaseg.errors import ConfigError, SweepError
-from isaseg.sweep.launch import members_file
+from isaseg.sweep.launch import Launch, members_file
 
 
 def combinations(
@@ -48,23 +45,22 @@ def combinations(
 
 
 def sweep(
-    launcher: Launcher,
+    launch: Launch,
     master: DictConfig,
     params: Mapping[str, str],
     arguments: Sequence[str],
     rows: Sequence[str] = (),
-) -> list[JobReturn]:
+) -> None:
     """Run every combination; a failed job does not stop the others.
 
     Raises:
         SweepError: At the end, if a job did not finish.
     """
-    results = list(launcher.launch(combinations(params, arguments, rows), initial_job_idx=0))
-    jobs = {str(result.working_dir): result for result in results}  # several combinations may be one job
-    members = members_file([Path(folder) for folder in jobs], master)
-    if members.is_file():  # only our own launchers write one
-        print(f"compare them: python src/compare.py {members}", file=sys.stderr)
-    failed = [result for result in jobs.values() if result.status is not JobStatus.COMPLETED]
+    outcomes = dict(
+        launch(combinations(params, arguments, rows), None)
+    )  # several combinations may be one job
+    members = members_file([job.folder for job in outcomes], master)
+    print(f"compare them: python src/compare.py {members}", file=sys.stderr)
+    failed = [(job, outcome.state) for job, outcome in outcomes.items() if outcome.state != "finished"]
     if failed:
-        raise SweepError([str(result._return_value) for result in failed], len(jobs))
-    return results
+        raise SweepError([f"{job.name}: {state}, see {job.folder}" for job, state in failed], len(outcomes))

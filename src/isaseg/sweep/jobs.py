@@ -15,6 +15,8 @@ from isaseg.errors import ConfigError
 
 Compose = Callable[[list[str]], DictConfig]
 
+_TRAIN = ["-m", "isaseg.cli.train"]
+
 
 @dataclass(frozen=True)
 class Job:
@@ -47,7 +49,7 @@ def plan(
         fixed: The overrides that are not swept; None: those that all combinations share.
 
     Raises:
-        ConfigError: If jobs would share one `run_dir`.
+        ConfigError: If jobs would share one `run_dir`, or a key or value cannot be right.
         HydraException: If an override does not fit; `isaseg.config.explain` words it.
     """
     found: dict[Path, Job] = {}
@@ -55,6 +57,7 @@ def plan(
     common = set.intersection(*map(set, combinations)) if fixed is None else set(fixed)
     for combination in combinations:
         overrides, cfg, dropped = _composed(list(combination), common, compose)
+        config.check_sections(cfg)
         remarks += [f"left out {text}" for text in dropped]
         folder = config.run_dir(cfg)
         first = found.setdefault(folder, Job("", folder, tuple(overrides), cfg))
@@ -71,10 +74,9 @@ def plan(
     return [found[folder] for folder in folders], list(dict.fromkeys(remarks))
 
 
-def command(job: Job, script: Path | None = None) -> list[str]:
-    """Return the command line that trains `job` on one device, by `script` instead of `isaseg train` if given."""
-    program = ["-m", "isaseg.cli.train"] if script is None else [str(script)]
-    return [sys.executable, *program, *job.overrides, "hydra.mode=RUN"]
+def command(job: Job) -> list[str]:
+    """Return the command line that trains `job` on one device."""
+    return [sys.executable, *_TRAIN, *job.overrides, "hydra.mode=RUN"]
 
 
 def quoted(text: object) -> str:

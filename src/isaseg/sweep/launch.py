@@ -5,17 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from isaseg import config
 from isaseg.console import say
-from isaseg.errors import JobError
 from isaseg.files import replace_file
 from isaseg.sweep.jobs import Job, plan, quoted
 from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
+
+# Runs combinations of overrides, as `launch` does
+Launch = Callable[[Sequence[Sequence[str]], Watch | None], list[tuple[Job, Outcome]]]
 
 # Options of the sweep, not passed on to its jobs
 _OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper", "hydra.mode")
@@ -27,8 +28,8 @@ def launch(
     combinations: Sequence[Sequence[str]],
     make_runner: Callable[[Sequence[Job]], Runner],
     watch: Watch | None = None,
-) -> list[JobReturn]:
-    """Run the jobs of a sweep and return one result for each of `combinations`.
+) -> list[tuple[Job, Outcome]]:
+    """Run the jobs of a sweep; return for each of `combinations` its job and how that ended.
 
     Args:
         hydra_context: Composes configurations.
@@ -50,10 +51,7 @@ def launch(
     runner = make_runner(list(jobs.values()))
     write_members(list(jobs), master)
     outcomes = supervise(list(jobs.values()), runner, console, watch)
-    return [
-        _result(overrides, job, outcomes[jobs[job]])
-        for overrides, job in zip(combinations, planned, strict=True)
-    ]
+    return [(job, outcomes[jobs[job]]) for job in planned]
 
 
 def plan_sweep(
@@ -74,10 +72,9 @@ def plan_sweep(
 
 
 def sweep_name(master: DictConfig) -> str:
-    """Return the name of a sweep: that of its study, of its file in conf/sweep, or of the sweeper."""
+    """Return the name of a sweep: that of its file in conf/sweep, or of the sweeper."""
     choices = master.hydra.runtime.choices
-    name = master.hydra.sweeper.get("study") or choices.get("sweep") or choices["hydra/sweeper"]
-    return config.safe_name(str(name))
+    return config.safe_name(str(choices.get("sweep") or choices["hydra/sweeper"]))
 
 
 def members_file(folders: Sequence[Path], master: DictConfig) -> Path:
@@ -104,16 +101,6 @@ def command_flags(master: DictConfig) -> list[str]:
     sources, name = master.hydra.runtime.config_sources, master.hydra.job.config_name
     flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
     return flags if name == "train" else [*flags, f"--config-name={name}"]
-
-
-def _result(overrides: Sequence[str], job: Job, outcome: Outcome) -> JobReturn:
-    result = JobReturn(overrides=overrides, cfg=job.cfg, working_dir=str(job.folder), task_name=job.name)
-    if outcome.state == "finished":
-        result.status, result.return_value = JobStatus.COMPLETED, (outcome.metrics or {}).get("val/mIoU")
-    else:
-        result.status = JobStatus.FAILED
-        result.return_value = JobError(f"{job.name}: {outcome.state}, see {job.folder}", outcome.state)
-    return result
 
 
 def _in_wandb(job: Job, sweep: str) -> list[str]:

@@ -30,28 +30,18 @@ class Local:
 
     Args:
         jobs: All jobs that will be started.
-        script: Run instead of `isaseg train`.
         slots: Jobs at a time; None: as many as there are GPUs for, or one if no job uses a GPU.
-        gpus: Ids of the GPUs, as for CUDA_VISIBLE_DEVICES; None: all that this process sees.
 
     Raises:
         ConfigError: If a job needs more than there is.
     """
 
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        script: Path | None = None,
-        slots: int | None = None,
-        gpus: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, jobs: Sequence[Job], slots: int | None = None) -> None:
         check_value("hydra.launcher.slots", slots, PositiveInt | None)
-        self._script, self._gpus = script, list(visible_gpus() if gpus is None else gpus)
+        self._gpus = visible_gpus()
         self._needs = {job: _checked_need(job, len(self._gpus)) for job in jobs}
-        room = slots or (len(self._gpus) if any(self._needs.values()) else 1)
-        self._room, self._environment = room, dict(os.environ)
-        if gpus is not None:
-            self._environment["CUDA_VISIBLE_DEVICES"] = ""
+        self._room = room = slots or max(room_for(job.cfg, len(self._gpus)) for job in jobs)
+        self._environment = dict(os.environ)
         if room > 1:
             self._environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // room, 1)))
         self._running: list[tuple[subprocess.Popen[bytes], list[str]]] = []
@@ -106,7 +96,7 @@ class Local:
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         with (job.folder / "log.txt").open("ab") as log:
             return subprocess.Popen(
-                local_command(job, self._script, len(gpus)),
+                local_command(job, len(gpus)),
                 env={**self._environment, **visible},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -146,12 +136,12 @@ def alone(path: Path) -> Iterator[IO[bytes] | None]:
         yield lock
 
 
-def local_command(job: Job, script: Path | None, gpus: int) -> list[str]:
+def local_command(job: Job, gpus: int) -> list[str]:
     """Return the command line of a job on this machine; several processes by torchrun, which ends all if one fails.
 
     Lightning could start the others itself, but ends them less reliably.
     """
-    words = command(job, script)
+    words = command(job)
     count = processes(job.cfg) or max(gpus, 1)
     if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
         words.append(f"trainer.devices={count}")  # the listed ids are renumbered among the GPUs of the job
@@ -169,20 +159,23 @@ def gpus_needed(cfg: DictConfig, available: int) -> int:
     return processes(cfg) or max(available, 1)
 
 
+def room_for(cfg: DictConfig, available: int) -> int:
+    """Return how many such runs have room at a time: as many as there are GPUs for, or one that uses none."""
+    needed = gpus_needed(cfg, available)
+    return max(available // needed, 1) if needed else 1
+
+
 def visible_gpus() -> list[str]:
     """Return the ids of the GPUs that this process may use, without loading torch."""
     limit = os.environ.get("CUDA_VISIBLE_DEVICES")
     if limit is not None:
         return [name for name in (part.strip() for part in limit.split(",")) if name and name != "-1"]
     tool = shutil.which("nvidia-smi")
-    if tool is None:  # as in some containers
-        return sorted(path.name[len("nvidia") :] for path in Path("/dev").glob("nvidia[0-9]*"))
-    query = [tool, "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    if tool is None:
         return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit()]
+    query = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return [line for line in answer.stdout.split() if line.isdigit()]
 
 
 def _in_processes(cfg: DictConfig) -> bool:

@@ -4,74 +4,78 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
 from optuna import Study, Trial
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from isaseg import config
 from isaseg.console import say
 from isaseg.errors import ConfigError, SweepError
 from isaseg.runs.history import read_history
-from isaseg.runs.run_folder import failure
 from isaseg.sweep.jobs import Job
-from isaseg.sweep.local import gpus_needed, visible_gpus
+from isaseg.sweep.launch import Launch
+from isaseg.sweep.local import alone, room_for, visible_gpus
 from isaseg.sweep.search_report import report_trials
-from isaseg.sweep.space import Space, overrides, parse, samples, suggest_values
-from isaseg.sweep.study import Settings, locked, open_study, sampler, store_path
+from isaseg.sweep.space import Space, overrides, parse, samples
+from isaseg.sweep.study import Settings, begun_trial, open_study, sampler
+from isaseg.sweep.supervise import Outcome
 
 _METRIC = "val/mIoU"
-_HOPELESS = 3  # give up if so many trials have run and all failed: the cause is not the searched values
+_HOPELESS = (
+    3  # give up if so many trials have failed and none has finished: the searched values are not the cause
+)
 
 PlanOf = Callable[[Sequence[Sequence[str]], Sequence[str]], tuple[list[Job], list[str]]]
 
 
 @dataclass
 class _Run:
-    """A trial and its job; `reported` holds the steps whose validation the trial knows."""
+    """A trial and its job; `last` is the last step whose validation the trial knows."""
 
     trial: Trial
     job: Job
-    reported: set[int]
-    pruned: bool = False
+    last: int
 
     def report(self, values: Mapping[int, float]) -> bool:
         """Report new validations; return whether the pruner stops the trial, which it may not after the last step."""
-        for step, value in sorted(values.items()):
-            if step not in self.reported:
-                self.reported.add(step)
-                self.trial.report(value, step)
-                if step < int(self.job.cfg.trainer.max_steps) and self.trial.should_prune():
-                    return True
+        for step in sorted(step for step in values if step > self.last):
+            self.last = step
+            self.trial.report(values[step], step)
+            if step < self.job.cfg.trainer.max_steps and self.trial.should_prune():
+                return True
         return False
 
 
 def search(
-    launcher: Launcher,
+    launch: Launch,
+    slots: int | None,
     plan_of: PlanOf,
     settings: Settings,
+    name: str,
     arguments: Sequence[str],
     flags: Sequence[str] = (),
 ) -> Study:
     """Run the trials that a study lacks, and report all of them.
 
-    A trial that a killed process left unfinished continues with its values and in its run folder. A failed trial stays
-    failed, and the search goes on without it. If every trial has failed, the study starts from scratch.
+    A trial that a killed process left unfinished continues with its values and in its run folder. The search goes on
+    without a trial that fails, and the same command draws another one in its place. Other values to search, or runs of
+    another configuration, are another study.
 
     Args:
-        launcher: Runs the jobs, `slots` of them at a time, and calls its `watch` for each.
+        launch: Runs the jobs.
+        slots: How many of them run at a time; None: as many as this machine has room for.
         plan_of: Returns the jobs of combinations of overrides, and remarks; its second argument: the overrides that are
             not searched.
         settings: The settings of the search.
+        name: The study's name begins with it, and its file has it.
         arguments: Overrides of the command line.
         flags: What `train.py` gets besides overrides.
 
     Raises:
-        ConfigError: If nothing can be searched, or the study was started with other settings, or another process
-            searches it.
+        ConfigError: If nothing can be searched, or another process searches it.
         SweepError: At the end, if a trial has not finished.
     """
     console = Console(stderr=True)
@@ -83,104 +87,106 @@ def search(
     space = {key: one for key, one in space.items() if key in used}
     if not space:
         raise ConfigError("expected something to search, got only keys that no run here has")
-    path = store_path(settings, jobs[0].cfg)
-    with locked(path):
-        study = open_study(path, settings, space, fixed, jobs, console)
-        _finish(study, launcher, partial(_begin, study, settings, plan_of, space, fixed, console), settings)
-        report_trials(study, path, _METRIC, flags)
-        _raise_unfinished(study)
+    cfg = jobs[0].cfg
+    path = Path(cfg.output_dir) / config.safe_name(cfg.name) / f"{name}.db"
+    what = [{key: str(one) for key, one in space.items()}, [config.run_name(job.cfg) for job in jobs]]
+    with alone(path.with_name(f".{path.name}.lock")) as lock:
+        if lock is None:
+            raise ConfigError(f"another process is searching with {path}; wait for it")
+        study, store = open_study(path, f"{name}-{config.digest(what)}", settings)
+        messages = _Search(study, store, launch, slots, plan_of, settings, space, fixed, console).finish()
+        report_trials(study, path.with_suffix(".png"), _METRIC, flags)
+    if messages:
+        raise SweepError(messages, len(study.trials))
     return study
 
 
-def _begin(
-    study: Study,
-    settings: Settings,
-    plan_of: PlanOf,
-    space: Space,
-    fixed: Sequence[str],
-    console: Console,
-    held: FrozenTrial | None,
-) -> _Run:
-    """Give a new trial, or one that was interrupted, its values and its job; both are stored with it."""
-    number = len(study.trials) if held is None else held.number
-    study.sampler = sampler(settings, number)
-    trial = study.ask() if held is None else Trial(study, held._trial_id)
-    (job,), _ = plan_of([[*overrides(suggest_values(trial, space)), *fixed]], fixed)
-    trial.set_user_attr("folder", os.path.relpath(job.folder))
-    trial.set_user_attr("overrides", list(job.overrides))
-    begins = f"trial {number}{' continues' if held else ''}, {len(study.trials)} of {settings.n_trials}"
-    say(console, f"{begins}: {' '.join(overrides(trial.params))}")
-    return _Run(trial, job, set(held.intermediate_values) if held else set())
+@dataclass
+class _Search:
+    study: Study
+    store: RDBStorage
+    launch: Launch
+    slots: int | None
+    plan_of: PlanOf
+    settings: Settings
+    space: Space
+    fixed: Sequence[str]
+    console: Console
 
+    def finish(self) -> list[str]:
+        """Run trials until n_trials have finished, unless they fail; return why some have not finished.
 
-def _finish(
-    study: Study, launcher: Launcher, begin: Callable[[FrozenTrial | None], _Run], settings: Settings
-) -> None:
-    """Run trials until there are n_trials in all, starting with those that were interrupted."""
-    begun = study.get_trials(states=(TrialState.RUNNING,))
-    todo: list[FrozenTrial | None] = [*begun, *[None] * (settings.n_trials - len(study.trials))]
-    while todo:
-        runs = [begin(todo.pop(0))]
-        more = _slots(launcher, runs[0].job.cfg) - 1
-        runs += [begin(held) for held in todo[:more]]
-        del todo[:more]
-        _train(study, launcher, runs)
-        states = [trial.state for trial in study.trials]
-        if states.count(TrialState.FAIL) >= _HOPELESS and set(states) == {TrialState.FAIL}:
-            return
+        Those that were interrupted come first; as many run together as the launcher has room for.
+        """
+        begun = []
+        for held in self.study.get_trials(states=(TrialState.RUNNING,)):
+            if held.params.keys() == self.space.keys():
+                begun.append(held)
+            else:  # the process was killed while it drew values
+                self.study.tell(held.number, state=TrialState.FAIL)
+        missing = self.settings.n_trials - len(self._finished()) - len(begun)
+        todo: list[FrozenTrial | None] = [*begun, *[None] * missing]
+        messages: list[str] = []
+        while todo:
+            runs = [self._begin(todo.pop(0))]
+            more = (self.slots or room_for(runs[0].job.cfg, len(visible_gpus()))) - 1
+            runs += [self._begin(held) for held in todo[:more]]
+            del todo[:more]
+            messages += self._train(runs)
+            if len(messages) >= _HOPELESS and not self._finished():
+                break
+        return messages
 
+    def _finished(self) -> list[FrozenTrial]:
+        return self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
-def _train(study: Study, launcher: Launcher, runs: Sequence[_Run]) -> None:
-    """Train trials together, and record how each ended."""
+    def _begin(self, held: FrozenTrial | None) -> _Run:
+        """Give a new trial its values, and any trial its job; both are stored with it."""
+        if held is None:
+            self.study.sampler = sampler(self.settings, len(self.study.trials))
+            trial, last = self.study.ask(self.space), 0
+        else:
+            trial, last = begun_trial(self.study, self.store, held.number), held.last_step or 0
+        values = overrides({key: trial.params[key] for key in self.space})
+        (job,), _ = self.plan_of([[*values, *self.fixed]], self.fixed)
+        trial.set_user_attr("folder", os.path.relpath(job.folder))
+        trial.set_user_attr("overrides", list(job.overrides))
+        say(self.console, f"trial {trial.number}{' continues' if held else ''}: {' '.join(values)}")
+        return _Run(trial, job, last)
 
-    def watch(job: Job) -> bool:
-        values = read_history(job.folder).curves.get(_METRIC, {})
-        mine = [run for run in runs if run.job.folder == job.folder]
-        hopeless = [run.report(values) for run in mine]  # a list: each trial gets its report, pruned or not
-        for run in mine:
-            run.pruned |= any(hopeless)
-        return any(hopeless)
+    def _train(self, runs: Sequence[_Run]) -> list[str]:
+        """Train trials together, record how each ended, and return why some have not finished."""
+        pruned: set[Path] = set()
 
-    launcher.watch = watch  # type: ignore[attr-defined]
-    results = launcher.launch([run.job.overrides for run in runs], initial_job_idx=runs[0].trial.number)
-    for run, result in zip(runs, results, strict=True):
-        _record(study, run, result)
+        def watch(job: Job) -> bool:
+            values = read_history(job.folder).curves.get(_METRIC, {})
+            for run in runs:  # several may have drawn the same values
+                if run.job.folder == job.folder and run.report(values):
+                    pruned.add(job.folder)
+            return job.folder in pruned
 
+        ended = self.launch([run.job.overrides for run in runs], watch)
+        messages = []
+        for run, (_, outcome) in zip(runs, ended, strict=True):
+            message = self._record(run, outcome, run.job.folder in pruned)
+            messages += [f"trial {run.trial.number}: {message}"] * bool(message)
+        return messages
 
-def _slots(launcher: Launcher, cfg: DictConfig) -> int:
-    """Return how many jobs the launcher runs at a time; that many trials are drawn together."""
-    slots = getattr(launcher, "slots", None)
-    if slots is not None or not hasattr(launcher, "gpus"):  # another launcher of Hydra's has neither
-        return max(slots or 1, 1)
-    there = len(visible_gpus() if launcher.gpus is None else launcher.gpus)
-    needed = gpus_needed(cfg, there)
-    return max(there // needed, 1) if needed else 1
-
-
-def _record(study: Study, run: _Run, result: JobReturn) -> None:
-    console, trial, value = Console(stderr=True), run.trial, result._return_value
-    if result.status is JobStatus.COMPLETED and isinstance(value, float) and math.isfinite(value):
-        best = max((t.value or 0.0 for t in study.get_trials(states=(TrialState.COMPLETE,))), default=-1.0)
-        study.tell(trial, value)
-        if value > best:
-            say(console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
-    elif getattr(value, "state", "failed") == "stopped":
-        if run.pruned:  # otherwise it was stopped from outside, and stays unfinished so that it can continue
-            study.tell(trial, state=TrialState.PRUNED)
-            say(console, f"pruned trial {trial.number} after step {max(run.reported)}")
-    else:
-        message = failure(run.job.folder) or f"expected a finite {_METRIC}, got {value}"
-        trial.set_user_attr("message", message)
-        study.tell(trial, state=TrialState.FAIL)
-
-
-def _raise_unfinished(study: Study) -> None:
-    failed = study.get_trials(states=(TrialState.FAIL,))
-    messages = [f"trial {trial.number}: {trial.user_attrs.get('message')}" for trial in failed]
-    stopped = study.get_trials(states=(TrialState.RUNNING,))
-    messages += [f"trial {trial.number}: stopped; the same command continues it" for trial in stopped]
-    if messages:
-        advice = "the search went on without the failed trials"
-        if len(failed) == len(study.trials):
-            advice = "the same command starts from scratch"
-        raise SweepError(messages, len(study.trials), advice)
+    def _record(self, run: _Run, outcome: Outcome, pruned: bool) -> str:
+        """Store how a trial ended, and return why it has not finished, if so."""
+        trial, value = run.trial, (outcome.metrics or {}).get(_METRIC)
+        if (
+            outcome.state == "stopped" and not pruned
+        ):  # from outside: it stays unfinished so that it can continue
+            return "stopped"
+        if outcome.state == "stopped":
+            self.study.tell(trial, state=TrialState.PRUNED)
+            say(self.console, f"pruned trial {trial.number} after step {run.last}")
+        elif isinstance(value, float) and math.isfinite(value):
+            self.study.tell(trial, value)
+            if self.study.best_trial.number == trial.number:
+                say(self.console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
+        else:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return outcome.message or f"expected a finite {_METRIC}, got {value}"
+        return ""

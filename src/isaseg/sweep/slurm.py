@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+import submitit
 from omegaconf import DictConfig
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -27,8 +28,6 @@ from isaseg.sweep.slurm_task import JOB_FILE, Train
 from isaseg.sweep.supervise import Process
 
 _ASK_EVERY = 10.0  # seconds between two calls of squeue, however many jobs there are
-_COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
-_NOT_REQUEUED = "Job not requeued because:"  # logged by submitit when a job has timed out too often
 # the states of jobs that have ended; in any other state a job may still run
 _OVER = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT",
@@ -63,7 +62,6 @@ class Options:
     signal_delay_s: PositiveInt
     cpus_per_task: PositiveInt
     mem_gb: PositiveFloat | None
-    gpus_per_node: NonNegativeInt | None
     array_parallelism: PositiveInt
     setup: list[str]
     additional_parameters: dict[str, Any]
@@ -81,13 +79,16 @@ class Slurm:
     """Submits all jobs at once, except those that an earlier sweep submitted and that still run.
 
     Raises:
-        ConfigError: If submitit or Slurm is missing, or Slurm cannot know what a job needs.
+        ConfigError: If Slurm is missing, or Slurm cannot know what a job needs.
     """
 
-    def __init__(self, jobs: Sequence[Job], options: Options, script: Path | None = None) -> None:
-        _check_installed()
-        self._options, self._script = options, script
-        self._needs = {job: need(job, options.gpus_per_node) for job in jobs}
+    def __init__(self, jobs: Sequence[Job], options: Options) -> None:
+        if shutil.which("sbatch") is None:
+            raise ConfigError(
+                "hydra/launcher=slurm needs Slurm's sbatch, not found here; run it on a machine of the cluster"
+            )
+        self._options = options
+        self._needs = {job: need(job) for job in jobs}
         self._queue = _Queue()
 
     def start(self, waiting: Sequence[Job]) -> dict[Job, Process]:
@@ -114,8 +115,6 @@ class Slurm:
 
     def _submit(self, jobs: Sequence[Job], needs: Resources) -> dict[Job, str]:
         """Submit jobs as one array, write the id of each into its folder, and return the ids."""
-        import submitit
-
         for job in jobs:
             job.folder.mkdir(parents=True, exist_ok=True)
             for name in (JOB_FILE, "failed.txt"):
@@ -126,7 +125,7 @@ class Slurm:
         )
         devices = f"trainer.devices={needs.tasks_per_node}"  # replaces "auto" and the ids of another machine
         grace = 0.8 * self._options.signal_delay_s
-        tasks = [Train([*command(job, self._script), devices], job.folder.resolve(), grace) for job in jobs]
+        tasks = [Train([*command(job), devices], job.folder.resolve(), grace) for job in jobs]
         try:
             submitted = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
@@ -164,25 +163,19 @@ class Slurm:
         return {name: value for name, value in wanted.items() if value is not None}
 
 
-def need(job: Job, gpus_per_node: int | None) -> Resources:
+def need(job: Job) -> Resources:
     """Return the resources of a job; Lightning expects one task per device.
-
-    Args:
-        job: The job.
-        gpus_per_node: None: one per device if trainer.accelerator is a GPU, else none.
 
     Raises:
         ConfigError: If the number of devices is not given.
     """
     trainer: DictConfig = job.cfg.trainer
-    tasks = processes(job.cfg) or gpus_per_node
+    tasks = processes(job.cfg)
     if tasks is None:
         raise ConfigError(
             f"{job.name}: expected trainer.devices as a number, got {trainer.devices}; Slurm needs to know how many"
         )
-    if gpus_per_node is None:
-        gpus_per_node = tasks if trainer.accelerator in ("gpu", "cuda") else 0
-    return Resources(trainer.num_nodes, tasks, gpus_per_node)
+    return Resources(trainer.num_nodes, tasks, tasks if trainer.accelerator in ("gpu", "cuda") else 0)
 
 
 class _Queue:
@@ -242,28 +235,11 @@ class _SlurmProcess:
         if state != "FAILED":
             remedy = f"; {_REMEDY[state]}" if state in _REMEDY else ""
             write_failure(self.job.folder, f"Slurm job {self.number} ended as {state}{remedy}\n")
-        elif (reason := _not_requeued(self.job, self.number)) is not None:
-            write_failure(self.job.folder, reason)
         return 128 - code if code > 128 and code != 143 else code or 1  # 137: a task was killed by signal 9
 
     def terminate(self) -> None:
         """Cancel the job: SIGTERM, and SIGKILL after Slurm's KillWait, 30 s."""
         subprocess.run(["scancel", self.number], check=False)
-
-
-def _not_requeued(job: Job, number: str) -> str | None:
-    """Return why submitit did not requeue a job that ran out of time, None if it did not say so."""
-    import submitit
-
-    paths = submitit.core.utils.JobPaths(_folder(job), job_id=number, task_id=0)
-    # the log repeats what is in the result file, which is a pickle and must not be loaded
-    for path in (paths.stdout, paths.stderr):
-        text = path.read_text(errors="replace") if path.is_file() else ""
-        found = [line for line in text.splitlines() if _NOT_REQUEUED in line]
-        if found:
-            said = _NOT_REQUEUED + found[-1].partition(_NOT_REQUEUED)[2]
-            return f"Slurm job {number}: {said} Raise hydra.launcher.max_num_timeout or timeout_min\n\nSee {path}\n"
-    return None
 
 
 def _slurm_job(folder: Path) -> str | None:
@@ -273,15 +249,3 @@ def _slurm_job(folder: Path) -> str | None:
 
 def _folder(job: Job) -> Path:
     return Path(job.cfg.output_dir).resolve() / config.safe_name(job.cfg.name) / "slurm"
-
-
-def _check_installed() -> None:
-    try:
-        import submitit  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("hydra/launcher=slurm needs submitit; run pip install 'isaseg[sweep]'") from error
-    missing = [name for name in _COMMANDS if shutil.which(name) is None]
-    if missing:
-        raise ConfigError(
-            f"hydra/launcher=slurm needs Slurm's {', '.join(missing)}, not found here; run it on a machine of the cluster"
-        )

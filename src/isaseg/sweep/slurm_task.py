@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from submitit.helpers import DelayedSubmission
+from submitit.core.utils import UncompletedJobError
+from submitit.helpers import DelayedSubmission
+
+from isaseg.runs.run_folder import write_failure
 
 JOB_FILE = "slurm_job.txt"  # in a run folder: the id of the Slurm job that trains it
 _TIME_IS_UP = signal.SIGUSR2  # the signal that submitit makes Slurm send
@@ -46,17 +48,19 @@ class Train:
         if not first:  # submitit's own handler calls `checkpoint` in task 0 alone
             signal.signal(_TIME_IS_UP, self._pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {_TIME_IS_UP})
-        # not Popen.wait: it holds a lock that the signal handler, which waits too, would never get
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        try:
+            # not Popen.wait: it holds a lock that the signal handler, which waits too, would never get
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        except UncompletedJobError as error:  # raised by submitit's handler instead of queueing the job again
+            write_failure(self.folder, f"{error} Raise hydra.launcher.max_num_timeout or timeout_min\n")
+            raise
         self._pid = None
         code = process.wait()
         if code and not self._signalled:  # else srun would end task 0 before it has requeued the job
             raise SystemExit(code if code > 0 else 128 - code)
 
-    def checkpoint(self) -> "DelayedSubmission":
+    def checkpoint(self) -> DelayedSubmission:
         """Make training save, and return the task that continues it in the same folder."""
-        from submitit.helpers import DelayedSubmission
-
         if self._pid is not None:
             os.kill(self._pid, signal.SIGTERM)
             end = time.monotonic() + self.grace

@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
-from optuna import Trial
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -56,19 +55,6 @@ def samples(space: Space) -> list[dict[str, Any]]:
     return [{key: held[min(i, len(held) - 1)] for key, held in values.items()} for i in range(count)]
 
 
-def suggest_values(trial: Trial, space: Space) -> dict[str, Any]:
-    """Return the values of a trial: those that it has already, and new ones for the rest."""
-    values: dict[str, Any] = {}
-    for key, one in space.items():
-        if isinstance(one, CategoricalDistribution):
-            values[key] = trial.suggest_categorical(key, one.choices)
-        elif isinstance(one, IntDistribution):
-            values[key] = trial.suggest_int(key, one.low, one.high, step=one.step, log=one.log)
-        elif isinstance(one, FloatDistribution):
-            values[key] = trial.suggest_float(key, one.low, one.high, step=one.step, log=one.log)
-    return values
-
-
 def overrides(values: Mapping[str, Any]) -> list[str]:
     """Return `values` as overrides, numbers in full precision."""
     return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in values.items()]
@@ -77,9 +63,8 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 def _distribution(override: Override) -> BaseDistribution:
     sweep, text = override.value(), override.input_line
     tags = sweep.tags if isinstance(sweep, Sweep) else set()
-    interval = isinstance(sweep, IntervalSweep)
-    if getattr(sweep, "shuffle", False) or tags - {"log"} or (tags and not interval):
-        raise ConfigError(f"expected values, a range or an interval (which may have the tag log), got {text}")
+    if tags - {"log"}:
+        raise ConfigError(f"expected no tag but log, got {text}")
     try:
         if isinstance(sweep, IntervalSweep):
             return _interval(sweep)
@@ -103,7 +88,8 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
     values = sorted(sweep.range())
     if not values:
         raise ValueError("the range is empty")
-    low, high, step = values[0], values[-1], abs(sweep.step)
+    low, high, step, log = values[0], values[-1], abs(sweep.step), "log" in sweep.tags
     if isinstance(low, int) and isinstance(high, int) and isinstance(step, int):
-        return IntDistribution(low, high, step=step)
-    return FloatDistribution(round(low, 12), round(high, 12), step=step)  # 0.1 + 0.1 + 0.1 is not 0.3
+        return IntDistribution(low, high, log=log, step=step)
+    # 0.1 + 0.1 + 0.1 is not 0.3
+    return FloatDistribution(round(low, 12), round(high, 12), log=log, step=step)

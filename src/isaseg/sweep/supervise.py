@@ -95,7 +95,7 @@ def supervise(
                     else:
                         running[job] = started
                         say(bar.console, f"start   {job.name}")
-                share = 0.0 if bar.disable else sum(_share(job) for job in running)
+                share = 0.0 if bar.disable else sum(map(_share, running))
                 runs = f"{len(outcomes)}/{len(jobs)} runs, {len(running)} running"
                 bar.update(task, completed=len(outcomes) + share, description=runs)
                 if len(outcomes) < len(jobs):
@@ -131,6 +131,4 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
 
 
 def _share(job: Job) -> float:
-    steps = job.cfg.trainer.max_steps
-    known = isinstance(steps, int) and steps > 0
-    return min(read_history(job.folder).last_step / steps, 1.0) if known else 0.0
+    return min(read_history(job.folder).last_step / job.cfg.trainer.max_steps, 1.0)
