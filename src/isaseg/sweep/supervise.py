@@ -131,4 +131,5 @@ def _report(console: Console, job: Job, outcome: Outcome) -> None:
 
 
 def _share(job: Job) -> float:
-    return min(read_history(job.folder).last_step / job.cfg.trainer.max_steps, 1.0)
+    steps: int = job.cfg.trainer.max_steps
+    return min(read_history(job.folder).last_step / steps, 1.0)
