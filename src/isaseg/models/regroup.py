@@ -70,16 +70,21 @@ def in_groups(
         kind: Which groups: those of `interlace` or those of `split_windows`.
         tokens: About how many positions `run` is given at a time; None means all.
     """
-    cells, axis = _cells(x, group_size), _TO_GROUPS[kind][1]
-    parts: tuple[Tensor, ...] = (cells,)
-    if tokens is not None:
-        few = max(tokens * cells.shape[axis] // max(cells[..., 0].numel(), 1), 1)
-        parts = torch.split(cells, few, axis)
-    done = []
-    for part in parts:
-        out = run(_groups(part, kind))
-        done.append(_cells_of_groups(out, kind, (part.shape[axis], part.shape[_TO_GROUPS[kind][2]])))
-    return _map(torch.cat(done, axis))
+    cells = _cells(x, group_size)
+    axis, other = _TO_GROUPS[kind][1:3]
+    if tokens is None:
+        out = run(_groups(cells, kind))
+        return _map(_cells_of_groups(out, kind, (cells.shape[axis], cells.shape[other])))
+    few = max(tokens * cells.shape[axis] // max(cells[..., 0].numel(), 1), 1)
+    done = None
+    for start in range(0, cells.shape[axis], few):
+        part = cells.narrow(axis, start, min(few, cells.shape[axis] - start))
+        out = _cells_of_groups(run(_groups(part, kind)), kind, (part.shape[axis], part.shape[other]))
+        if done is None:
+            done = out.new_empty((*cells.shape[:-1], out.shape[-1]))
+        done.narrow(axis, start, part.shape[axis]).copy_(out)  # while it is in the cache
+    assert done is not None
+    return _map(done)
 
 
 def _cells(x: Tensor, group_size: Size) -> Tensor:
