@@ -119,8 +119,6 @@ def test_attributes_and_length_of_the_plan() -> None:
     data = module(accumulate=3, batch_size=3)
     assert len(data.train_dataloader()) == 18
     assert data.classes[0] == "background"
-    assert len(data.palette) == data.num_classes == 8
-    assert data.groups == ((1, 2), (3, 4), (5, 6))
     assert data.is_labelled("test")
     data.check()
 

@@ -22,7 +22,7 @@ class Data:
     def source(self, split: str) -> Any:
         return self
 
-    def dataset(self, split: str) -> Any:
+    def eval_dataset(self, split: str) -> Any:
         assert split == "val"
         image, mask = torch.full((3, 20, 30), 128, dtype=torch.uint8), torch.zeros(20, 30).long()
         return [{"image": image, "mask": mask, "id": name} for name in ("a/x 1.jpg", "b", "c", "d")]

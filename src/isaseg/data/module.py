@@ -104,17 +104,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """Names of the classes."""
         return self.source("val").classes
 
-    @property
-    def palette(self) -> list[list[int]]:
-        """Colours of the classes, RGB 0 to 255."""
-        palette: list[list[int]] = self.source("val").palette.tolist()
-        return palette
-
-    @property
-    def groups(self) -> tuple[tuple[int, ...], ...] | None:
-        """Groups of classes of which group accuracy is reported, or None."""
-        return self.source("val").groups
-
     def is_labelled(self, split: str) -> bool:
         """Return whether a split exists and its labels are public."""
         source = self.find(split)
@@ -167,14 +156,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             if isinstance(source, FileSource):
                 check_files(source, self.strict_size)
 
-    def dataset(self, split: str) -> SegmentationDataset:
-        """Return a split: train under the training transform, another as whole images."""
-        if split != "train":
-            return self.eval_dataset(split)
-        return SegmentationDataset(self.source(split), self.transform, self.seed)
-
     def eval_dataset(self, split: str) -> SegmentationDataset:
-        """Return a split, train too, as whole images."""
+        """Return a split as whole images."""
         return SegmentationDataset(
             self.source(split),
             length=self.val_length,
@@ -190,7 +173,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """
         rank, world = self._place()
         self._check_batch(world)
-        dataset = self.dataset("train")
+        dataset = SegmentationDataset(self.source("train"), self.transform, self.seed)
         plan = BatchPlan(
             len(dataset), self.batch_size, self.max_steps, self.seed, rank, world, self.accumulate
         )

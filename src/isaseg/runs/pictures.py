@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 def validation_samples(datamodule: SegmentationDataModule, count: int) -> list[Sample]:
     """Return `count` validation images, or all if there are fewer, evenly spread and always the same."""
-    dataset = datamodule.dataset("val")
+    dataset = datamodule.eval_dataset("val")
     count = min(count, len(dataset))
     items = (dataset[number * len(dataset) // count] for number in range(count))
     return [Sample(item["image"], item["mask"], item["id"]) for item in items]

@@ -111,7 +111,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         cfg.data.ignore_index,
         cfg.aux_weight,
         _plain(cfg.loss)["class_weights"],
-        datamodule.groups,
+        datamodule.source("val").groups,
         describe(cfg, datamodule),
         config.identity(cfg),
     )
@@ -142,7 +142,7 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
         "data": cfg.data.name,
         "protocol": cfg.recipe.protocol,
         "classes": list(datamodule.classes),
-        "palette": datamodule.palette,
+        "palette": datamodule.source("val").palette.tolist(),
     }
 
 

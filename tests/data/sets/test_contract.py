@@ -45,7 +45,7 @@ def test_every_module_and_every_json_has_an_option() -> None:
 def test_an_option_builds_and_a_missing_root_is_named(option: str, tmp_path: Path) -> None:
     data: SegmentationDataModule = config.build(composed(option), "data")
     if "root" not in composed(option).source:  # generated
-        assert len(data.source("train").classes) == data.num_classes == len(data.palette)
+        assert len(data.source("train").classes) == data.num_classes == len(data.source("train").palette)
         return
     (tmp_path / "empty").mkdir()
     for root in ("nowhere", tmp_path / "empty"):

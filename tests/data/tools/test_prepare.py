@@ -257,7 +257,7 @@ def test_d10_nothing_of_a_hostile_archive_is_in_the_layout(city: Path) -> None:
     with zipfile.ZipFile(city / "archives" / "gtFine_trainvaltest.zip", "a") as file:
         file.writestr("../x", b"1")
     before = tree(city)
-    with pytest.raises(DataError, match=r"gtFine_trainvaltest\.zip', member"):
+    with pytest.raises(DataError, match=r"'\.\./x', which .*gtFine_trainvaltest\.zip'"):
         prepare("cityscapes", city / "archives", city / "root")
     after = tree(city)
     assert all(after[name] == content for name, content in before.items())
@@ -275,7 +275,7 @@ def test_d10_nothing_is_in_the_layout_if_a_zip_in_a_zip_is_hostile(tmp_path: Pat
         file.writestr("../x", b"1")
     pack(tmp_path / "archives" / "LIP.zip", inner)
     before = tree(tmp_path)
-    with pytest.raises(DataError, match=r"LIP\.zip!.*/TrainVal_parsing_annotations\.zip', member '\.\./x'"):
+    with pytest.raises(DataError, match=r"'\.\./x', which .*LIP\.zip!.*/TrainVal_parsing_annotations\.zip'"):
         prepare("lip", tmp_path / "archives", tmp_path / "root")
     assert tree(tmp_path) == before
 

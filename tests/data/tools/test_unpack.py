@@ -147,10 +147,12 @@ def test_d10_a_zip_name_with_a_nul_is_refused(target: Path) -> None:
 @pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_d10_two_members_with_one_place_are_refused(target: Path, ending: str) -> None:
     refused(
-        make(target.parent / f"x.{ending}", {"a/x": b"1", "a/./x": b"2"}), target, "another member, 'a/x'"
+        make(target.parent / f"x.{ending}", {"a/x": b"1", "a/./x": b"2"}),
+        target,
+        "'a/./x', which have one place",
     )
     archive = make(target.parent / f"y.{ending}", {"a/x": b"1", "b/x": b"2"})
-    refused(archive, target, "another member, 'a/x'", lambda path: path[2:])
+    refused(archive, target, "'a/x' and 'b/x', which have one place", lambda path: path[2:])
 
 
 @pytest.mark.parametrize("mode", [0o120777, 0o020666, 0o010666, 0o140666, 0o040755])
@@ -173,16 +175,6 @@ def test_d10_special_members_of_a_zip_are_refused(target: Path, mode: int) -> No
         [special("disk", tarfile.BLKTYPE)],
         [special("pipe", tarfile.FIFOTYPE)],
         [special("odd", b"Z"), special("pipe", tarfile.FIFOTYPE)],
-    ],
-    ids=[
-        "link and file through it",
-        "link",
-        "hard link",
-        "hard link inside",
-        "device",
-        "block",
-        "fifo",
-        "unknown",
     ],
 )
 @pytest.mark.parametrize("ending", ["tar", "tgz"])
@@ -254,13 +246,13 @@ def test_d11_a_member_that_holds_more_than_it_declares_is_damaged(target: Path) 
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 24 : content.index(b"PK\x01\x02") + 26] = struct.pack("<H", 500)
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="whole and harmless .* member 'a'"):
+    with pytest.raises(DataError, match="whole and harmless .* file 'a'"):
         unpack(archive, target)
 
 
 def test_a_disk_fault_is_reported_as_one(target: Path) -> None:
     (target / "a").write_bytes(b"a file")
-    with pytest.raises(DataError, match=r"x.zip', member 'a/one.txt', got .*fix that"):
+    with pytest.raises(DataError, match=r"x.zip', got .*a/one.txt'; fix that"):
         unpack(make(target.parent / "x.zip", FILES), target)
 
 

@@ -191,14 +191,14 @@ def _class_table(reports: Sequence[SplitReport]) -> Table:
         table.add_column(f"{report.source.split}\npixels %", justify="right")
         table.add_column("\nimages", justify="right")
     source = reports[0].source
+    colours = [*source.palette.tolist(), (255, 255, 255)]
     for index, name in enumerate((*source.classes, "ignored")):
         cells = []
         for report in reports:
             share = 100 * report.pixels[index] / max(1, report.pixels.sum())
             cells += [f"{share:.3f}", str(report.occurs[index])] if report.occurs[index] else ["-", "-"]
-        if name == "ignored" and index == len(source.classes):
-            table.add_row("", "   ignored", *cells)
-        else:
-            colour = f"rgb({','.join(map(str, source.palette[index]))})"
-            table.add_row(str(index), Text.assemble(("██ ", colour), name), *cells)
+        number = str(index) if index < len(source.classes) else ""
+        table.add_row(
+            number, Text.assemble(("██ ", f"rgb({','.join(map(str, colours[index]))})"), name), *cells
+        )
     return table

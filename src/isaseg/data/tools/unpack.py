@@ -59,47 +59,55 @@ def unpack(archive: Path, target: Path, place: Place = str) -> None:
     """
     opened = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
     target.mkdir(parents=True, exist_ok=True)
-    chosen: dict[str, _Member] = {}
-    with _faults(archive), opened(archive, target) as members:
-        for member in members:
-            with _faults(archive, member.name):
-                path = _path_below(member, place)
-                if path is None:
-                    continue
-                if path in chosen:
-                    raise ValueError(f"the place of another member, '{chosen[path].name}',")
-                chosen[path] = member
-        size, free = sum(member.size for member in chosen.values()), shutil.disk_usage(target).free
-        if size > free:
-            raise DataError(
-                f"expected {size / 1e9:.1f} GB free at '{target}' to unpack '{archive}', got {free / 1e9:.1f} GB; make "
-                "room or choose another folder"
-            )
-        with counted(f"unpacking {archive.name}", len(chosen)) as advance:
-            for path, member in chosen.items():
-                with _faults(archive, member.name):
+    try:
+        with opened(archive, target) as members:
+            chosen = _chosen(members, place)
+            size, free = sum(member.size for member in chosen.values()), shutil.disk_usage(target).free
+            if size > free:
+                raise DataError(
+                    f"expected {size / 1e9:.1f} GB free at '{target}' to unpack '{archive}', got {free / 1e9:.1f} GB; "
+                    "make room or choose another folder"
+                )
+            with counted(f"unpacking {archive.name}", len(chosen)) as advance:
+                for path, member in chosen.items():
                     member.extract(path)
-                advance()
+                    advance()
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise DataError(
+                f"expected to unpack '{archive}', got {error}; fix that and start again"
+            ) from error
+        got = str(error) or type(error).__name__
+        raise DataError(
+            f"expected a whole and harmless archive, got {got} in '{archive}'; fetch it again from the official site"
+        ) from error
 
 
-def _path_below(member: _Member, place: Place) -> str | None:
-    """Check a member; return its path below the target, None if it is not unpacked.
+def _chosen(members: list[_Member], place: Place) -> dict[str, _Member]:
+    """Check all members; return those that are unpacked by their path below the target.
 
     Raises:
-        ValueError: If it is refused; the message is the reason.
+        ValueError: If one is refused; the message is the reason.
     """
-    path = PureWindowsPath(member.name)  # so that Windows' separators and drives count on every system
-    if path.anchor or ".." in path.parts:
-        raise ValueError("a name that leads out of the folder")
-    if not member.name.isprintable():
-        raise ValueError("a name with control characters")
-    if member.is_folder:
-        return None
-    if not member.is_file:
-        raise ValueError("a link or device")
-    if not path.parts:
-        raise ValueError("a file without a name")
-    return None if _JUNK.search(path.as_posix()) else place(path.as_posix())
+    chosen: dict[str, _Member] = {}
+    for member in members:
+        path = PureWindowsPath(member.name)  # so that Windows' separators and drives count on every system
+        if path.anchor or ".." in path.parts:
+            raise ValueError(f"the name {member.name!r}, which leads out of the folder,")
+        if not member.name.isprintable():
+            raise ValueError(f"the name {member.name!r}, which has control characters,")
+        if member.is_folder:
+            continue
+        if not member.is_file:
+            raise ValueError(f"the member {member.name!r}, a link or device,")
+        if not path.parts:
+            raise ValueError("a file without a name")
+        to = None if _JUNK.search(path.as_posix()) else place(path.as_posix())
+        if to in chosen:
+            raise ValueError(f"the members {chosen[to].name!r} and {member.name!r}, which have one place,")
+        if to is not None:
+            chosen[to] = member
+    return chosen
 
 
 @contextmanager
@@ -144,18 +152,3 @@ def _check_end(file: IO[bytes], infos: list[tarfile.TarInfo]) -> None:
         raise tarfile.ReadError("a file that is damaged or cut short")
     while file.read(2**20):  # to the end, where gzip has its checksum
         pass
-
-
-@contextmanager
-def _faults(archive: Path, member: str = "") -> Iterator[None]:
-    """Turn what the block raises about an archive, or about a member of it, into a DataError."""
-    where = f"'{archive}'" + (f", member {member!r}" if member else "")
-    try:
-        yield
-    except (OSError, *_DAMAGED) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise DataError(f"expected to unpack {where}, got {error}; fix that and start again") from error
-        got = str(error) or type(error).__name__
-        raise DataError(
-            f"expected a whole and harmless archive, got {got} in {where}; fetch it again from the official site"
-        ) from error
