@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,87 +18,53 @@ from isaseg.models import baselines, criss_cross, interlaced
 from isaseg.models.attention_block import AttentionBlock
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
+from tests.models.references import Pattern, allowed, everything, lattice, random_map, randomise, window
 
 ISA = interlaced.InterlacedSparseAttention
-Hears = Callable[[tuple[int, int], tuple[int, int]], bool]
-
-
-def lattice(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return (p[0] - q[0]) % 2 == 0 and (p[1] - q[1]) % 4 == 0
-
-
-def window(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return p[0] // 2 == q[0] // 2 and p[1] // 4 == q[1] // 4
-
-
-def cross(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return p[0] == q[0] or p[1] == q[1]
-
-
-def everywhere(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return True
+GROUP = (2, 4)
+GROUPED = functools.partial(ISA, group_size=GROUP)
 
 
 def make(kind: Callable[..., nn.Module], channels: int = 6) -> Any:
-    """Return a module in float64 whose norms and weights are far from neutral, in evaluation mode."""
     torch.manual_seed(3)
-    module = kind(channels).double()
-    for child in module.modules():
-        if isinstance(child, nn.BatchNorm2d):
-            nn.init.uniform_(child.weight, 0.5, 1.5)
-            nn.init.uniform_(child.bias, -0.3, 0.3)
-            child.running_mean.uniform_(-0.2, 0.2)
-            child.running_var.uniform_(0.5, 1.5)
-        elif isinstance(child, nn.Conv2d):
-            nn.init.normal_(child.weight, std=1.5 / child.in_channels**0.5)
-    return module.eval()
+    return randomise(kind(channels))
 
 
 def all_positions(height: int, width: int) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(height) for j in range(width)]
+    return list(itertools.product(range(height), range(width)))
 
 
-def softmax_rows(block: AttentionBlock, x: Tensor, hears: Hears, real: Tensor | None) -> Tensor:
+def softmax_rows(block: AttentionBlock, x: Tensor, hears: Pattern, real: Tensor | None) -> Tensor:
     """Return softmax(q k^T / sqrt(D)) over the positions that each may hear, (N, N); `real` are those that exist."""
     q, k = (project(x)[0].flatten(1).T for project in (block.query, block.key))  # (N, D)
-    cells = all_positions(*x.shape[-2:])
-    allowed = torch.tensor([[hears(p, r) for r in cells] for p in cells])
+    mask = allowed((x.shape[2], x.shape[3]), hears)
     if real is not None:
-        allowed = allowed & real.flatten() | torch.eye(len(cells), dtype=torch.bool)
+        mask = mask & real.flatten() | torch.eye(len(mask), dtype=torch.bool)
     scores = (q @ k.T) / q.shape[1] ** 0.5
-    return scores.masked_fill(~allowed, -torch.inf).softmax(1)
+    return scores.masked_fill(~mask, -torch.inf).softmax(1)
 
 
-def definition(
-    module: Any, x: Tensor, stages: list[tuple[str, Hears]]
-) -> tuple[list[Tensor], tuple[int, int]]:
-    """Return the weights of each stage on the padded map, (N', N'), written without the project's regrouping."""
-    size = [-(-n // p) * p for n, p in zip(x.shape[-2:], module.group_size, strict=True)]
-    top, left = ((s - n) // 2 for s, n in zip(size, x.shape[-2:], strict=True))
-    padded = torch.zeros(*x.shape[:2], *size, dtype=x.dtype)
-    inside = (..., slice(top, top + x.shape[2]), slice(left, left + x.shape[3]))
-    padded[inside] = x
-    real = torch.zeros(size, dtype=torch.bool)
-    real[inside] = True
-    found = []
-    for name, hears in stages:
-        block = module.get_submodule(name)
-        weights = softmax_rows(block, padded, hears, real if module.mask_padding else None)
-        value = block.value(padded)[0].flatten(1).T
-        padded = block.proj((weights @ value).T.reshape(1, -1, *size))
-        found.append(weights)
-    return found, (top, left)
-
-
-def part(weights: Tensor, module: Any, x: Tensor, offset: tuple[int, int]) -> Tensor:
-    """Return what (N', N') weights of the padded map assign to its real positions, (N, H, W)."""
+def definition(module: Any, x: Tensor, stages: list[tuple[str, Pattern]]) -> list[Tensor]:
+    """Return the weights of each stage and their product, (N, H, W), written without the project's regrouping."""
     height, width = x.shape[-2:]
     size = [-(-n // p) * p for n, p in zip((height, width), module.group_size, strict=True)]
-    rows, cols = slice(offset[0], offset[0] + height), slice(offset[1], offset[1] + width)
-    return weights.view(*size, *size)[rows, cols, rows, cols].reshape(-1, height, width)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    padded = torch.zeros(*x.shape[:2], *size, dtype=x.dtype)
+    padded[..., rows, columns] = x
+    real = torch.zeros(size, dtype=torch.bool)
+    real[rows, columns] = True
+    found = []  # (N', N'), of the padded map
+    for name, hears in stages:
+        block = module.get_submodule(name)
+        found.append(softmax_rows(block, padded, hears, real if module.mask_padding else None))
+        value = block.value(padded)[0].flatten(1).T
+        padded = block.proj((found[-1] @ value).T.reshape(1, -1, *size))
+    found.append(functools.reduce(lambda before, after: after @ before, found))
+    return [w.view(*size, *size)[rows, columns, rows, columns].reshape(-1, height, width) for w in found]
 
 
-LONG, SHORT = ("long_range", lattice), ("short_range", window)
+LONG, SHORT = ("long_range", lattice(GROUP)), ("short_range", window(GROUP))
 ORDERS = {"long_short": [LONG, SHORT], "short_long": [SHORT, LONG], "long": [LONG], "short": [SHORT]}
 
 
@@ -106,29 +73,25 @@ ORDERS = {"long_short": [LONG, SHORT], "short_long": [SHORT, LONG], "long": [LON
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("order", ORDERS)
 def test_isa_is_its_definition(order: str, depth: int, size: tuple[int, int], mask_padding: bool) -> None:
-    module = make(
-        functools.partial(ISA, group_size=(2, 4), order=order, mask_padding=mask_padding, depth=depth)
-    )
+    module = make(functools.partial(GROUPED, order=order, mask_padding=mask_padding, depth=depth))
     again = [(f"{name}_2", hears) for name, hears in ORDERS[order]]
     stages = ORDERS[order] + (again if depth == 2 else [])
-    x = torch.randn(1, 6, *size, dtype=torch.float64)
+    x = random_map(1, 6, *size)
     maps = attention_maps(module, x, all_positions(*size))
     with torch.no_grad():
-        expected, offset = definition(module, x, stages)
+        expected = definition(module, x, stages)
     assert list(maps.stages) == [name for name, _ in stages]
-    for found, weights in zip(maps.stages.values(), expected, strict=True):
-        torch.testing.assert_close(found, part(weights, module, x, offset), rtol=0, atol=1e-12)
-    product = functools.reduce(lambda before, after: after @ before, expected)
-    torch.testing.assert_close(maps.product, part(product, module, x, offset), rtol=0, atol=1e-12)
+    for found, weights in zip((*maps.stages.values(), maps.product), expected, strict=True):
+        torch.testing.assert_close(found, weights, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("kind", "size"),
     [
-        (functools.partial(ISA, group_size=(2, 4)), (6, 8)),
-        (functools.partial(ISA, group_size=(2, 4), order="short_long"), (5, 7)),
-        (functools.partial(ISA, group_size=(2, 4), mask_padding=True), (5, 7)),
-        (functools.partial(ISA, group_size=(2, 4), depth=2), (5, 7)),
+        (GROUPED, (6, 8)),
+        (functools.partial(GROUPED, order="short_long"), (5, 7)),
+        (functools.partial(GROUPED, mask_padding=True), (5, 7)),
+        (functools.partial(GROUPED, depth=2), (5, 7)),
         (functools.partial(ISA, group_size=(8, 8)), (9, 10)),
         (baselines.SelfAttention2d, (4, 5)),
         (baselines.SelfAttention2d, (9, 10)),  # more than 64 positions: the fused kernel
@@ -164,31 +127,14 @@ def pass_on(conv: nn.Conv2d) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "names"),
-    [
-        (functools.partial(ISA, group_size=(2, 4)), ["long_range", "short_range"]),
-        (functools.partial(ISA, group_size=(2, 4), mask_padding=True), ["long_range", "short_range"]),
-        (baselines.SelfAttention2d, ["dense"]),
-        (criss_cross.PlainCrissCross, ["criss_cross", "criss_cross_2"]),
-    ],
+    [(baselines.SelfAttention2d, ["dense"]), (criss_cross.PlainCrissCross, ["criss_cross", "criss_cross_2"])],
 )
 def test_weights_are_distributions_with_names(kind: Callable[..., nn.Module], names: list[str]) -> None:
-    module = make(kind)
-    for size, whole in (((6, 8), True), ((5, 7), getattr(module, "mask_padding", True))):
-        maps = attention_maps(module, torch.randn(1, 6, *size, dtype=torch.float64), [(0, 0), (4, 3), (2, 6)])
-        assert list(maps.stages) == names
-        for weights in (*maps.stages.values(), maps.product):
-            assert weights.shape == (3, *size)
-            assert weights.min() >= 0
-            sums = weights.sum((1, 2))
-            assert torch.allclose(sums, torch.ones_like(sums)) == whole
-            assert sums.max() < 1 + 1e-12
-
-
-def test_a_stage_alone_is_its_product() -> None:
-    maps = attention_maps(
-        make(baselines.SelfAttention2d), torch.randn(1, 6, 4, 5, dtype=torch.float64), [(1, 2)]
-    )
-    assert torch.equal(maps.product, maps.stages["dense"])
+    maps = attention_maps(make(kind), random_map(1, 6, 5, 7), [(0, 0), (4, 3)])
+    assert list(maps.stages) == names
+    for weights in (*maps.stages.values(), maps.product):
+        assert weights.shape == (2, 5, 7)
+        torch.testing.assert_close(weights.sum((1, 2)), torch.ones(2, dtype=torch.float64))
 
 
 class Largest(TorchDispatchMode):
@@ -240,7 +186,7 @@ def test_the_weight_on_a_region_is_counted_by_area() -> None:
 
 
 def test_nothing_is_left_behind() -> None:
-    module = make(functools.partial(ISA, group_size=(2, 4)))
+    module = make(GROUPED)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     x = torch.randn(1, 6, 6, 8, dtype=torch.float64)
     maps = attention_maps(module, x, [(0, 0)])
@@ -255,7 +201,7 @@ def test_nothing_is_left_behind() -> None:
 def test_the_pattern_is_drawn_as_it_is() -> None:
     figure = pattern_figure((2, 4), (6, 8), (3, 5))
     drawn = [np.asarray(axes.collections[0].get_array()).reshape(6, 8) for axes in figure.axes]
-    for found, hears in zip(drawn, (lattice, window, everywhere), strict=True):
+    for found, hears in zip(drawn, (lattice(GROUP), window(GROUP), everything), strict=True):
         assert found.tolist() == [[float(hears((3, 5), (i, j))) for j in range(8)] for i in range(6)]
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["long-range stage: 6 positions", "short-range stage: 8 positions", "both: 48 positions"]
@@ -267,7 +213,7 @@ def test_weights_are_drawn_over_the_picture() -> None:
     x = torch.randn(1, 6, 5, 8, dtype=torch.float64)
     image, pixels = torch.randint(0, 256, (3, 20, 32), dtype=torch.uint8), [(6, 9), (18, 30)]
     positions = [(1, 2), (4, 7)]
-    isa = attention_maps(make(functools.partial(ISA, group_size=(2, 4))), x, positions)
+    isa = attention_maps(make(GROUPED), x, positions)
     dense = attention_maps(make(baselines.SelfAttention2d), x, positions)
     figure = attention_figure(image, pixels, {"ISA": isa, "dense": dense})
     assert len(figure.axes) == 2 * 5

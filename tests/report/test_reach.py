@@ -13,6 +13,7 @@ from isaseg.models.backbone import Backbone
 from isaseg.models.layers import conv_norm_act
 from isaseg.report import reach
 from isaseg.report.reach import Bound
+from tests.models.references import allowed, cross, everything, lattice, window
 
 ISA = interlaced.InterlacedSparseAttention
 
@@ -53,38 +54,23 @@ def test_the_measured_module_is_left_as_it_was() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def lattice(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return (p[0] - q[0]) % 2 == 0 and (p[1] - q[1]) % 4 == 0
-
-
-def window(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return p[0] // 2 == q[0] // 2 and p[1] // 4 == q[1] // 4
-
-
-def cross(p: tuple[int, int], q: tuple[int, int]) -> bool:
-    return p[0] == q[0] or p[1] == q[1]
-
-
 @pytest.mark.parametrize(
     ("make", "hears"),
     [
         (baselines.NoContext, lambda p, q: p == q),
-        (baselines.SelfAttention2d, lambda p, q: True),
-        (baselines.PyramidPooling, lambda p, q: True),
-        (functools.partial(ISA, group_size=(2, 4), order="long"), lattice),
-        (functools.partial(ISA, group_size=(2, 4), order="short"), window),
-        (functools.partial(ISA, group_size=(2, 4)), lambda p, q: True),
+        (baselines.SelfAttention2d, everything),
+        (baselines.PyramidPooling, everything),
+        (functools.partial(ISA, group_size=(2, 4), order="long"), lattice((2, 4))),
+        (functools.partial(ISA, group_size=(2, 4), order="short"), window((2, 4))),
+        (functools.partial(ISA, group_size=(2, 4)), everything),
         (functools.partial(criss_cross.PlainCrissCross, passes=1), cross),
-        (functools.partial(criss_cross.PlainCrissCross, passes=2), lambda p, q: True),
+        (functools.partial(criss_cross.PlainCrissCross, passes=2), everything),
         (functools.partial(criss_cross.CrissCrossAttention, recurrence=1), cross),
-        (functools.partial(criss_cross.CrissCrossAttention, recurrence=2), lambda p, q: True),
+        (functools.partial(criss_cross.CrissCrossAttention, recurrence=2), everything),
     ],
 )
 def test_support_is_the_pattern_of_the_module(make, hears) -> None:  # type: ignore[no-untyped-def]
-    height, width = 6, 8
-    cells = [(i, j) for i in range(height) for j in range(width)]
-    expected = torch.tensor([[hears(p, q) for q in cells] for p in cells])
-    assert torch.equal(reach.attention_support(make(4), height, width), expected)
+    assert torch.equal(reach.attention_support(make(4), 6, 8), allowed((6, 8), hears))
 
 
 def scene() -> Tensor:
