@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import logging
-import math
-import re
 from pathlib import Path
 
 import pytest
@@ -43,12 +41,21 @@ def test_what_lies_inside_a_run_is_no_other_run(tmp_path: Path) -> None:
         ("metrics.csv", "step,val/mIoU,val/loss\n50,0.5,1\n60,0.5\n100,0.6,1\n", "unfinished"),
         ("facts.json", "{", "finished"),
         ("config.yaml", "seed: [1\n", "finished"),
-        ("config.yaml", "seed: ${oc.env:HOME}\n", "finished"),
+        ("config.yaml", "seed: 0\ntrainer:\n", "finished"),
+        ("config.yaml", "seed: 0\ndata:\n", "finished"),
+        ("config.yaml", "note: ${oc.env:SECRET}\n", "finished"),
+        ("config.yaml", 'note: "\\x24{oc.env:SECRET}"\n', "finished"),
     ],
 )
-def test_a_broken_file_is_one_line_that_names_it(
-    name: str, content: str, state: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_broken_file_is_one_line_that_names_it_and_nothing_is_resolved(
+    name: str,
+    content: str,
+    state: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setenv("SECRET", "sk-leaked")
     folder = write_run(tmp_path / "run", "attention=dense")
     (folder / name).write_text(content)
     with caplog.at_level(logging.WARNING):
@@ -58,39 +65,9 @@ def test_a_broken_file_is_one_line_that_names_it(
     (run,) = [run for row in comparison.rows for run in row.runs] or comparison.loose
     assert run.state == state
     assert (run.config is None) == (name == "config.yaml")
-    for text in (table.markdown, table.latex, table.as_csv, table.runs_csv, page.page):
-        assert isinstance(text(comparison), str)
+    made = (table.markdown, table.latex, table.as_csv, table.runs_csv, page.page)
+    assert not any("sk-leaked" in text(comparison) for text in made)
     assert str(folder) in table.markdown(comparison) or name == "facts.json"
-
-
-@pytest.mark.parametrize("word", ['"\\x24{oc.env:SECRET}"', "'${oc.env:SECRET}'"])
-def test_a_configuration_of_a_stranger_is_not_resolved(
-    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("SECRET", "sk-leaked")
-    write_run(tmp_path / "good")
-    bad = write_run(tmp_path / "bad", seed=1)
-    with (bad / "config.yaml").open("a") as file:
-        file.write(f"note: {word}\n")
-    comparison = compared(tmp_path)
-    assert [run.folder for run in comparison.loose] == [bad]
-    assert "sk-leaked" not in repr(comparison) + table.markdown(comparison)
-    assert "config.yaml is broken" in caplog.text
-
-
-@pytest.mark.parametrize("section", ["trainer", "data"])
-def test_a_configuration_that_is_cut_short_is_one_line(
-    section: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_run(tmp_path / "good")
-    path = write_run(tmp_path / "bad", seed=1) / "config.yaml"
-    text = path.read_text()
-    end = re.search(rf"^{section}:$", text, re.M)
-    assert end is not None
-    path.write_text(text[: end.end()] + "\n")
-    comparison = compared(tmp_path)
-    assert (len(comparison.rows), len(comparison.loose)) == (1, 1)
-    assert "config.yaml is broken" in caplog.text
 
 
 @pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
@@ -132,15 +109,9 @@ def test_what_strangers_wrote_is_no_formula_and_moves_no_cursor(tmp_path: Path) 
     assert "\\<img" in text
 
 
-def test_of_repeated_steps_the_later_row_holds_and_cells_may_be_empty(tmp_path: Path) -> None:
+def test_what_is_not_a_number_is_no_score_and_an_earlier_one_is_not_the_last(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", "attention=dense")
-    (folder / "metrics.csv").write_text("step,a,val/mIoU\n50,1,0.1\n100,2,0.5\n50,3,\n100,,0.6\n150,4,nan\n")
+    (folder / "metrics.csv").write_text("step,val/mIoU\n100,0.6\n50,0.1\n150,nan\n")
     run = runs.read_run(folder)
-    assert run.history == {
-        "a": {50: 3, 100: 2, 150: 4},
-        "val/mIoU": pytest.approx({50: 0.1, 100: 0.6, 150: math.nan}, nan_ok=True),
-    }
-    assert run.score("val/mIoU", "last") is None, (
-        "what is not a number is no score, and an earlier one is not the last"
-    )
-    assert rows.finite(run.history["val/mIoU"]) == {50: 0.1, 100: 0.6}
+    assert run.score("val/mIoU", "last") is None
+    assert list(rows.finite(run.history["val/mIoU"]).items()) == [(50, 0.1), (100, 0.6)]

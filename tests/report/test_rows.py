@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from isaseg.report import charts, intervals, labels, rows, table
+from isaseg.report import intervals, labels, rows, table
 from tests.report.fake_runs import compared, write_run
 
 
@@ -115,8 +115,3 @@ def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
     assert one.how == "none" and math.isnan(one.low) and one.value == pytest.approx(0.0)
     assert intervals.difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}) == (0, 0, 0, "Welch")
     assert intervals.spread([1.0, 3.0]).sd == pytest.approx(math.sqrt(2)), "the sample's, n - 1"
-
-
-def test_many_rows_look_different() -> None:
-    looks = {(charts.COLOURS[i % 7], charts.DASHES[i % 4]) for i in range(28)}
-    assert len(looks) == 28

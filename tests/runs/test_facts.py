@@ -45,9 +45,7 @@ def test_costs_are_those_of_a_pass_that_is_run(words: list[str], compose: Callab
     found = run_facts(cfg, module.segmenter)
     outside, maps = counted_by_hand(module, tuple(cfg.data.crop_size))
     cost = module.segmenter.head.attention.cost(*maps[0])
-    assert (found["map_height"], found["map_width"]) == maps[0]
     assert found["mult_adds"] == outside + cost.mult_adds
-    assert found["context_mult_adds"] == cost.mult_adds
     assert found["attention_mult_adds"] == cost.attention_mult_adds
     assert found["attention_score_mib"] == cost.score_entries * 4 / 2**20
     assert found["parameters"] == sum(p.numel() for p in module.segmenter.parameters())
@@ -68,14 +66,14 @@ def test_looking_changes_nothing(compose: Callable[..., DictConfig]) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert json.loads(json.dumps(found)) == found
-    assert {
+    known = {
         "attention_label": "isa-8x8",
         "data": "lamps",
         "seed": 0,
         "device": "cpu",
-    }.items() <= found.items()
-    assert (found["group_height"], found["group_width"]) == (8, 8)
-    assert found["torch"] == torch.__version__
+        "torch": torch.__version__,
+    }
+    assert (known | {"group_height": 8, "group_width": 8}).items() <= found.items()
 
 
 def test_a_network_that_looks_at_values_has_no_count(compose: Callable[..., DictConfig]) -> None:
@@ -88,7 +86,7 @@ def test_a_network_that_looks_at_values_has_no_count(compose: Callable[..., Dict
     module.segmenter.head.fuse = Curious()
     found = run_facts(cfg, module.segmenter)
     assert found["mult_adds"] is None
-    assert found["map_height"] == 32
+    assert found["parameters"] > 0
     assert module.training
 
 

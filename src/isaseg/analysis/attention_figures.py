@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,15 +12,12 @@ from isaseg.models.interlaced import InterlacedSparseAttention, Order
 from isaseg.report.reach import attention_support
 
 _ORDERS: dict[str, Order] = {"long-range stage": "long", "short-range stage": "short", "both": "long_short"}
-_MARK = {"marker": "o", "ms": 7, "mfc": "none", "mec": "white", "mew": 3.2}
-_INNER = {**_MARK, "mec": "#D55E00", "mew": 1.4}
-_COLOURS = colormaps["magma"]
 
 
 def pattern_figure(
     group_size: tuple[int, int] = (4, 4), size: tuple[int, int] = (16, 16), position: Position = (6, 9)
 ) -> Figure:
-    """Draw which positions of a map each stage of ISA lets one position attend to, measured on the module.
+    """Draw which positions of a map one position attends to in each stage of ISA, as measured on the module.
 
     Args:
         group_size: (P_h, P_w).
@@ -51,14 +46,14 @@ def pattern_figure(
 def attention_figure(
     image: Tensor, pixels: Sequence[Position], networks: Mapping[str, AttentionMaps]
 ) -> Figure:
-    """Draw a picture with chosen pixels, and beside each pixel the weights of every stage and of all together.
+    """Draw a row of panels for each pixel: the picture, then the weights of every stage and of all stages together.
 
-    The colours of a panel range from 0 to its largest weight, which its title states. They grow with the square root of
-    the weight, to make small ones visible. Where the weight is 0, the picture shows through.
+    The colours of a panel range from 0 to its largest weight, which its title states. They follow the square root of the
+    weight, so that small weights are visible. Where the weight is 0, the picture shows through.
 
     Args:
         image: uint8 RGB, (3, H, W).
-        pixels: M pixels (row, column), one row of panels each.
+        pixels: M pixels (row, column).
         networks: What `image_attention` returned for these pixels, by the title of the panels.
     """
     columns = [
@@ -70,21 +65,25 @@ def attention_figure(
     lines, panel = len(pixels), 2.1
     figure = _figure(panel * (1 + len(columns)), (panel * height / width + 0.35) * lines + 0.3)
     grid = figure.subplots(lines, 1 + len(columns), squeeze=False)
-    grey = _grey(image)
     for line, (pixel, row) in enumerate(zip(pixels, grid, strict=True)):
         row[0].imshow(image.permute(1, 2, 0).numpy())
         row[0].set_title(("picture\n" if line == 0 else "") + f"pixel {pixel}", fontsize=8.5)
         for axes, (title, weights) in zip(row[1:], columns, strict=True):
-            axes.imshow(grey)
+            axes.imshow(image.float().mean(0).numpy(), cmap="gray", vmin=-128, vmax=383)  # faded
+            strength = (weights[line] / weights[line].max()).sqrt().cpu().numpy()
             axes.imshow(
-                _coloured(weights[line].float().cpu()),
+                np.ma.masked_equal(strength, 0),
+                cmap="magma",
+                vmin=-1 / 3,  # the darkest colours are hard to see
+                vmax=1,
+                alpha=0.25 + 0.75 * strength,
                 interpolation="nearest",
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             )
             axes.set_title((title + "\n" if line == 0 else "") + _summary(weights[line]), fontsize=8.5)
         for axes in row:
-            axes.plot(pixel[1], pixel[0], **_MARK)
-            axes.plot(pixel[1], pixel[0], **_INNER)
+            axes.plot(pixel[1], pixel[0], "o", ms=7, mfc="none", mec="white", mew=3.2)
+            axes.plot(pixel[1], pixel[0], "o", ms=7, mfc="none", mec="#D55E00", mew=1.4)
             _bare(axes)
     return figure
 
@@ -97,28 +96,14 @@ def _panels(maps: AttentionMaps) -> list[tuple[str, Tensor]]:
 
 
 def _summary(weights: Tensor) -> str:
-    """Return on how many positions the weight lies, the largest weight, and the share on padding."""
+    """Return how many positions have weight, the largest weight, and the share that lies on padding."""
     padding = 1 - float(weights.sum())
     text = f"{int((weights > 0).sum())} positions, largest {float(weights.max()):.2g}"
     return text + (f"\n{padding:.0%} on padding" if padding > 0.005 else "")
 
 
-def _coloured(weights: Tensor) -> np.ndarray:
-    """Return weights (H, W) as RGBA (H, W, 4), transparent where they are 0."""
-    strength = (weights / weights.max().clamp_min(torch.finfo(weights.dtype).tiny)).sqrt().numpy()
-    rgba: np.ndarray = _COLOURS(0.25 + 0.75 * strength)
-    rgba[..., 3] = np.where(strength > 0, 0.25 + 0.75 * strength, 0.0)
-    return rgba
-
-
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
-
-
-def _grey(image: Tensor) -> np.ndarray:
-    grey = image.float().mean(0)[..., None].expand(-1, -1, 3) / 255
-    faded: np.ndarray = (0.25 + 0.5 * grey).numpy()
-    return faded
 
 
 def _bare(axes: Axes) -> None:

@@ -1,7 +1,7 @@
 """What a position of a map attends to: the weights of each stage of a context module, and of all stages together.
 
-The weights are read off the code that runs. The module is called as it is, and hooks note the input and the core of each
-`AttentionBlock`. A core is linear in its values, so the gradient of its output at one position with respect to the
+The weights are read off the code that runs: the module is called as it is, and hooks record the input and the core of
+each `AttentionBlock`. A core is linear in its values, so the gradient of its output at one position with respect to the
 values is that position's row of weights. No formula of attention is repeated here.
 
 Weights say where a position may take values from, and in what shares. They do not explain a prediction: between two
@@ -47,7 +47,7 @@ class AttentionMaps(NamedTuple):
 def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> AttentionMaps:
     """Return the attention weights of a context module for chosen positions of its output.
 
-    Memory holds a few times M maps and what the module itself needs, but never the score matrix.
+    Besides what the module itself needs, it holds a few times M maps in memory, never the score matrix.
 
     Args:
         module: A context module that is a sequence of attention blocks (ISA of any order, dense, plain criss-cross), in
@@ -94,7 +94,7 @@ def image_attention(segmenter: Segmenter, image: Tensor, pixels: Sequence[Positi
         Maps at the context module's own resolution, e.g. a quarter of H and W.
 
     Raises:
-        ValueError: As in `attention_maps`; and for a pixel outside the picture.
+        ValueError: As in `attention_maps`, and if a pixel lies outside the picture.
     """
     if segmenter.training:
         raise ValueError(
@@ -120,7 +120,7 @@ def weight_on(weights: Tensor, region: Tensor) -> Tensor:
 
 def _cell(pixel: Position, size: tuple[int, int], map_size: tuple[int, int]) -> Position:
     """Return the position of a map of `map_size` in which the middle of a pixel lies."""
-    check_inside(pixel, size, "pixel", "picture")
+    check_inside(pixel, size)
     row, column = ((2 * p + 1) * m // (2 * n) for p, n, m in zip(pixel, size, map_size, strict=True))
     return row, column
 
@@ -141,16 +141,14 @@ def _check(module: nn.Module, x: Tensor, positions: Sequence[Position]) -> None:
         check_inside(position, (x.shape[2], x.shape[3]))
 
 
-def check_inside(position: Position, size: tuple[int, int], what: str = "position", of: str = "map") -> None:
-    """Check that a position lies on a map of (H, W).
+def check_inside(position: Position, size: tuple[int, int]) -> None:
+    """Check that a position lies inside (H, W).
 
     Raises:
         ValueError: If it does not.
     """
     if not all(0 <= p < n for p, n in zip(position, size, strict=True)):
-        raise ValueError(
-            f"expected a {what} (row, column) of a {of} of {size[0]} x {size[1]}, got {what}={position}"
-        )
+        raise ValueError(f"expected (row, column) to lie inside {size[0]} x {size[1]}, got {position}")
 
 
 def _calls(module: nn.Module, x: Tensor) -> list[_Call]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from isaseg.files import replace_file
-from isaseg.report.charts import COLOURS, DASHES, LEGEND, MARKERS, Chart, Line, cost_charts, curve_charts
+from isaseg.report.charts import COLOURS, DASHES, LEGEND, MARKERS, Chart, cost_charts, curve_charts
 from isaseg.report.rows import Comparison
 from isaseg.report.table import with_unit
 
@@ -21,50 +21,48 @@ def write_figures(comparison: Comparison, output: Path) -> list[str]:
     Score against the first two costs that are known, and the curves of the metric that is compared.
     """
     curves = [chart for chart in curve_charts(comparison) if chart.y == with_unit(comparison.metric)]
+    if len(comparison.rows) > _TOGETHER:
+        curves = [apart for chart in curves for apart in _apart(chart)]
     figures = {"accuracy_cost.png": cost_charts(comparison)[:2], "curves.png": curves}
     for name, charts in figures.items():
         if not charts:
             (output / name).unlink(missing_ok=True)
             continue
-        apart = charts is curves and len(comparison.rows) > _TOGETHER
         with replace_file(output / name) as file:
-            (_apart(charts[0]) if apart else _together(charts)).savefig(file, format="png")
+            _figure(charts).savefig(file, format="png")
     return [name for name, charts in figures.items() if charts]
 
 
-def _together(charts: Sequence[Chart]) -> Figure:
-    """Draw charts side by side, with one legend."""
-    size = (3.4 + max(4.4 * len(charts), 6.0), 4.4)
+def _apart(chart: Chart) -> list[Chart]:
+    """Return a chart for each row."""
+    places = dict.fromkeys(line.place for line in chart.lines)
+    return [chart._replace(lines=[line for line in chart.lines if line.place == place]) for place in places]
+
+
+def _figure(charts: Sequence[Chart]) -> Figure:
+    """Draw charts side by side: a few large ones with a common legend, or many small ones of a row each."""
+    small, columns = len(charts) > 2, min(len(charts), _COLUMNS)
+    lines = math.ceil(len(charts) / columns)
+    size = (11.0, 0.6 + 2.2 * lines) if small else (3.4 + max(4.4 * columns, 6.0), 4.4)
     figure = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
-    panels = figure.subplots(1, len(charts), sharey=True, squeeze=False)[0]
-    for axes, chart in zip(panels, charts, strict=True):
+    panels = figure.subplots(lines, columns, sharex=small, sharey=True, squeeze=False)
+    for axes, chart in zip(panels.flat, charts, strict=False):
         _draw(axes, chart)
-        axes.set_xlabel(chart.x, fontsize=9)
-    panels[0].set_ylabel(_plain(charts[0].y), fontsize=9)
+        axes.set_title(_plain(chart.lines[0].label) if small else "", fontsize=8, wrap=True)
+    for axes in panels.flat[len(charts) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel(_plain(charts[0].y), fontsize=9)
+    if small:
+        figure.suptitle(LEGEND.replace("\n", "      "), fontsize=8)
+        return figure
     named = {
-        text: line for axes in panels for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        text: line
+        for axes in panels.flat
+        for line, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     look = {"fontsize": 8, "title_fontsize": 7.5, "frameon": False, "handlelength": 3, "alignment": "left"}
     figure.legend(named.values(), named.keys(), loc="outside right upper", title=LEGEND, **look)
-    return figure
-
-
-def _apart(chart: Chart) -> Figure:
-    """Draw the curves of each row in a panel of its own."""
-    rows: dict[str, list[Line]] = {}
-    for line in chart.lines:
-        rows.setdefault(line.label, []).append(line)
-    height = math.ceil(len(rows) / _COLUMNS)
-    figure = Figure(figsize=(11.0, 0.6 + 2.0 * height), dpi=120, facecolor="white", layout="constrained")
-    panels = figure.subplots(height, _COLUMNS, sharex=True, sharey=True, squeeze=False).flat
-    for axes, (label, lines) in zip(panels, rows.items(), strict=False):
-        _draw(axes, chart._replace(lines=lines))
-        axes.set_title(_plain(label), fontsize=8, wrap=True)
-    for axes in panels[len(rows) :]:
-        axes.remove()
-    figure.supxlabel(chart.x, fontsize=9)
-    figure.supylabel(_plain(chart.y), fontsize=9)
-    figure.suptitle(LEGEND.replace("\n", "      "), fontsize=8)
     return figure
 
 
@@ -86,6 +84,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
     costs = [x for line in chart.lines for x in line.x if x > 0 and not chart.is_curve]
     if costs and max(costs) > 10 * min(costs):
         axes.set_xscale("symlog", linthresh=min(costs))  # has a place for 0, the cost of no context
+    axes.set_xlabel(chart.x, fontsize=9)
     axes.tick_params(labelsize=8, labelbottom=True)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -34,12 +34,7 @@ def identity_as_text(cfg: DictConfig) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return f"{value[0]}x{value[1]}"
-    return printable(value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str))
-
-
-def printable(text: str) -> str:
-    """Return the text without characters that move a terminal's cursor."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 
 def differing(attention: Sequence[str], values: Sequence[Values]) -> list[str]:

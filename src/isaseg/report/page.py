@@ -6,21 +6,30 @@ Content-Security-Policy lets only the page's two scripts run, by their hashes, a
 
 import base64
 import hashlib
+import io
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
 from importlib import resources
+from pathlib import Path
 from string import Template
 from typing import Any
 
+from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from isaseg.report import table
 from isaseg.report.charts import Chart, cost_charts, curve_charts
 from isaseg.report.interactive import interactive
-from isaseg.report.pictures import sample_pictures
-from isaseg.report.rows import Comparison
+from isaseg.report.rows import Comparison, Row
+
+log = logging.getLogger(__name__)
+
+_SCENES = 3  # of each row
+_WIDTH = 760  # pixels of image, label map and prediction side by side
 
 
 def page(comparison: Comparison) -> str:
@@ -30,7 +39,7 @@ def page(comparison: Comparison) -> str:
     return Template(template).substitute(
         hashes=f"{_hash(get_plotlyjs())} {_hash(own)}",
         plotly=get_plotlyjs(),
-        subtitle=escape(_subtitle(comparison)),
+        subtitle=escape(f"{table.metric_name(comparison)} · {datetime.now().astimezone():%Y-%m-%d %H:%M}"),
         table=_table(comparison),
         notes="".join(f"<li>{escape(note)}</li>" for note in table.notes(comparison)),
         charts=_chart("Score against cost", cost_charts(comparison))
@@ -43,16 +52,6 @@ def page(comparison: Comparison) -> str:
 
 def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _subtitle(comparison: Comparison) -> str:
-    runs = [run for row in comparison.rows for run in row.runs] + list(comparison.loose)
-    counts = [
-        f"{count} {state}"
-        for state in ("finished", "failed", "unfinished")
-        if (count := sum(run.state == state for run in runs))
-    ]
-    return f"{table.metric_name(comparison)} · {', '.join(counts)} · {datetime.now().astimezone():%Y-%m-%d %H:%M}"
 
 
 def _table(comparison: Comparison) -> str:
@@ -95,7 +94,7 @@ def _chart(title: str, charts: Sequence[Chart]) -> str:
 
 def _pictures(comparison: Comparison) -> str:
     groups = []
-    for name, shown in sample_pictures(comparison.rows).items():
+    for name, shown in _sample_pictures(comparison.rows).items():
         figures = "".join(
             f'<figure><figcaption>{escape(row.label)}</figcaption><img alt="{escape(f"{name}: {row.label}")}" '
             f'src="data:image/jpeg;base64,{data}"></figure>'
@@ -110,3 +109,36 @@ def _not_counted(comparison: Comparison) -> str:
     items = [f"{run.folder}: {sentence}" for run, sentence in table.not_counted(comparison)]
     listed = "".join(f"<li>{escape(item)}</li>" for item in items)
     return f'<h2>Not counted</h2><ul id="not-counted">{listed}</ul>' if items else ""
+
+
+def _sample_pictures(rows: Sequence[Row]) -> dict[str, list[tuple[Row, str]]]:
+    """Return the scenes that most rows have a picture of, each with these rows and their JPEG files in base64."""
+    found = [(row, _files(row)) for row in rows]
+    counts = Counter(name for _, files in found for name in sorted(files))
+    shown: dict[str, list[tuple[Row, str]]] = {}
+    for name, _ in counts.most_common(_SCENES):
+        for row, files in found:
+            if name in files and (data := _small(files[name])) is not None:
+                shown.setdefault(Path(name).stem, []).append((row, data))
+    return shown
+
+
+def _files(row: Row) -> dict[str, Path]:
+    """Return the pictures of the first finished run that has some, by name."""
+    found = (
+        {path.name: path for path in run.folder.glob("pictures/*.png")} for run in row.runs if run.metrics
+    )
+    return next((files for files in found if files), {})
+
+
+def _small(path: Path) -> str | None:
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            small = picture.convert("RGB")
+            small.thumbnail((_WIDTH, 2 * _WIDTH))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("warning: %s is left out (%s)", path, error)
+        return None
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=82, optimize=True)
+    return base64.b64encode(data.getvalue()).decode()

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isaseg.console import counted
 from isaseg.errors import DataError
-from isaseg.report.labels import identity_as_text, printable
+from isaseg.report.labels import identity_as_text
 from isaseg.runs.history import Curve, History, read_history
 from isaseg.runs.run_folder import failure
 
@@ -140,7 +140,7 @@ def read_run(folder: Path) -> Run:
         metrics,
         facts,
         history.curves,
-        "" if metrics or error is None else printable(error or "no message"),
+        "" if metrics or error is None else error or "no message",
     )
 
 
@@ -169,7 +169,7 @@ def _object(path: Path) -> dict[str, Any]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("not an object")
-    return {key: printable(value) if isinstance(value, str) else value for key, value in content.items()}
+    return content
 
 
 def _warn(path: Path, reason: object, effect: str) -> None:

@@ -139,12 +139,14 @@ def metric_name(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """Return how to read the table: what is averaged and paired, and what the costs are of."""
     rows = comparison.rows
+    at_last = "Scores of the last validation: no checkpoint is picked by the scenes on which it is scored (--at last)."
+    at_best = (
+        "Scores of the checkpoint with the best validation mIoU, picked by the scenes on which it is scored: too high "
+        "rather than too low (--at best)."
+    )
     found = [
         "Mean ± sample standard deviation over the seeds of finished runs; one seed has no deviation and no interval.",
-        "Scores of the last validation: no checkpoint is picked by the scenes on which it is scored (--at last)."
-        if comparison.at == "last"
-        else "Scores of the checkpoint with the best validation mIoU, picked by the scenes on which it is scored: too "
-        "high rather than too low (--at best).",
+        at_last if comparison.at == "last" else at_best,
     ]
     if any(row.gap is not None for row in rows):
         found.append(
@@ -268,7 +270,8 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> Any:
     """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
+    text = _printable(value) if isinstance(value, str) else value
+    return f"'{text}" if isinstance(text, str) and text.startswith(("=", "+", "-", "@")) else text
 
 
 def _escaped(text: str) -> str:
@@ -276,4 +279,9 @@ def _escaped(text: str) -> str:
 
 
 def _piped(text: str) -> str:
-    return re.sub(r"([|`<\\])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([|`<\\])", r"\\\1", _printable(" ".join(text.split())))
+
+
+def _printable(text: str) -> str:
+    """Return the text without characters that move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -27,12 +27,6 @@ _MODES = ("online", "offline", "disabled")
 _STEP_AXIS = "trainer/global_step"
 _FINISH_SECONDS = 60.0  # for the upload when a run ends; by default W&B waits for ever, with the GPU held
 
-# W&B shows the last value of a metric, and of these the best one too.
-_BEST = {
-    **dict.fromkeys(("val/mIoU", "val/mAcc", "val/aAcc", "val/group_acc"), "max"),
-    **dict.fromkeys(("val/loss", "train/loss", "train/loss_aux"), "min"),
-}
-
 
 def make_loggers(
     run_dir: Path,
@@ -199,8 +193,6 @@ class NeverFatalWandbLogger(_RunLogger):
         )
         run.define_metric(_STEP_AXIS)
         run.define_metric("*", step_metric=_STEP_AXIS, step_sync=True)
-        for name, best in _BEST.items():  # an exact definition does not inherit from "*"
-            run.define_metric(name, step_metric=_STEP_AXIS, summary=f"{best},last")
         if mode == "online":
             log.info("W&B: online, %s", run.url)
         else:
