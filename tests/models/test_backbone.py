@@ -74,7 +74,6 @@ def test_pooling_may_round_up(
         ({"std": [1.0, 0.0, 1.0]}, r"expected backbone.std as three numbers .* above 0"),
         ({"input_multiple": 0}, "expected backbone.input_multiple of at least 1, got 0"),
         ({"out_indices": [9]}, r"could not build backbone.name='test_resnet' with out_indices=\(9,\)"),
-        ({"model_args": {"checkpoint_path": "x.pth"}}, r"got backbone\.model_args\.checkpoint_path"),
         ({"weights": "nowhere.pth"}, r"got backbone.weights='nowhere.pth', which does not exist"),
     ],
 )

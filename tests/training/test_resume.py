@@ -32,10 +32,10 @@ def test_c3_a_damaged_last_gives_way_to_an_older_good_one(
 ) -> None:
     caplog.set_level(logging.INFO)
     last, best = (save(tmp_path / "checkpoints" / n, s) for n, s in (("last.ckpt", 9), ("best.ckpt", 6)))
-    assert find_resume(tmp_path, "auto") == last
+    assert find_resume(tmp_path, "auto")[0] == last
     damage(last, how)
     caplog.clear()
-    assert find_resume(tmp_path, "auto") == best
+    assert find_resume(tmp_path, "auto")[0] == best
     assert "skipped" in caplog.text
     assert "last.ckpt" in caplog.text
     assert "at step 6" in caplog.text
@@ -48,20 +48,21 @@ def test_c3_a_damaged_last_gives_way_to_an_older_good_one(
 
 def test_the_newest_step_wins_and_among_equals_the_one_written_after_validation(tmp_path: Path) -> None:
     last, best = (save(tmp_path / "checkpoints" / n, 6) for n in ("last.ckpt", "best.ckpt"))
-    assert find_resume(tmp_path, "auto") == best
+    assert find_resume(tmp_path, "auto")[0] == best
     save(last, 8)
-    assert find_resume(tmp_path, "auto") == last
+    path, checkpoint = find_resume(tmp_path, "auto")
+    assert path == last and checkpoint["global_step"] == 8
 
 
 def test_r6_never_from_scratch_unsaid(tmp_path: Path) -> None:
-    assert find_resume(tmp_path, "auto") is None
+    assert find_resume(tmp_path, "auto") == (None, {})
     with pytest.raises(CheckpointError, match="resume=must"):
         find_resume(tmp_path, "must")
     with pytest.raises(CheckpointError, match="does not exist"):
         find_resume(tmp_path, str(tmp_path / "missing.ckpt"))
     path = save(tmp_path / "checkpoints" / "last.ckpt", 2)
-    assert find_resume(tmp_path, "never") is None
-    assert find_resume(tmp_path / "elsewhere", str(path)) == path
+    assert find_resume(tmp_path, "never") == (None, {})
+    assert find_resume(tmp_path / "elsewhere", str(path))[0] == path
 
 
 def test_a_bare_state_dict_cannot_be_resumed(tmp_path: Path) -> None:

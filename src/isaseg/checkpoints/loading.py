@@ -36,6 +36,14 @@ def load_weights(
             `ignore` matches nothing.
     """
     checkpoint = load_checkpoint(path)
+    copy_weights(module, checkpoint, path, prefix, ignore)
+    return checkpoint
+
+
+def copy_weights(
+    module: nn.Module, checkpoint: dict[str, Any], path: Path, prefix: str = "", ignore: Sequence[str] = ()
+) -> None:
+    """Do what `load_weights` does, with a checkpoint that was read from `path`."""
     content = checkpoint.get("state_dict", checkpoint)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(f"expected named tensors in '{path}', got none; use another file")
@@ -61,7 +69,6 @@ def load_weights(
             "Build the model from the configuration with which the file was made"
         )
     module.load_state_dict(theirs, strict=not ignore)
-    return checkpoint
 
 
 class Model(NamedTuple):

@@ -66,12 +66,6 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
-        if refused := sorted(
-            {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"} & set(args)
-        ):
-            raise ConfigError(
-                f"expected backbone.weights to name a file, got backbone.model_args.{refused[0]}"
-            )
         if output_stride is not None:
             args["output_stride"] = output_stride
         if input_multiple < 1:
@@ -90,7 +84,7 @@ class Backbone(nn.Module):
         self.strides = strides[:1] if fuse else strides
         self.fuse = fuse
         self.input_multiple = input_multiple
-        self._timm_channels, self._timm_strides = channels, strides
+        self._timm_strides = strides
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.bgr = bgr
         source: Any = self.model.pretrained_cfg
@@ -100,9 +94,8 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or of the float image that `normalise` returns."""
         x = image if image.is_floating_point() else self.normalise(image)
-        x = x.contiguous(
-            memory_format=torch.channels_last
-        )  # 1.5 times as fast on CPUs, and best for bf16 on GPUs
+        # 1.5 times as fast on CPUs, and best for bf16 on GPUs
+        x = x.contiguous(memory_format=torch.channels_last)
         height, width = x.shape[-2:]
         # no negative numbers are divided here or below: ONNX would round the quotient towards zero
         multiple = self.input_multiple
@@ -117,7 +110,11 @@ class Backbone(nn.Module):
                 m[..., : (height + s - 1) // s, : (width + s - 1) // s]
                 for m, s in zip(maps, self._timm_strides, strict=True)
             ]
-        return [_concatenated(maps)] if self.fuse else maps
+        if self.fuse:
+            size = maps[0].shape[-2:]
+            rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
+            maps = [torch.cat([maps[0], *rest], dim=1)]
+        return maps
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return RGB uint8 (B, 3, H, W) as the network's input: float, normalised, channels in the network's order."""
@@ -146,12 +143,6 @@ def _round_up(model: nn.Module, name: str) -> None:
             "set backbone.ceil_pool=false"
         )
     pool.ceil_mode = True
-
-
-def _concatenated(maps: list[Tensor]) -> Tensor:
-    size = maps[0].shape[-2:]
-    rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
-    return torch.cat([maps[0], *rest], dim=1)
 
 
 def _create(

@@ -1,7 +1,6 @@
 """The whole network: from a uint8 RGB image to logits of the same size."""
 
 from collections.abc import Callable, Sequence
-from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,41 +55,18 @@ class Segmenter(nn.Module):
         logits: Tensor = self.head(features[-1])
         return logits, None if self.aux_head is None else self.aux_head(features[-2])
 
-    def fuse(self) -> "FusedSegmenter":
+    def fuse(self) -> "Segmenter":
         """Return a copy for inference: batch norms folded into the convolutions, attention blocks in fewer products.
 
         It computes the same function up to rounding, on any device, under autocast and in exports. It is in evaluation
         mode, has no auxiliary head, and its parameters take no gradients. This network stays as it is, and later changes
         of its weights do not reach the copy.
         """
-        return FusedSegmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners)
+        copy = Segmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners)
+        return copy.eval()
 
     def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
-
-
-class FusedSegmenter(Segmenter):
-    """A network for inference; see `Segmenter.fuse`."""
-
-    def __init__(self, backbone: Backbone, head: ContextHead, align_corners: bool) -> None:
-        super().__init__(backbone, head, align_corners=align_corners)
-        self.eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Accept evaluation mode alone.
-
-        Raises:
-            RuntimeError: If training mode is asked for: the norms have no statistics any more.
-        """
-        if mode:
-            raise RuntimeError(
-                "expected a network with its batch norms, got a fused one; train the network it was made from"
-            )
-        return super().train(mode)
-
-    def fuse(self) -> "FusedSegmenter":
-        """Return this network: there is nothing left to fuse."""
-        return self
 
 
 def build_segmenter(

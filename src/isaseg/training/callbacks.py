@@ -32,20 +32,16 @@ class DivergenceGuard(Callback):
         self._ids: list[str] = []
         self._losses: list[Tensor] = []
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Note the samples of the batch."""
         self._ids += batch["id"]
 
-    def on_before_backward(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, loss: Tensor
-    ) -> None:
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note the loss."""
         self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+        self, trainer: lightning.Trainer, pl_module: Any, optimizer: Optimizer
     ) -> None:
         """Check the losses since the last step, and the gradients.
 
@@ -90,12 +86,7 @@ class StepTimer(Callback):
         return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
 
     def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        *args: Any,
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Take the time; log if training does at this step."""
         now = time.perf_counter()
@@ -153,14 +144,14 @@ class WandbPictures(Callback):
         self.count = count
         self._samples: list[pictures.Sample] | None = None
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Predict and send, in the first process, if there is a W&B logger."""
         loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalWandbLogger)]
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not (loggers and self.count and fitting and trainer.is_global_zero):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        network: Any = pl_module.segmenter
+        network = pl_module.segmenter
         if self._samples is None:
             self._samples = pictures.validation_samples(data, self.count)
         images = [

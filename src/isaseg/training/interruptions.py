@@ -98,11 +98,7 @@ class LastCheckpoint(Checkpoint):
             self._end()
 
     def on_validation_start(self, *args: Any) -> None:
-        """End the run likewise if a validation is due at the step that was saved.
-
-        Raises:
-            SIGTERMException, KeyboardInterrupt: To end it.
-        """
+        """End the run likewise: a validation may be due at the step that was saved."""
         self.on_train_batch_start()
 
     def on_train_end(self, trainer: lightning.Trainer, *args: Any) -> None:
@@ -189,7 +185,7 @@ class RepeatValidation(Callback):
         self._lent = 0
 
     def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """If only the last validation is left, lend the run a step: Lightning would take it for complete."""
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
@@ -198,7 +194,7 @@ class RepeatValidation(Callback):
             trainer.fit_loop.epoch_loop.max_steps += self._lent
 
     def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
     ) -> None:
         """Record the training batch as complete, and every batch of its validation as not begun."""
         step = trainer.global_step

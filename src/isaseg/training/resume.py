@@ -34,8 +34,8 @@ _ROUNDING = (
 )
 
 
-def find_resume(run_dir: Path, resume: str) -> Path | None:
-    """Return the checkpoint to continue from, or None to start from scratch; which of the two is logged.
+def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
+    """Return the checkpoint to continue from and what it holds, or None to start from scratch; logs which of the two.
 
     Temporary files that a killed run left in `run_dir` are removed. A checkpoint that does not load is renamed if another
     one loads, so that the run writes a new one in its place and does not try to beat the score of the old one.
@@ -53,26 +53,29 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
     for stale in folder.glob(".*.tmp"):
         stale.unlink(missing_ok=True)
     if resume == "never":
-        return None
+        return None, {}
     if resume not in ("auto", "must"):
-        path = Path(resume)
-        log.info("continues from %s at step %d", path, _step(path))
-        return path
-    steps: dict[Path, int] = {}
+        checkpoint = _read(Path(resume))
+        log.info("continues from %s at step %d", resume, checkpoint["global_step"])
+        return Path(resume), checkpoint
+    newest: Path | None = None
+    checkpoint = {}
     rejected: dict[Path, str] = {}
     for path in (folder / name for name in _NAMES if (folder / name).exists()):
         try:
-            steps[path] = _step(path)
+            other = _read(path)
         except CheckpointError as error:
             log.warning("skipped: %s", error)
             rejected[path] = str(error)
-    if steps:
+            continue
+        if newest is None or other["global_step"] > checkpoint["global_step"]:
+            newest, checkpoint = path, other
+    if newest is not None:
         for path in rejected:
             with suppress(FileNotFoundError):  # another process of this run was first
                 path.replace(path.with_name(f"{path.name}.damaged"))
-        newest = max(steps, key=steps.__getitem__)  # the first of equals
-        log.info("continues from %s at step %d", newest, steps[newest])
-        return newest
+        log.info("continues from %s at step %d", newest, checkpoint["global_step"])
+        return newest, checkpoint
     aside = [str(path) for path in folder.glob("*.damaged")]
     if rejected or aside:
         raise CheckpointError(
@@ -84,14 +87,14 @@ def find_resume(run_dir: Path, resume: str) -> Path | None:
             f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start from scratch"
         )
     log.info("no checkpoint in %s: starts from scratch", folder)
-    return None
+    return None, {}
 
 
-def _step(path: Path) -> int:
-    step = load_checkpoint(path).get("global_step")
-    if not isinstance(step, int):
+def _read(path: Path) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.get("global_step"), int):
         raise CheckpointError(f"expected a training checkpoint, got '{path}', which holds no global_step")
-    return step
+    return checkpoint
 
 
 def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
@@ -99,15 +102,12 @@ def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
 
     Args:
         cfg: The configuration.
-        made_with: What `config.identity` returned when the checkpoint was made, as stored in it; None if it is not.
+        made_with: What `config.identity` returned when the checkpoint was made, as stored in it.
         path: The checkpoint, for the message.
 
     Raises:
         CheckpointError: Lists each key that differs.
     """
-    if made_with is None:
-        log.warning("%s does not hold the configuration that it was made with, so it is not checked", path)
-        return
     old, new = _leaves(made_with), _leaves(config.identity(cfg))
     changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _LONGER]
     said = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}

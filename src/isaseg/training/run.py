@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from isaseg import config
-from isaseg.checkpoints.loading import load_weights
+from isaseg.checkpoints.loading import copy_weights, load_weights
 from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
@@ -22,7 +22,6 @@ from isaseg.files import replace_file
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
-from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.facts import run_facts
 from isaseg.runs.loggers import finish_loggers
 from isaseg.runs.pictures import save_pictures
@@ -62,10 +61,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.check_data:
         datamodule.check()
     module = build_module(cfg, datamodule)
-    resume = find_resume(folder, cfg.resume)
+    resume, checkpoint = find_resume(folder, cfg.resume)
     if resume is not None:
-        check_continues(cfg, load_checkpoint(resume).get("config"), resume)
-        load_weights(module, resume)  # reports in one sentence that a checkpoint is of another network
+        check_continues(cfg, checkpoint.get("config"), resume)
+        copy_weights(module, checkpoint, resume)  # reports in one sentence that it is of another network
+    del checkpoint
     known = run_facts(cfg, module.segmenter)
     loggers = config.build(cfg.logger, "logger")(
         run_dir=folder,
@@ -123,19 +123,20 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
 def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
     """Return what `build_described` takes; None if the network has a part that it would not build."""
     backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
-    library, _, name = str(attention["_target_"]).rpartition(".")
-    kind = context_modules().get(name)
-    if (
-        backbone["_target_"] != "isaseg.models.backbone.Backbone"
-        or kind is None
-        or kind.__module__ != library
-    ):
+    known = {f"{kind.__module__}.{name}": name for name, kind in context_modules().items()}
+    name = known.get(attention["_target_"])
+    if name is None or backbone["_target_"] != "isaseg.models.backbone.Backbone":
         return None
-    for key in ("pretrained", "weights", "weights_sha256"):  # the checkpoint itself has the weights
-        backbone.pop(key, None)
+    left_out = (
+        "_target_",
+        "_partial_",
+        "pretrained",
+        "weights",
+        "weights_sha256",
+    )  # the file has the weights
     return {
-        "backbone": {k: v for k, v in backbone.items() if not k.startswith("_")},
-        "attention": {"name": name, **{k: v for k, v in attention.items() if not k.startswith("_")}},
+        "backbone": {k: v for k, v in backbone.items() if k not in left_out},
+        "attention": {"name": name, **{k: v for k, v in attention.items() if k not in left_out}},
         "num_classes": cfg.data.num_classes,
         "negative_slope": head.pop("negative_slope", 0.0),
         "head": head,
@@ -204,13 +205,14 @@ def _score(
     speed: dict[str, float] = {}
     if module.device.type == "cuda":
         speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    timer = next(c for c in trainer.callbacks if isinstance(c, StepTimer))  # type: ignore[attr-defined]
+    speed["seconds_per_step"] = timer.seconds_per_step
+    if math.isnan(timer.seconds_per_step):
+        speed["seconds_per_step"] = before.get("seconds_per_step") or math.nan
     best = folder / "checkpoints" / "best.ckpt"
     if not best.exists():  # the run was cut before its first validation, or its score was always NaN
         best = folder / "checkpoints" / "last.ckpt"
     step = load_weights(module, best)["global_step"]
-    timer = next(c for c in trainer.callbacks if isinstance(c, StepTimer))  # type: ignore[attr-defined]
-    seconds = timer.seconds_per_step
-    speed["seconds_per_step"] = before.get("seconds_per_step") or seconds if math.isnan(seconds) else seconds
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
     if cfg.score_test and datamodule.is_labelled("test"):
@@ -235,17 +237,14 @@ def _write_results(
     write_json(folder / "confusion.json", confusion, indent=None)
     write_json(folder / "metrics.json", metrics)  # last: with it the run counts as finished
     log_classes(trainer.loggers, classes, scores)
-    more = {
-        key: metrics[key] for key in ("seconds_per_step", "peak_memory_mib") if metrics.get(key) is not None
-    }
+    more = {key: metrics.get(key) for key in ("seconds_per_step", "peak_memory_mib")}
     for logger in trainer.loggers:
-        logger.log_metrics({"best/step": metrics["step"], **more})
+        logger.log_metrics({"best/step": metrics["step"], **{k: v for k, v in more.items() if v is not None}})
     console.print(class_table(classes, scores))
-    test = metrics.get("test/mIoU")
+    on_test = f", {metrics['test/mIoU']:.4f} on test" if metrics.get("test/mIoU") is not None else ""
     console.print(
-        f"mIoU [bold]{scores['mIoU']:.4f}[/] on validation"
-        + ("" if test is None else f", {test:.4f} on test")
-        + f" (best checkpoint, step {metrics['step']}). Everything is in [bold]{folder}[/]"
+        f"mIoU [bold]{scores['mIoU']:.4f}[/] on validation{on_test} (best checkpoint, step {metrics['step']}). "
+        f"Everything is in [bold]{folder}[/]"
     )
 
 
