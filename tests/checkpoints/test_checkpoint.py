@@ -206,6 +206,7 @@ def test_the_checkpoint_of_a_run_is_a_whole_network(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     tiny = ["trainer.val_check_interval=1", "data.batch_size=2", "data.val_length=1", "score_test=false"]
+    tiny += ["optim.total_steps=2"]
     common = [*tiny, "logger=csv", "trainer.accelerator=cpu", f"run_dir={tmp_path}", "check_data=false"]
     train(compose(*common, "trainer.max_steps=1"))
     last = tmp_path / "checkpoints" / "last.ckpt"
