@@ -211,20 +211,6 @@ def test_a_split_that_is_incomplete_does_not_hide_the_others(
     assert [fault["split"] for fault in report["faults"]] == ["val", "test"]
 
 
-def test_the_first_twenty_faults_are_shown_and_all_are_in_the_report(
-    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = fakes.make_fake_camvid(tmp_path / "data", 23)
-    for path in (data / "trainannot").iterdir():
-        path.write_bytes(b"")
-    assert tool("check", "data=camvid", f"data.root={data}", "splits=[train]") == 2
-    out, err = capsys.readouterr()
-    assert err.count("error: ") == 21
-    assert "error: 3 more faults are in 'outputs/data/camvid/report.json'" in err and "faults: 23" in out
-    report = json.loads(Path("outputs/data/camvid/report.json").read_text())
-    assert len(report["faults"]) == 23
-
-
 def test_the_cache_is_made_where_training_looks_for_it(
     tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

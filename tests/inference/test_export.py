@@ -271,12 +271,3 @@ def test_a_network_that_cannot_be_traced_is_reported(tmp_path: Path, monkeypatch
     with pytest.raises(ConfigError, match=r"as ONNX: ValueError: depends on the pixels; set formats="):
         export.export_onnx(make(), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_help_shows_every_format_and_how_to_run_it(
-    tool: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool("--help") == 0
-    shown = capsys.readouterr().out
-    assert all(part in shown for part in (".onnx", ".safetensors", "InferenceSession(", "load_segmenter("))
-    assert tool() == 2

@@ -87,13 +87,9 @@ def test_a_file_holds_ids_and_colours(data: str, tmp_path: Path) -> None:
     assert np.array_equal(read_labels(path, ("L", "P")), form.ids[labels])
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 7, 8, 20, 21, 127, 128, 200, 255])
-def test_vocs_colours_follow_its_formula(index: int) -> None:
-    assert voc_colours(256)[index].tolist() == voc_colour(index)
-
-
-def test_vocs_classes_have_the_official_colours() -> None:
-    assert known_format("pascal_voc").colours.tolist() == [voc_colour(i) for i in range(21)]
+def test_vocs_colours_are_the_official_ones() -> None:
+    assert voc_colours(256).tolist() == [voc_colour(index) for index in range(256)]
+    assert known_format("pascal_voc").colours.tolist() == [voc_colour(index) for index in range(21)]
 
 
 def test_a_few_classes_are_written_with_eight_bits_too(tmp_path: Path) -> None:
@@ -119,10 +115,6 @@ def test_a_network_says_what_it_was_trained_on() -> None:
     unknown = label_format({"num_classes": 256})
     assert unknown.classes[255] == "255" and unknown.colours[255].tolist() == voc_colour(255)
     assert label_format({**mine, "data": "pascal_voc"}, "folder").ids.tolist() == [0, 1]
-
-
-def test_lips_left_and_right_are_known() -> None:
-    assert known_format("lip").flip_pairs == dataset_info("lip").flip_pairs != ()
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from isaseg.data.tools.inspection import Fault
 
 _WORDS = ("check", "prepare", "cache")
-_FAULTS_SHOWN = 20
 _KEYS: dict[str, Any] = {
     "splits": Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] | None,
     "workers": PositiveInt | None,
@@ -67,16 +66,11 @@ def _work(words: list[str]) -> int:
     cfg = config.compose_from("data_tool", words[1:])
     with command.fast_imports():
         import isaseg.data.module  # noqa: F401  # torch: a typo is reported before that
-    _check_values(cfg)
-    return {"check": _check, "prepare": _prepare, "cache": _cache}[words[0]](cfg)
-
-
-def _check_values(cfg: DictConfig) -> None:
-    """Raise a ConfigError for a value in conf/data_tool.yaml that cannot work."""
     cfg.splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
     plain = config.check_nodes(cfg)
     for key, annotation in _KEYS.items():
         config.check_value(key, plain[key], annotation)
+    return {"check": _check, "prepare": _prepare, "cache": _cache}[words[0]](cfg)
 
 
 def _check(cfg: DictConfig) -> int:
@@ -103,7 +97,8 @@ def _check(cfg: DictConfig) -> int:
         file.write((json.dumps(content, indent=2) + "\n").encode())
     with replace_file(folder / "contact_sheet.png") as file:
         contact_sheet(reports).savefig(file, format="png")
-    _report_faults([fault.text for fault in faults], f" are in '{folder / 'report.json'}'")
+    for fault in faults:
+        command.report(fault.text)
     print(f"faults: {len(faults)}; report.json and contact_sheet.png are in '{folder}'")
     return 2 if faults else 0
 
@@ -135,13 +130,17 @@ def _prepare(cfg: DictConfig) -> int:
     from isaseg.data.tools.manifest import verify
     from isaseg.data.tools.prepare import prepare
 
-    for key, value in (("data.root", cfg.data.root), *(() if cfg.verify else (("archives", cfg.archives),))):
+    needed = (
+        {"data.root": cfg.data.root} if cfg.verify else {"data.root": cfg.data.root, "archives": cfg.archives}
+    )
+    for key, value in needed.items():
         if value is None:
             raise ConfigError(f"expected a folder as {key}, got none; give it as {key}=/path/to/it")
     root = Path(str(cfg.data.root)).expanduser()
     if cfg.verify:
         faults = verify(root)
-        _report_faults(faults)
+        for text in faults:
+            command.report(text)
         print(f"faults: {len(faults)} in '{root}'")
         return 2 if faults else 0
     for line in prepare(cfg.data.name, Path(str(cfg.archives)), root):
@@ -175,10 +174,3 @@ def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":
     if not sources:
         raise DataError(faults[0].text)
     return sources, faults
-
-
-def _report_faults(texts: Sequence[str], where: str = "") -> None:
-    for text in texts[:_FAULTS_SHOWN]:
-        command.report(text)
-    if len(texts) > _FAULTS_SHOWN:
-        command.report(f"{len(texts) - _FAULTS_SHOWN} more faults{where}")

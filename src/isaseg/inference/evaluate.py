@@ -168,16 +168,11 @@ def _check(cfg: DictConfig, model: Model) -> None:
 
 def _compare_names(model: Model, classes: Sequence[str]) -> None:
     """Warn if the checkpoint and the data set have different names for a class: their order may differ."""
-    theirs = model.description.get("classes")
-    if theirs is None:
-        return
+    theirs = model.description.get("classes") or classes
     for number, (a, b) in enumerate(zip(theirs, classes, strict=True)):
         if _letters(a) != _letters(b):
             log.warning(
-                "class %d is '%s' in the checkpoint and '%s' in the data set; are they the same?",
-                number,
-                a,
-                b,
+                f"class {number} is '{a}' in the checkpoint and '{b}' in the data set; are they the same?"
             )
             return
 

@@ -2,12 +2,9 @@
 
 import copy
 import importlib
-import io
 import json
 import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -118,17 +115,18 @@ def export_onnx(model: Model, target: Path) -> float:
 
 
 def _onnx_content(onnx: Any, model: Model) -> bytes:
-    with _quiet():
-        program = torch.onnx.export(
-            model.segmenter.fuse(),
-            (_image(2, 97, 131),),  # needs padding wherever padding can occur, so that the graph has it
-            dynamo=True,
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-            input_names=["image"],
-            output_names=["logits"],
-            opset_version=18,
-            verbose=False,
-        )
+    for name in ("onnxscript", "onnx_ir"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they log every tensor that is merged
+    program = torch.onnx.export(
+        model.segmenter.fuse(),
+        (_image(2, 97, 131),),  # needs padding wherever padding can occur, so that the graph has it
+        dynamo=True,
+        dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+        input_names=["image"],
+        output_names=["logits"],
+        opset_version=18,
+        verbose=False,
+    )
     assert program is not None
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
@@ -189,19 +187,6 @@ def _relative(found: Tensor, wanted: Tensor) -> float:
 def _image(batch: int, height: int, width: int) -> Tensor:
     noise = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=noise)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter, which prints what no user can act on, at times the whole graph. Its errors are raised."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _onnx_packages() -> tuple[Any, Any]:
