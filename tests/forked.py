@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 _MODULES = (
     "isaseg.training.run",
     "isaseg.inference.evaluate",
-    "isaseg.report.bounds",
+    "isaseg.report.reach",
     "isaseg.data.module",
     "torch._dynamo",
 )

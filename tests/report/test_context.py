@@ -11,7 +11,7 @@ from PIL import Image
 
 from isaseg import config
 from isaseg.report import charts, figures, table
-from isaseg.report.bounds import with_bounds
+from isaseg.report.reach import with_bounds
 from isaseg.report.rows import Comparison
 from tests import forked
 from tests.conftest import compose_overrides

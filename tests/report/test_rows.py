@@ -12,14 +12,8 @@ from tests.report.fake_runs import compared, write_run
 
 
 def test_a_sweep_over_any_key_is_told_by_that_key(tmp_path: Path) -> None:
-    for place, words in enumerate(
-        [
-            ("optim.lr=1e-3",),
-            ("optim.lr=2e-3",),
-            ("optim.lr=1e-3", "trainer.max_steps=600"),
-            ("backbone=resnet18",),
-        ]
-    ):
+    one, other = "optim.lr=1e-3", "optim.lr=2e-3"
+    for place, words in enumerate(((one,), (other,), (one, "trainer.max_steps=600"), ("backbone=resnet18",))):
         write_run(tmp_path / f"run{place}", *words)
     comparison = compared(tmp_path)
     names = [row.label for row in comparison.rows]

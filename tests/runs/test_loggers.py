@@ -26,14 +26,6 @@ TINY += ["check_data=false", "score_test=false", "callbacks.pictures=0", "traine
 TINY += ["trainer.log_every_n_steps=1"]
 
 
-@pytest.fixture(autouse=True)
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
-    for name in ("WANDB_MODE", "WANDB_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def test_r8_offline_by_default_with_files_in_the_run_folder_and_one_id(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ position's own feature. Pure PyTorch.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
@@ -159,14 +160,11 @@ def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
         assert isinstance(block, AttentionBlock)
         calls.append((block, *arguments))
 
-    blocks = [block for block in module.modules() if isinstance(block, AttentionBlock)]
-    handles = [block.register_forward_pre_hook(note) for block in blocks]
-    try:
-        with by_definition(hold_scores=False):  # in which each core maps whole maps
-            module(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, by_definition(hold_scores=False):  # in which each core maps whole maps
+        for block in module.modules():
+            if isinstance(block, AttentionBlock):
+                hooks.callback(block.register_forward_pre_hook(note).remove)
+        module(x)
     return calls
 
 

@@ -35,7 +35,7 @@ def _compare(args: argparse.Namespace) -> int:
     runs = read_runs(args.runs)
     comparison = compare(runs, args.metric, args.at, args.baseline, args.also)
     if args.bounds:
-        from isaseg.report.bounds import with_bounds  # imports torch
+        from isaseg.report.reach import with_bounds  # imports torch
 
         comparison = with_bounds(comparison)
     write(comparison, args.output)

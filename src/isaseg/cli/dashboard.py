@@ -2,8 +2,8 @@
 
 usage: isaseg dashboard [entity=NAME] [project=NAME] [group=NAME] [spec=FILE]
 
-Makes a W&B workspace that compares runs: mIoU against cost, curves by context module, group sizes, classes, pictures,
-speed and memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard]'`.
+Makes a W&B workspace that compares runs: mIoU against cost, curves by context module, classes, pictures, speed and
+memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard]'`.
 
   entity=me              the W&B user or team; default: the one of the key
   project=isaseg         as logger.project of the runs

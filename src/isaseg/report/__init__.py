@@ -1,1 +1,1 @@
-"""Compares runs from their folders alone. Without torch, except for `bounds` and `reach`: it must start fast."""
+"""Compares runs from their folders alone. Without torch, except for `reach`: it must start fast."""

@@ -1,7 +1,6 @@
 """What the charts show, for Matplotlib (`figures`) and for Plotly (`page`) alike: score against cost, and curves."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 from isaseg.report.rows import Comparison, Row, finite, scale_of
@@ -62,10 +61,11 @@ def cost_charts(comparison: Comparison) -> list[Chart]:
         lines = []
         for place, row in enumerate(comparison.rows):
             cost, label = row.cost(key), marked(comparison, row)
-            scores = [] if cost is None else [scale * score for score in row.scores.values()]
-            mean = [scale * row.score.mean] if scores else []
-            lines.append(Line(place, label, False, [cost or 0.0 for _ in scores], scores))
-            lines.append(Line(place, label, True, [cost or 0.0 for _ in mean], mean, scale * row.score.sd))
+            scores = [] if cost is None else list(row.scores.values())
+            mean = [row.score.mean] if scores else []
+            for values, is_mean, sd in ((scores, False, math.nan), (mean, True, row.score.sd)):
+                x, y = [cost or 0.0] * len(values), [scale * value for value in values]
+                lines.append(Line(place, label, is_mean, x, y, scale * sd))
         if any(line.x for line in lines):
             found.append(Chart(title, metric_name(comparison), False, lines))
     return found
@@ -78,16 +78,12 @@ def curve_charts(comparison: Comparison) -> list[Chart]:
     for key in sorted(metrics, key=lambda key: (key != comparison.metric, key)):
         lines = []
         for place, row in enumerate(comparison.rows):
-            label = marked(comparison, row)
             curves = [(finite(run.history.get(key, {})), False) for run in row.runs]
             for curve, is_mean in [*curves, (row.mean_curve(key), True)]:
-                lines.append(_line(place, label, is_mean, curve, scale_of(key)))
+                values = [scale_of(key) * value for value in curve.values()]
+                lines.append(Line(place, marked(comparison, row), is_mean, list(curve), values))
         found.append(Chart("step", with_unit(key), True, lines))
     return found
-
-
-def _line(place: int, label: str, is_mean: bool, curve: Mapping[int, float], scale: int) -> Line:
-    return Line(place, label, is_mean, list(curve), [scale * value for value in curve.values()])
 
 
 def marked(comparison: Comparison, row: Row) -> str:

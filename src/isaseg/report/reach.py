@@ -1,19 +1,28 @@
 """What reaches a pixel: field of view, attention support, and the group accuracy that they allow on Lamps.
 
-It is all measured on the modules, made positive: there is no formula that could drift from the code. The bound assumes
-a perfect decision wherever the cue is in reach, and a guess among three lamp colours elsewhere.
+All of it is measured on the modules, made positive: there is no formula that could drift from the code. The bound assumes
+a perfect decision wherever the cue is in reach, and a guess among three lamp colours elsewhere. Imports torch.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+
+from isaseg import config
+from isaseg.console import counted
+from isaseg.models.layers import conv_norm_act
+from isaseg.report.rows import Comparison
 
 LAMP = 7  # class of the lit lamp
 GROUPS = 3  # lamp colours
+_CHANNELS = 4  # enough to see which cells depend on which
 
 
 class Bound(NamedTuple):
@@ -91,6 +100,34 @@ def group_accuracy_bound(support: Tensor, seen: Tensor, masks: Tensor, far: Tens
     score = torch.where(up > 0, 1.0, 1 / GROUPS).double()
     objects = (masks > 0) & (masks < LAMP)
     return Bound(score[objects].mean().item(), score[objects & far].mean().item())
+
+
+def with_bounds(comparison: Comparison) -> Comparison:
+    """Return the comparison with the bounds of the rows on Lamps; each takes some seconds."""
+    scenes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # most rows have the same
+    bounds: dict[str, Bound] = {}
+    with counted("computing bounds", len(comparison.rows)) as advance:
+        for row in comparison.rows:
+            cfg = row.runs[0].config
+            if cfg is not None and cfg.data.name == "lamps":
+                parts = (cfg.backbone, cfg.head, cfg.data.source)
+                key = config.digest([OmegaConf.to_container(part) for part in parts])
+                masks, far, seen = scenes[key] = scenes.get(key) or _scenes(cfg)
+                module = config.build(cfg.attention, "attention")(_CHANNELS)
+                support = attention_support(module, *seen.shape[1:])
+                bounds[row.label] = group_accuracy_bound(support, seen, masks, far)
+            advance()
+    return replace(comparison, bounds=bounds)
+
+
+def _scenes(cfg: DictConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the masks (N, H, W) of the validation scenes, which pixels are far, and which cells see the lamp."""
+    source = config.build(cfg.data, "data").source("val")
+    scenes = [source.load(i) for i in range(len(source))]
+    masks, far = (torch.from_numpy(np.stack([scene[part] for scene in scenes])) for part in (1, 2))
+    backbone = config.build(cfg.backbone, "backbone")
+    reduce = conv_norm_act(backbone.channels[-1], cfg.head.channels, 3)  # the first layer of ContextHead
+    return masks, far, cells_that_see([backbone, reduce], masks == LAMP)
 
 
 def _positive(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -76,12 +76,8 @@ class Row:
 
     def converged(self, metric: str) -> int | None:
         """Return how many finished runs have converged; None without any, or if `metric` is no fraction."""
-        curves = self._curves(metric)
-        return (
-            sum(is_converged(curve, self.steps or 0) for curve in curves)
-            if is_share(metric) and curves
-            else None
-        )
+        curves = self._curves(metric) if is_share(metric) else []
+        return sum(is_converged(curve, self.steps or 0) for curve in curves) if curves else None
 
     def mean_curve(self, metric: str) -> Curve:
         """Return the mean over the finished runs at the steps that all of them have."""

@@ -31,14 +31,6 @@ _COSTS = {  # title, and whether the axis is logarithmic
     "mult_adds": ("multiply-adds of the network", False),
     "parameters": ("parameters", False),
 }
-_OF_GROUP_SIZES = {
-    "group height": wr.Config("group_height"),
-    "group width": wr.Config("group_width"),
-    "attention multiply-adds": wr.Config("attention_mult_adds"),
-    "score memory, MiB": wr.Config("attention_score_mib"),
-    "seconds a step": wr.SummaryMetric("seconds_per_step"),
-    "mIoU": _SCORE,
-}
 
 
 def workspace(entity: str, project: str, name: str, group: str | None = None) -> ws.Workspace:
@@ -91,20 +83,13 @@ def _sections() -> list[ws.Section]:
         wr.ScatterPlot(title=f"mIoU against {title}", x=wr.Config(key), y=_SCORE, log_x=log_x)
         for key, (title, log_x) in _COSTS.items()
     ]
+    mean = wr.BarPlot(
+        title="mIoU, mean of the seeds", metrics=[_SCORE], groupby=_LABEL, groupby_aggfunc="mean"
+    )
     quality = [
         _curve("val/mIoU", "validation mIoU"),
         _curve("val/loss", "validation loss", log_y=True),
         _curve("train/loss", "training loss", log_y=True),
-    ]
-    group_sizes = [
-        wr.ParallelCoordinatesPlot(
-            title="group size, cost, mIoU",
-            columns=[
-                wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name)
-                for name, metric in _OF_GROUP_SIZES.items()
-            ],
-        ),
-        wr.BarPlot(title="mIoU, mean of the seeds", metrics=[_SCORE], groupby=_LABEL, groupby_aggfunc="mean"),
     ]
     classes = [
         wr.WeavePanelSummaryTable(table_name="val/classes"),
@@ -117,9 +102,8 @@ def _sections() -> list[ws.Section]:
         _curve("train/gpu_memory_mib", "GPU memory, MiB (peak)"),
     ]
     return [
-        _section("mIoU against cost", costs, columns=2, rows=2),
+        _section("mIoU against cost", [*costs, mean], columns=3, rows=2),
         _section("Curves by context module, mean and range", quality, columns=3),
-        _section("Group sizes", group_sizes, columns=2),
         _section("Classes", classes, columns=2),
         _section("Pictures", [pictures]),
         _section("Training", training, columns=3),

@@ -31,7 +31,6 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
     attention = segmenter.head.attention
     outside, height, width = _outside(segmenter, cfg.data.crop_size)
     cost = attention.cost(height, width)  # type: ignore[operator]
-    group = cfg.attention.get("group_size") or (None, None)
     return {
         "attention_label": config.attention_label(cfg),
         "data": cfg.data.name,
@@ -41,8 +40,6 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
         "mult_adds": None if outside is None else outside + cost.mult_adds,
         "attention_mult_adds": cost.attention_mult_adds,
         "attention_score_mib": cost.score_entries * 4 / 2**20,
-        "group_height": group[0],
-        "group_width": group[1],
         "git_commit": git_commit(_ROOT),
         "torch": torch.__version__,
         "device": _device_name(cfg),
