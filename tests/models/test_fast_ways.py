@@ -111,6 +111,29 @@ def test_dense_attention_runs_as_its_definition(size: Size) -> None:
         assert relative(module(x), want) <= 1e-12
 
 
+@torch.no_grad()
+def test_a_norm_in_training_mode_sees_the_whole_map() -> None:
+    """In a block in evaluation mode, whose groups would otherwise run a few at a time."""
+    isa = make_isa(group_size=(4, 4))
+    isa.get_submodule("short_range.query.1").train()
+    state = {k: v.clone() for k, v in isa.state_dict().items()}
+    x, answers = random_map(2, 6, 64, 64), []
+    for context in (by_definition(), nullcontext()):
+        isa.load_state_dict(state)
+        with context:
+            answers.append([isa(x), *(v.clone() for v in isa.state_dict().values())])
+    for got, want in zip(*answers, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trace_and_an_export_compute_the_same() -> None:
+    isa, x = make_isa(group_size=(4, 4)), random_map(2, 6, 61, 64)
+    for graph in (torch.jit.trace(isa, x), torch.export.export(isa, (x,)).module()):
+        torch.testing.assert_close(graph(x), isa(x), rtol=0, atol=1e-7)  # a trace has a scale in float32
+
+
 @pytest.mark.parametrize("name", ["isa", "dense, narrow values"])
 def test_recomputing_keeps_less_and_changes_nothing(name: str) -> None:
     module = make(name).train()

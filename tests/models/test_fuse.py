@@ -21,7 +21,7 @@ from isaseg.models.criss_cross import PlainCrissCross
 from isaseg.models.fuse import FusedBlock, fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
-from tests.models.references import random_map, randomise
+from tests.models.references import random_map, randomise, relative
 
 CONF = Path(__file__).parents[2] / "conf"
 BACKBONES = [path.stem for path in sorted((CONF / "backbone").glob("*.yaml"))]
@@ -57,10 +57,6 @@ def norms(module: nn.Module) -> list[nn.BatchNorm2d]:
 def image(height: int = 65, width: int = 72, batch: int = 1) -> Tensor:
     noise = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (batch, 3, height, width), generator=noise, dtype=torch.uint8)
-
-
-def relative(got: Tensor, want: Tensor) -> float:
-    return float((got - want).abs().max() / want.abs().max())
 
 
 # ---------------------------------------------------------------- the function is the same

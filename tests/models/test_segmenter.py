@@ -16,11 +16,9 @@ from isaseg.models.segmenter import Segmenter, build_segmenter
 ISA = partial(InterlacedSparseAttention, group_size=(2, 2))
 
 
-def make(aux_channels: int | None = 4, align_corners: bool = False) -> Segmenter:
+def make(aux_channels: int | None = 4) -> Segmenter:
     torch.manual_seed(0)
-    return build_segmenter(
-        Backbone("test_resnet", output_stride=8), 5, ISA, 8, 0.1, aux_channels, align_corners=align_corners
-    )
+    return build_segmenter(Backbone("test_resnet", output_stride=8), 5, ISA, 8, 0.1, aux_channels)
 
 
 def image(height: int = 41, width: int = 50) -> Tensor:
@@ -81,11 +79,6 @@ def test_resizing_is_bilinear(align_corners: bool) -> None:
     assert torch.equal(logits, want)
 
 
-def test_corners_are_not_aligned_unless_asked() -> None:
-    assert not make().align_corners
-    assert make(align_corners=True).align_corners
-
-
 def test_both_losses_reach_their_parameters() -> None:
     segmenter = make().train()
     logits, aux_logits = segmenter.coarse_with_aux(image())
@@ -99,13 +92,11 @@ def test_both_losses_reach_their_parameters() -> None:
     assert [name for name in sure if not cast(Tensor, grads[name]).any()] == []
 
 
-def test_keys_begin_with_the_names_of_the_parts() -> None:
-    assert {key.split(".")[0] for key in make().state_dict()} == {"backbone", "head", "aux_head"}
-
-
 def test_widths_follow_from_the_backbone() -> None:
+    """And by default, corners are not aligned."""
     segmenter = make()
-    assert segmenter.aux_head is not None
+    assert segmenter.aux_head is not None and not segmenter.align_corners
+    assert {key.split(".")[0] for key in segmenter.state_dict()} == {"backbone", "head", "aux_head"}
     assert cast(Tensor, segmenter.head.reduce[0].weight).shape == (8, 96, 3, 3)
     assert cast(Tensor, segmenter.aux_head.reduce[0].weight).shape == (4, 192, 3, 3)
 

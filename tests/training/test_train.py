@@ -17,11 +17,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from PIL import Image
 
-from isaseg.errors import CheckpointError, ConfigError
+from isaseg.errors import CheckpointError
 from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests import fakes, forked
+from tests.reliability.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
@@ -101,23 +102,10 @@ def test_mixed_precision_trains_with_clipped_gradients(
     assert train(cfg)["step"] == 1
 
 
-@pytest.mark.parametrize("override", ["attention.key_channels=-1", "attention.value_channels=0"])
-def test_what_a_constructor_refuses_is_a_configuration_error(
-    override: str, compose: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigError, match="attention or head cannot be built"):
-        train(compose(override, f"run_dir={tmp_path / 'run'}"))
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["attention=isaa"], "did you mean 'isa'"),
-        (["trainer.max_stpes=1"], "did you mean 'trainer.max_steps'"),
-        (["attention.group_size=[8,0]"], "two positive integers"),
         (["backbone.name=resnet5O"], "name of a timm model"),
-        (["experiment=ade20k_isa", "backbone.pretrained=false"], "data set not found"),
         (["experiment=cityscapes_isa", "data.root=/nowhere"], "data set not found"),
         (["resume=must"], "resume"),
     ],
@@ -144,25 +132,12 @@ def make_folder(root: Path) -> Path:
     return root
 
 
-def spoil(root: Path, how: str) -> None:
-    if how == "a missing mask":
-        (root / "masks/train/a 1.png").unlink()
-    elif how == "another size":
-        Image.fromarray(np.zeros((40, 55), np.uint8)).save(root / "masks/val/a 1.png")
-    elif how == "an unknown label":
-        Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")
-    else:
-        path = root / "masks/train/a 2.png"
-        path.write_bytes(path.read_bytes()[:60])
-
-
-@pytest.mark.parametrize("how", ["a missing mask", "another size", "an unknown label", "a torn file"])
-def test_a_fault_in_the_users_folder_stops_before_the_first_step(how: str, tmp_path: Path) -> None:
+def test_a_fault_in_the_users_folder_stops_before_the_first_step(tmp_path: Path) -> None:
     root = make_folder(tmp_path / "data")
-    spoil(root, how)
+    Image.fromarray(np.full((40, 56), 7, np.uint8)).save(root / "masks/train/a 2.png")  # an unknown label
     result = run(*folder_arguments(root), f"run_dir={tmp_path / 'run'}")
     assert result.returncode == 2, result.stderr
-    assert re.search(r"a [12]", result.stderr), "names the file"
+    assert "a 2" in result.stderr, "names the file"
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -199,15 +174,7 @@ def test_a_users_own_folder_trains(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val/IoU"].keys() == {"left", "right"}
 
 
-SMALL = ["backbone=tiny_d8", "backbone.pretrained=false", "head.channels=32", "trainer.max_steps=2"]
-SMALL += ["data.crop_size=[64,64]", "data.batch_size=2", "data.num_workers=0", "data.val_batch_size=3"]
-SMALL += [
-    "data.val_length=3",
-    "trainer.accelerator=cpu",
-    "logger=csv",
-    "score_test=false",
-    "callbacks.pictures=0",
-]
+SHORT = [*SMALL, "backbone.pretrained=false", "trainer.max_steps=2", "data.val_length=3", "check_data=true"]
 FAKES: dict[str, Callable[..., Path] | None] = {
     "lamps_isa": None,
     "cards_isa": None,
@@ -241,7 +208,7 @@ def test_every_experiment_runs_two_steps_in_its_real_layout(
     """With batches of validation images of different sizes."""
     fake = FAKES[experiment]
     root = [f"data.root={fake(tmp_path / 'a root', n=3)}"] if fake else []
-    metrics = train(compose(f"experiment={experiment}", *SMALL, *root, f"run_dir={tmp_path / 'run'}"))
+    metrics = train(compose(f"experiment={experiment}", *SHORT, *root, f"run_dir={tmp_path / 'run'}"))
     assert "test/mIoU" not in metrics
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
@@ -254,16 +221,9 @@ def test_every_experiment_trains_and_validates_on_real_samples(
     experiment: str, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
     few = [f"data.root={SAMPLES / REAL[experiment]}", "data.val_length=1", "check_data=false"]
-    metrics = train(compose(f"experiment={experiment}", *SMALL, *few, f"run_dir={tmp_path / 'run'}"))
+    metrics = train(compose(f"experiment={experiment}", *SHORT, *few, f"run_dir={tmp_path / 'run'}"))
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
-
-
-def test_help_helps() -> None:
-    result = run("--help")
-    assert result.returncode == 0
-    for word in ("experiment", "lamps_isa", "attention", "criss_cross", "trainer.max_steps", "resume"):
-        assert word in result.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks glibc, which is Linux's")
@@ -288,7 +248,7 @@ def test_freed_memory_is_not_faulted_in_again() -> None:
 def test_a_run_cut_before_its_first_validation_and_one_without_a_step_left_end_well(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    words = [*SMALL, f"run_dir={tmp_path}"]
+    words = [*SHORT, f"run_dir={tmp_path}"]
     first = train(compose(*words))
     assert first["seconds_per_step"] > 0
     (tmp_path / "checkpoints" / "best.ckpt").unlink()
@@ -306,7 +266,7 @@ def test_sigterm_saves_the_step_at_which_it_comes(
     compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However rarely checkpoints are written; resumed, the run is bit for bit the one that was never stopped."""
-    words = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
+    words = [*SHORT, "trainer.max_steps=4", "trainer.val_check_interval=4", "optim.total_steps=4"]
     words += ["trainer.log_every_n_steps=1"]
     train(compose(*words, f"run_dir={tmp_path / 'whole'}"))
     step = SegmentationModule.training_step

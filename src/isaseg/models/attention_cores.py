@@ -139,11 +139,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         (G, L, V). Scores are computed in float32 at least, whatever the type of the tokens.
     """
     if _hold or for_any_size():  # ONNX has no fused kernel to record
-        return _held(q, k, v, scale, mask)
-    # a compiled or exported graph may run at other sizes too
-    if torch.compiler.is_compiling() or not holds_scores(q.shape[1], q.device.type, torch.is_grad_enabled()):
-        return _fused(q, k, v, scale, mask)
-    return _held(q, k, v, scale, mask)
+        kernel = _held
+    elif torch.compiler.is_compiling():  # the graph may run at other sizes too
+        kernel = _fused
+    else:
+        holds = holds_scores(q.shape[1], q.device.type, torch.is_grad_enabled())
+        kernel = _held if holds else _fused
+    return kernel(q, k, v, scale, mask)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
@@ -162,11 +164,7 @@ def _held(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) ->
     if v.dtype in (torch.bfloat16, torch.float16):
         q, k = q.float(), k.float()  # a rounded score of 100 would change its weight by a large factor
     with without_autocast(q.device.type):
-        return _weights(q, k, scale, mask).to(v.dtype) @ v
-
-
-def _weights(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    scores_GLL = (q if scale == 1 else q * scale) @ k.transpose(1, 2)
-    if mask is not None:
-        scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
-    return scores_GLL.softmax(-1)
+        scores_GLL = q * scale @ k.transpose(1, 2)
+        if mask is not None:
+            scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
+        return scores_GLL.softmax(-1).to(v.dtype) @ v

@@ -71,11 +71,8 @@ class InterlacedSparseAttention(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if (
-            isinstance(group_size, int)
-            or len(group_size) != 2
-            or any(int(p) != p or p < 1 for p in group_size)
-        ):
+        pair = () if isinstance(group_size, int) else group_size
+        if len(pair) != 2 or any(int(p) != p or p < 1 for p in pair):
             raise ValueError(f"expected group_size as two positive integers [P_h, P_w], got {group_size=}")
         if order not in _STAGES:
             raise ValueError(f"expected order to be one of {', '.join(_STAGES)}, got {order=}")
@@ -87,10 +84,9 @@ class InterlacedSparseAttention(nn.Module):
         self.mask_padding = mask_padding
         self.depth = int(depth)
         self.recompute = recompute
+        keys, values = width(key_channels, channels // 2), width(value_channels, channels)
         for name, _ in self._stages():
-            keys, values = width(key_channels, channels // 2), width(value_channels, channels)
-            block = AttentionBlock(channels, keys, values, value_bias=value_bias)
-            self.add_module(name, block)
+            self.add_module(name, AttentionBlock(channels, keys, values, value_bias=value_bias))
 
     def _stages(self) -> list[tuple[str, Kind]]:
         """Return name and kind of each stage in running order."""
@@ -120,8 +116,9 @@ class InterlacedSparseAttention(nn.Module):
         Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
         at a time.
         """
-        at_once = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        tokens = None if at_once or x.device.type != "cpu" else _TOKENS
+        at_once = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
+        # a norm in training mode takes its statistics from the whole map
+        tokens = None if at_once or any(part.training for part in block.modules()) else _TOKENS
         attend = partial(run_block, block, core=dense, recompute=self.recompute)
         return in_groups(attend, x, self.group_size, kind, tokens)
 

@@ -65,9 +65,8 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.device.type != "cpu" or for_any_size():  # ONNX Runtime optimises convolutions, not matrix products
         return F.conv2d(x, weight, bias)
     x_BHWC = x.permute(0, 2, 3, 1)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype is torch.float64:
-        return F.linear(x_BHWC, weight.flatten(1), bias).permute(0, 3, 1, 2)
-    if not x.numel() or x_BHWC[..., 0].numel() % 16:
+    as_product = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.dtype is torch.float64
+    if as_product or not x.numel() or x_BHWC[..., 0].numel() % 16:
         return F.linear(x_BHWC, weight.flatten(1), bias).permute(0, 3, 1, 2)
     images = x_BHWC.reshape(16, -1, 1, x.shape[1]).permute(0, 3, 1, 2)
     out = F.conv2d(images, weight, bias)

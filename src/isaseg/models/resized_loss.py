@@ -51,7 +51,7 @@ class _Resized(torch.autograd.Function):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         with without_autocast(logits.device.type):
             coarse_BhwK = logits.permute(0, 2, 3, 1).to(dtype).contiguous()
-            gradient = torch.zeros_like(coarse_BhwK) if ctx.needs_input_grad[0] else None
+            gradient = torch.zeros_like(coarse_BhwK)
             rows, columns = (
                 _matrix(n, m, align_corners, coarse_BhwK)
                 for n, m in zip(target.shape[1:], coarse_BhwK.shape[1:3], strict=True)
@@ -59,19 +59,10 @@ class _Resized(torch.autograd.Function):
             total = coarse_BhwK.new_zeros(())
             for image, fine, under in _tiles(target.shape, coarse_BhwK.shape, target.device.type):
                 row_Rr, column_Ss = rows[fine[0], under[0]], columns[fine[1], under[1]]
-                tile_rsK = coarse_BhwK[(image, *under)]
-                loss, grad = _tile(
-                    tile_rsK,
-                    row_Rr,
-                    column_Ss,
-                    target[(image, *fine)],
-                    weight,
-                    ignore_index,
-                    gradient is not None,
-                )
+                tile_rsK, label_RS = coarse_BhwK[(image, *under)], target[(image, *fine)]
+                loss, grad_rsK = _tile(tile_rsK, row_Rr, column_Ss, label_RS, weight, ignore_index)
                 total += loss
-                if gradient is not None and grad is not None:
-                    gradient[(image, *under)] += grad
+                gradient[(image, *under)] += grad_rsK
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return total
@@ -91,8 +82,7 @@ def _tile(
     target_RS: Tensor,
     weight: Tensor | None,
     ignore_index: int,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Return the summed loss of a tile, and its gradient with respect to the coarse cells under it."""
     cells, columns, classes = coarse_rsK.shape
     tall_RsK = (row_Rr @ coarse_rsK.reshape(cells, -1)).view(-1, columns, classes)
@@ -104,8 +94,6 @@ def _tile(
         share_RS1 = share_RS1 * weight.to(coarse_rsK.dtype)[label_RS1]
     own_RS1 = logarithm_RSK.gather(-1, label_RS1).masked_fill(~valid_RS.unsqueeze(-1), 0)
     loss = -(own_RS1 * share_RS1).sum()
-    if not with_gradient:
-        return loss, None
     gradient_RSK = logarithm_RSK.exp_().mul_(share_RS1)
     gradient_RSK.scatter_add_(-1, label_RS1, -share_RS1)
     tall_RsK = column_Ss.T @ gradient_RSK

@@ -20,7 +20,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, or holds anything else.
     """
-    path = Path(path)
     if not path.is_file():
         raise CheckpointError(
             f"expected a checkpoint file, got path='{path}', which does not exist; check the path"
@@ -52,7 +51,6 @@ def load_file(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: As `load_checkpoint`.
     """
-    path = Path(path)
     return _load_safetensors(path) if _is_safetensors(path) else load_checkpoint(path)
 
 
@@ -69,9 +67,8 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
             text = (file.metadata() or {}).get("isaseg")
-        return (
-            {"state_dict": weights} if text is None else {"state_dict": weights, "isaseg": json.loads(text)}
-        )
+        described = {} if text is None else {"isaseg": json.loads(text)}
+        return {"state_dict": weights, **described}
     except Exception as error:
         raise CheckpointError(
             f"expected a whole safetensors file, got '{path}': {reason(error)}; use another file"
