@@ -98,7 +98,6 @@ class FileSource:
                 f"most 255, got {sorted(strange)}, ignore_index={ignore} for {info.title}"
             )
         self._unknown = 254 if ignore == 255 else 255  # marks a raw id that is not in the table
-        self._first_unknown = next(i for i in range(2**16 + 1) if i not in self.ids)
         self._table = np.full(2**16, self._unknown, np.uint8)
         for raw, train in self.ids.items():
             self._table[raw] = train
@@ -128,11 +127,9 @@ class FileSource:
             return Loaded(image, None)
         raw: Picture = self._cached(index, 1) or self.decode_labels(index)
         self.check_sizes(index, image, raw)
-        if isinstance(raw, np.ndarray) and (
-            raw.dtype != np.uint8 or raw.max(initial=0) >= self._first_unknown
-        ):
+        if isinstance(raw, np.ndarray):
             return Loaded(image, self.to_train_ids(raw, index))
-        # every id is known (the cache holds only such labels): remap only the window that is used
+        # the cache holds only known ids: remap only the window that is used
         return Loaded(image, LazyArray(raw.shape, lambda y, x: self.to_train_ids(raw[y, x], index)))
 
     def check_sizes(self, index: int, image: Picture, labels: Picture) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
 
 from isaseg.data.check import check_files
@@ -44,20 +43,6 @@ def test_coco_10k_has_no_test_and_1000_images_in_val(tmp_path: Path) -> None:
     assert coco_stuff("test", root) is None
     source = found(coco_stuff("val", root))
     assert source.info.splits[source.split] == 1000
-
-
-def test_coco_10k_takes_png_labels_only_if_all_are_there(tmp_path: Path) -> None:
-    root = make_fake_coco_stuff(tmp_path)
-    before = found(coco_stuff("train", str(root)))
-    (root / "annotations_png").mkdir()  # as prepare writes it
-    for path in (root / "annotations").iterdir():
-        Image.fromarray(scipy.io.loadmat(path)["S"]).save(root / "annotations_png" / f"{path.stem}.png")
-    after = found(coco_stuff("train", str(root)))
-    assert [mask_of(after, i).suffix for i in range(2)] == [".png"] * 2
-    assert np.array_equal(labels_of(before, 1), labels_of(after, 1))
-    (root / "annotations_png" / "COCO_train2014_000000000001.png").unlink()
-    partly = found(coco_stuff("train", str(root)))
-    assert [mask_of(partly, i).suffix for i in range(2)] == [".mat"] * 2
 
 
 def test_coco_164k_test_images_have_no_labels(tmp_path: Path) -> None:

@@ -33,10 +33,7 @@ def _of_10k(split: str, root: str | None) -> FileSource | None:
         return None
     files = SplitFiles(INFO_10K, split, root, inside=("coco_stuff10k", "cocostuff-10k-v1.1"))
     names = files.read_list(f"imageLists/{'train' if split == 'train' else 'test'}.txt")
-    masks = files.find("annotations_png", PNG)  # made by prepare; faster to read
-    if not masks.keys() >= set(names):
-        masks = files.find("annotations", (".mat",))
-    pairs = files.pairs(files.find("images", JPEG), masks, names)
+    pairs = files.pairs(files.find("images", JPEG), files.find("annotations", (".mat",)), names)
     return FileSource(INFO_10K, split, pairs, variable="S")
 
 

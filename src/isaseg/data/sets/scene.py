@@ -59,18 +59,16 @@ def background(rng: np.random.Generator) -> Canvas:
     return Canvas(image)
 
 
-def place(
-    rng: np.random.Generator, radii: list[int], margin: int = 3, tries: int = 60
-) -> list[tuple[int, int] | None]:
-    """Return a centre (x, y) for each radius so that no two circles touch; None where no room was found."""
+def place(rng: np.random.Generator, radii: list[int]) -> list[tuple[int, int] | None]:
+    """Return a centre (x, y) for each radius so that no two circles touch; None where 60 tries found no room."""
     taken: list[tuple[int, int, int]] = []
     centres: list[tuple[int, int] | None] = []
     for radius in radii:
-        drawn = rng.integers(radius + 2, SIZE - radius - 2, (tries, 2)).tolist()
+        drawn = rng.integers(radius + 2, SIZE - radius - 2, (60, 2)).tolist()
         free = (
             (x, y)
             for x, y in drawn
-            if all((x - u) ** 2 + (y - v) ** 2 > (radius + r + margin) ** 2 for u, v, r in taken)
+            if all((x - u) ** 2 + (y - v) ** 2 > (radius + r + 3) ** 2 for u, v, r in taken)
         )
         centre = next(free, None)
         centres.append(centre)

@@ -1,7 +1,6 @@
 """One picture that shows a data set: samples of each split under their labels, and a legend."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,14 +16,6 @@ _BLEND = 0.55  # share of the colour of the class in a pixel
 _NAME = 40  # characters above a tile
 
 
-class Tile(NamedTuple):
-    """A sample as it is shown: uint8 RGB (h, w, 3), its name, the train ids in it."""
-
-    picture: np.ndarray
-    name: str
-    ids: frozenset[int]
-
-
 def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     """Draw evenly spaced samples of each split, 24 at most, in the colours of their classes.
 
@@ -33,7 +24,7 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     source = reports[0].source
     count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(reports))
     tiles = [_tile(report.source, i) for report in reports for i in evenly(report.usable, count)]
-    seen = sorted({i for tile in tiles for i in tile.ids})
+    seen = sorted({i for _, _, ids in tiles for i in ids})
     rows = max(1, -(-len(tiles) // _COLUMNS))
     height = rows * (_TILE[1] + 30) + 25 * (len(seen) // _COLUMNS + 4)
     figure = Figure((16, height / 100), dpi=100, layout="constrained")
@@ -42,8 +33,9 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     for number, axes in enumerate(figure.subplots(rows, _COLUMNS, squeeze=False).flat):
         axes.axis("off")
         if number < len(tiles):
-            axes.imshow(tiles[number].picture, interpolation="nearest")
-            axes.set_title(_elided(tiles[number].name), fontsize=8, parse_math=False)
+            picture, name, _ = tiles[number]
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(_elided(name), fontsize=8, parse_math=False)
     colours = _colours(source) / 255
     names = {**dict(enumerate(source.classes)), source.ignore_index: "ignored"}
     handles = [Patch(facecolor=colours[i], edgecolor="grey", label=names[i]) for i in seen]
@@ -57,19 +49,20 @@ def evenly(items: Sequence[int], count: int) -> list[int]:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def _tile(source: FileSource, index: int) -> Tile:
+def _tile(source: FileSource, index: int) -> tuple[np.ndarray, str, list[int]]:
+    """Return a sample as it is shown, uint8 RGB (h, w, 3), its name, and the train ids in it."""
     image, mask, _ = source.load(index)
     picture = _fit(image[:, :], cv2.INTER_AREA)
     name = f"{source.split} {source.name(index)}"
     if mask is None:
-        return Tile(picture, name, frozenset())
+        return picture, name, []
     labels = _fit(mask[:, :], cv2.INTER_NEAREST_EXACT)
     blend = cv2.addWeighted(picture, 1 - _BLEND, _colours(source)[labels], _BLEND, 0)
     borders = np.zeros(labels.shape, bool)
     borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     borders[1:] |= labels[1:] != labels[:-1]
     blend[borders] = blend[borders] // 3 + 170
-    return Tile(blend, name, frozenset(np.unique(mask[:, :]).tolist()))
+    return blend, name, np.unique(mask[:, :]).tolist()
 
 
 def _colours(source: FileSource) -> np.ndarray:

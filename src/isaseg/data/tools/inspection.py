@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -40,14 +40,6 @@ class Fault:
     unknown_ids: Mapping[int, int] = field(default_factory=dict)
 
 
-class Finding(NamedTuple):
-    """What is in one sample: its size, pixels of each train id, uint32 (256,), faults."""
-
-    size: Size | None
-    pixels: np.ndarray
-    faults: Sequence[Fault]
-
-
 @dataclass
 class SplitReport:
     """What is in a split of K classes.
@@ -78,21 +70,21 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
     report = SplitReport(source, size_fault(source), none, none.copy())
     text = f"checking {source.info.title} {source.split}"
     findings = in_threads(partial(inspect_sample, source), range(len(source)), text, workers)
-    for index, finding in enumerate(findings):
-        if finding.size is not None:
-            report.sizes[finding.size] += 1
-        report.pixels += finding.pixels[shown]
-        report.occurs += finding.pixels[shown] > 0
-        report.faults += finding.faults
-        if not finding.faults:
+    for index, (size, pixels, faults) in enumerate(findings):
+        report.sizes.update([] if size is None else [size])
+        report.pixels += pixels[shown]
+        report.occurs += pixels[shown] > 0
+        report.faults += faults
+        if not faults:
             report.usable.append(index)
     return report
 
 
-def inspect_sample(source: FileSource, index: int) -> Finding:
-    """Decode a sample and return what is in it, with all its faults."""
+def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndarray, list[Fault]]:
+    """Decode a sample; return its size, the pixels of each train id, uint32 (256,), and all its faults."""
     pair, image, raw = source.pairs[index], None, None
-    pixels, faults = np.zeros(256, np.uint32), []
+    pixels = np.zeros(256, np.uint32)
+    faults: list[Fault] = []
 
     def add(file: Path, error: DataError, unknown: Mapping[int, int] | None = None) -> None:
         faults.append(Fault(source.split, pair.name, str(file), str(error), unknown or {}))
@@ -103,12 +95,12 @@ def inspect_sample(source: FileSource, index: int) -> Finding:
         add(pair.image, error)
     size = None if image is None else (image.shape[1], image.shape[0])
     if pair.mask is None:
-        return Finding(size, pixels, faults)
+        return size, pixels, faults
     try:
         raw = source.decode_labels(index)
     except DataError as error:
         add(pair.mask, error)
-        return Finding(size, pixels, faults)
+        return size, pixels, faults
     try:
         if image is not None:
             source.check_sizes(index, image, raw)
@@ -120,7 +112,7 @@ def inspect_sample(source: FileSource, index: int) -> Finding:
         pixels = counts.ravel().astype(np.uint32)
     except DataError as error:
         add(pair.mask, error, source.unknown_ids(raw))
-    return Finding(size, pixels, faults)
+    return size, pixels, faults
 
 
 def as_json(
