@@ -163,16 +163,6 @@ def test_what_the_cache_lacks_is_decoded_with_one_warning(
     assert "fix it with `python src/data.py cache`" in record.message
 
 
-def test_a_changed_file_is_decoded_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = cached("cityscapes", tmp_path)
-    first, second = (source.pairs[i].image for i in (0, 1))
-    first.write_bytes(second.read_bytes())
-    os.utime(first, ns=(0, 0))
-    with caplog.at_level(logging.WARNING):
-        assert np.array_equal(source.load(0).image[:, :], source.load(1).image[:, :])
-    assert ["older than the files" in r.message for r in caplog.records] == [True]
-
-
 @pytest.mark.parametrize(("place", "cure"), [(40, "cache`"), (-3, "cache verify=true`")])
 def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path: Path) -> None:
     source = cached("camvid", tmp_path)

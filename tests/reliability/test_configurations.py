@@ -174,6 +174,7 @@ VALUES = [
     ("data.accumulate=2", "data.accumulate to be trainer.accumulate_grad_batches=1"),
     ("data.seed=-1", "data.seed to be greater than or equal to 0"),
     ("data.source.val_length=null", "data.source.val_length to be an integer"),
+    ("data.source.train_length=0", "data.source.train_length to be greater than 0"),
     ("data.transform.flip=yes", "data.transform.flip to be true or false"),
     ("data.transform.scale=[2,1]", "scale"),
     ("data.transform.colours=blue", "colours"),

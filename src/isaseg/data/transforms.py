@@ -6,10 +6,11 @@ function of the key (seed, step, index): no global random state is read or chang
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from isaseg.data.colour_jitter import brightness, photometric
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_resize, fit
@@ -62,7 +63,7 @@ class TrainTransform:
         resize: Resize | None = None,
         aspect: tuple[float, float] | None = None,
         interpolation: Literal["linear", "cubic"] = "linear",
-        cat_max_ratio: float = 1.0,
+        cat_max_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0,
         pad: Literal["corner", "centre", "random"] = "centre",
         flip: bool = True,
         quarter_turns: bool = False,
@@ -77,10 +78,6 @@ class TrainTransform:
                 )
         if quarter_turns and crop_size[0] != crop_size[1]:
             raise ConfigError(f"expected a square data.crop_size for quarter turns, got {crop_size=}")
-        if not 0 < cat_max_ratio <= 1:
-            raise ConfigError(
-                f"expected data.transform.cat_max_ratio above 0 and at most 1, got {cat_max_ratio}"
-            )
         check_resize(resize, "data.transform.resize")
         for transform in extra:
             if not callable(getattr(transform, "set_random_seed", None)):

@@ -118,7 +118,7 @@ def archives_of_context(made: Path, to: Path) -> None:
 
 
 def archives_of_context_json(made: Path, to: Path) -> None:
-    """VOC 2010 without lists, and the JSON: all is bag, but the first pixel."""
+    """VOC 2010 without lists, and the JSON: all is bag, but the first pixel; an image of test."""
     archives_of_context(made, to)
     (to / "trainval.tar.gz").unlink()
     images, regions = [], []
@@ -133,6 +133,7 @@ def archives_of_context_json(made: Path, to: Path) -> None:
         counts = "1" + _digits(height * width - 1)
         code = {"size": [height, width], "counts": counts}
         regions.append({"image_id": i, "category_id": 9, "segmentation": code, "id": i})
+    images.append(images[0] | {"image_id": 1, "file_name": "test.jpg", "phase": "test"})
     (to / "trainval_merged.json").write_text(json.dumps({"images": images, "annos_segmentation": regions}))
 
 

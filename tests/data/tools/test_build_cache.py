@@ -125,14 +125,6 @@ def test_a_sample_that_cannot_be_decoded_is_reported_and_the_others_are_cached(s
     assert len(files(source)) == 2 * (N - 2) + 1, "the image of the damaged labels is fine"
 
 
-def test_a_folder_that_cannot_be_written_is_named(source: FileSource, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file")
-    with pytest.raises(
-        DataError, match=rf"write the cache of CamVid val below '{source.cache}'.*data\.cache="
-    ):
-        build_cache(source, 1)
-
-
 def test_a_split_without_labels_has_images_only(tmp_path: Path) -> None:
     source = cityscapes("test", str(fakes.make_fake_cityscapes(tmp_path / "data", test=True)))
     assert source is not None

@@ -15,10 +15,10 @@ from PIL import Image
 from isaseg.data.decode import read_labels
 from isaseg.data.info import dataset_info
 from isaseg.data.tools.convert import convert_context, mat_to_png
-from isaseg.data.tools.detail import Region, decode_rle, paint, read_detail
+from isaseg.data.tools.detail import Region, decode_rle, paint
 from isaseg.data.tools.prepare import prepare
 from isaseg.errors import DataError
-from tests.data.tools.archives import archives_of_context, archives_of_context_json, archives_of_voc
+from tests.data.tools.archives import archives_of_context_json, archives_of_voc
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "pascal_context"
 REAL = SHARED / "VOCdevkit" / "VOC2010" / "SegmentationClassContext"
@@ -154,18 +154,6 @@ def test_matlab_files_give_the_genuine_labels(tmp_path: Path) -> None:
         )
 
 
-def test_the_merged_json_is_read(tmp_path: Path) -> None:
-    content = detail([region(np.ones((4, 6), bool), 2)])
-    content["images"].append(
-        content["images"][0] | {"image_id": 7, "file_name": "2010_000007.jpg", "phase": "test"}
-    )
-    path = tmp_path / "trainval_merged.json"
-    path.write_text(json.dumps(content))
-    ((image, regions),) = read_detail(path)
-    assert (image.name, image.phase, image.height, image.width) == ("2008_000002", "train", 4, 6)
-    assert [r.category_id for r in regions] == [2]
-
-
 MASK = np.ones((4, 6), bool)
 BAD: dict[str, Callable[[], Any]] = {
     "no json": lambda: "{",
@@ -260,16 +248,10 @@ def test_trainaug_is_voc_and_sbd_without_val(tmp_path: Path) -> None:
     assert not (voc / "SBD" / "inst").exists()
 
 
-def test_context_takes_its_lists_from_voc(tmp_path: Path) -> None:
-    lists = prepared(tmp_path, "pascal_context", archives_of_context) / "ImageSets"
-    for split in ("train", "val"):
-        made, published = (lists / kind / f"{split}.txt" for kind in ("SegmentationContext", "Main"))
-        assert made.read_text() == published.read_text()
-
-
 def test_the_json_of_context_has_labels_and_lists(tmp_path: Path) -> None:
     voc = prepared(tmp_path, "pascal_context", archives_of_context_json)
     assert (voc / "ImageSets" / "SegmentationContext" / "val.txt").read_text() == "2010_000000\n2010_000001\n"
+    assert not (voc / "SegmentationClassContext" / "test.png").exists()
     labels = np.asarray(Image.open(voc / "SegmentationClassContext" / "2010_000001.png"))
     expected = np.full((39, 49), 2)
     expected[0, 0] = 0

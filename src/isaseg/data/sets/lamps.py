@@ -4,10 +4,10 @@ The texture of an object is local; the lamp's colour is needed as well, and the 
 """
 
 import numpy as np
+from pydantic import PositiveInt
 
 from isaseg.data.sets import scene
 from isaseg.data.source import Loaded
-from isaseg.errors import ConfigError
 
 LIGHTS = {"red": (225, 45, 40), "green": (45, 200, 55), "blue": (50, 80, 225)}
 TEXTURES = ("plain", "striped")
@@ -29,9 +29,6 @@ class Lamps:
         seed: Seed of the data set (not of the training).
         train_length: Scenes in train.
         val_length: Scenes in val and in test.
-
-    Raises:
-        ConfigError: If a length is below 1.
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -40,9 +37,9 @@ class Lamps:
     groups: tuple[tuple[int, ...], ...] | None = ((1, 2), (3, 4), (5, 6))
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
-    def __init__(self, split: str, seed: int = 0, train_length: int = 8192, val_length: int = 256) -> None:
-        if min(train_length, val_length) < 1:
-            raise ConfigError(f"expected at least one scene, got data.{train_length=}, data.{val_length=}")
+    def __init__(
+        self, split: str, seed: int = 0, train_length: PositiveInt = 8192, val_length: PositiveInt = 256
+    ) -> None:
         self.split, self.seed = split, seed
         self.length = train_length if split == "train" else val_length
         self._drawn: dict[int, Loaded] = {}

@@ -7,7 +7,7 @@ are not noted, or of which a file is gone.
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +67,7 @@ def prepare(name: str, archives: Path, root: Path) -> list[str]:
             f"{job.official.site}, or unpack them into '{job.folder}' yourself"
         )
     todo = _todo(job)
-    sums = _checksums([job.found[step] for step in todo if step in job.found])
-    lines = [_run(job, step, sums.get(step, "")) for step in todo]
+    lines = [_run(job, step) for step in todo]
     for folders, names in job.missing(()):
         raise DataError(
             f"expected the folder {' or '.join(folders)} in '{job.folder}' after all archives are unpacked, got none; "
@@ -119,28 +118,21 @@ def _todo(job: _Job) -> list[str]:
     return todo
 
 
-def _checksums(archives: Sequence[Path]) -> dict[str, str]:
-    """Return the SHA-256 of archives by name.
+def _run(job: _Job, step: str) -> str:
+    """Do a step and note it in the manifest; return a line about it.
 
     Raises:
-        DataError: If one is not as published.
+        DataError: If its archive is not as published, or cannot be unpacked.
     """
-    digests = in_threads(sha256, archives, "checksums of the archives")
-    sums = {path.name: digest for path, digest in zip(archives, digests, strict=True)}
-    for path in archives:
-        if sums[path.name] != (wanted := SHA256.get(path.name, sums[path.name])):
-            raise DataError(
-                f"expected SHA-256 {wanted} of '{path}' as published, got {sums[path.name]}; fetch the archive again"
-            )
-    return sums
-
-
-def _run(job: _Job, step: str, checksum: str) -> str:
-    """Do a step and note it in the manifest; return a line about it."""
     staging = job.root / _STAGING
     out = staging / job.folder.relative_to(job.root)
     shutil.rmtree(staging, ignore_errors=True)  # of a run that was killed
     try:
+        checksum = sha256(job.found[step]) if step in job.found else ""
+        if checksum != (wanted := SHA256.get(step, checksum)):
+            raise DataError(
+                f"expected SHA-256 {wanted} of '{job.found[step]}' as published, got {checksum}; fetch the archive again"
+            )
         out.mkdir(parents=True)
         if step == _CONVERT:
             assert job.official.convert is not None
