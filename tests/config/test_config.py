@@ -6,21 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from isaseg import config
 from isaseg.errors import ConfigError
+from tests.conftest import compose_overrides as load
 
 CONF = config.conf_dir()
 OPTIONS = [(p.parent.name, p.stem) for p in sorted(CONF.glob("*/*.yaml")) if not p.stem.startswith("_")]
-
-
-def load(*overrides: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -33,16 +26,8 @@ def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> N
     if group in ("data", "recipe"):
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
     config.check(cfg)
+    config.build(cfg.attention, "attention")(16)
     assert config.run_dir(cfg).parent.parent == Path("outputs")
-
-
-@pytest.mark.parametrize("option", [p.stem for p in sorted((CONF / "attention").glob("*.yaml"))])
-def test_every_attention_yaml_builds_and_keeps_the_contract(option: str) -> None:
-    import torch
-
-    module = config.build(load(f"attention={option}").attention, "attention")(16)
-    assert module.eval()(torch.randn(2, 16, 9, 11)).shape == (2, module.out_channels, 9, 11)
-    assert module.cost(9, 11).mult_adds >= module.cost(9, 11).attention_mult_adds >= 0
 
 
 LABELS = {
@@ -65,25 +50,33 @@ def test_the_name_of_a_run_begins_with_that_of_its_context_module(words: str) ->
     assert config.run_name(cfg).startswith(f"{LABELS[words]}_test_resnet_seed3_")
 
 
-def test_a_run_keeps_its_folder_unless_what_it_computes_changes() -> None:
-    base = config.run_dir(load())
-    assert base == config.run_dir(
-        load("data.num_workers=2", "trainer.devices=1", "resume=never", "logger=csv")
-    )
-    others = [
-        config.run_dir(load(o))
-        for o in ("seed=1", "optim.lr=0.1", "attention=dense", "attention.group_size=[4,4]")
-    ]
-    assert len({base, *others}) == 5
+ADE20K = "experiment=ade20k_isa data.root=a"
+FOLDER = "data=folder data.classes=[a,b] data.root=a"
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "is_same"),
+    [
+        ("", "data.num_workers=2 trainer.devices=1 resume=never logger=csv", True),
+        ("", "recipe.lr=2", True),  # of optim=sgd_poly alone
+        ("", "seed=1", False),
+        ("", "optim.lr=0.1", False),
+        ("", "attention=dense", False),
+        ("", "attention.group_size=[4,4]", False),
+        (ADE20K, "data.root=b data.cache=c data.timeout=9 data.val_batch_size=7", True),
+        (ADE20K, "data.val_resize=null", False),
+        (ADE20K, "recipe.lr=0.5", False),
+        (FOLDER, "data.root=b", False),
+    ],
+)
+def test_a_run_keeps_its_folder_unless_what_it_computes_changes(words: str, more: str, is_same: bool) -> None:
+    folders = [config.run_dir(load(*text.split())) for text in (words, f"{words} {more}")]
+    assert (folders[0] == folders[1]) is is_same
+
+
+def test_a_folder_can_be_named_and_is_never_above() -> None:
     assert config.run_dir(load("run_dir=a/b")) == Path("a/b")
     assert config.run_dir(load("name=../up")).parts[:2] == ("outputs", "-up")
-
-
-def test_two_folders_of_a_user_are_two_runs_and_a_known_data_set_is_the_same_anywhere() -> None:
-    own = [config.run_dir(load("data=folder", "data.classes=[a,b]", f"data.root={r}")) for r in ("a", "b")]
-    assert own[0] != own[1]
-    known = [config.run_dir(load("experiment=camvid_isa", f"data.root={r}")) for r in ("a", "b")]
-    assert known[0] == known[1]
 
 
 @pytest.mark.parametrize("experiment", ["ade20k_isa", "cityscapes_isa", "camvid_isa", "lamps_isa"])
@@ -184,15 +177,3 @@ def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
         ConfigError, match=r"protocol=openseg .* data=coco_stuff_164k; choose protocol=mmseg or none"
     ):
         config.check(cfg)
-
-
-def test_what_changes_no_result_changes_no_name() -> None:
-    names = {
-        config.run_name(load("experiment=ade20k_isa", f"data.root={root}", *more))
-        for root, more in (("a", ()), ("b", ("data.cache=c", "data.timeout=9", "data.val_batch_size=7")))
-    }
-    assert len(names) == 1
-    assert config.run_name(load("experiment=ade20k_isa", "data.val_resize=null")) not in names
-    assert config.run_name(load("experiment=ade20k_isa", "recipe.lr=0.5")) not in names
-    lamps = [config.run_name(load("experiment=lamps_isa", f"recipe.lr={lr}")) for lr in (1, 2)]
-    assert lamps[0] == lamps[1]

@@ -123,7 +123,7 @@ def check(cfg: DictConfig) -> None:
     """
     plain = check_sections(cfg)
     check_targets(plain)
-    _check_agreement(plain)
+    _check_agreement(cfg)
     _check_recipe(cfg)
 
 
@@ -151,30 +151,24 @@ def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Itera
     check_keys(name, node, dict.fromkeys(more, Any) | known, f"known here: {', '.join(known)}")
 
 
-def _check_agreement(plain: Mapping[str, Any]) -> None:
+def _check_agreement(cfg: DictConfig) -> None:
     """Check the keys of which one limits another."""
     for key, first in _SAME.items():
-        value, wanted = _get(plain, key), _get(plain, first)
+        value, wanted = OmegaConf.select(cfg, key), OmegaConf.select(cfg, first)
         if value not in (None, wanted):
             raise ConfigError(f"expected {key} to be {first}={wanted}, got {key}={value}; set {first} alone")
-    lr, lowest = _get(plain, "optim.lr"), _get(plain, "optim.min_lr")
+    lr, lowest = OmegaConf.select(cfg, "optim.lr"), OmegaConf.select(cfg, "optim.min_lr")
     if None not in (lr, lowest) and lowest > lr:
         raise ConfigError(f"expected optim.min_lr of at most optim.lr={lr}, got {lowest}")
-    ignored, count = _get(plain, "data.ignore_index"), _get(plain, "data.num_classes")
+    ignored, count = OmegaConf.select(cfg, "data.ignore_index"), OmegaConf.select(cfg, "data.num_classes")
     if None not in (ignored, count) and ignored < count:
         raise ConfigError(f"expected data.ignore_index outside the classes 0 to {count - 1}, got {ignored}")
-    weights = _get(plain, "loss.class_weights")
+    weights = OmegaConf.select(cfg, "loss.class_weights")
     if weights is not None and (len(weights) != count or min(weights) < 0):
         raise ConfigError(
             f"expected one weight of at least 0 for each of the {count} classes, got loss.class_weights={weights}; "
             "set loss.class_weights=null or give all of them"
         )
-
-
-def _get(plain: Any, key: str) -> Any:
-    for part in key.split("."):
-        plain = plain.get(part) if isinstance(plain, Mapping) else None
-    return plain
 
 
 def _check_recipe(cfg: DictConfig) -> None:

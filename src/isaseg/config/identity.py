@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg.config.composition import conf_dir
-from isaseg.errors import ConfigError
 
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
@@ -94,10 +93,7 @@ def validation_interval(cfg: DictConfig) -> int:
     A divisor validates and saves the last step too. If there is none between half and twice the configured interval, that
     interval is kept.
     """
-    steps, interval = cfg.trainer.max_steps, cfg.trainer.val_check_interval
-    for key, value in (("max_steps", steps), ("val_check_interval", interval)):
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"expected trainer.{key} to be a number of steps, at least 1, got {value}")
+    steps, interval = int(cfg.trainer.max_steps), int(cfg.trainer.val_check_interval)
     wanted = min(interval, steps)
     divisors = [i for i in range(1, steps + 1) if steps % i == 0]
     below, above = max(i for i in divisors if i <= wanted), min(i for i in divisors if i >= wanted)

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +23,7 @@ class Job:
     """One run.
 
     Attributes:
-        name: Shown to people.
+        name: Shown to people: the overrides that only this job has, or the name of its run.
         folder: Run folder.
         overrides: Arguments of `train.py`.
         cfg: The configuration that they compose.
@@ -53,25 +53,26 @@ def plan(
         HydraException: If an override does not fit; `isaseg.config.explain` words it.
     """
     found: dict[Path, Job] = {}
-    folders, remarks = [], []
-    common = set.intersection(*map(set, combinations)) if fixed is None else set(fixed)
+    jobs, remarks = [], []
+    shared = set.intersection(*map(set, combinations))
     for combination in combinations:
-        overrides, cfg, dropped = _composed(list(combination), common, compose)
+        overrides, cfg, dropped = _composed(
+            list(combination), shared if fixed is None else set(fixed), compose
+        )
         config.check_sections(cfg)
         remarks += [f"left out {text}" for text in dropped]
-        folder = config.run_dir(cfg)
-        first = found.setdefault(folder, Job("", folder, tuple(overrides), cfg))
-        if cfg.run_dir is not None and config.run_name(first.cfg) != config.run_name(cfg):
+        folder, run = config.run_dir(cfg), config.run_name(cfg)
+        name = " ".join(text for text in overrides if text not in shared) or run
+        job = found.setdefault(folder, Job(name, folder, tuple(overrides), cfg))
+        if cfg.run_dir is not None and config.run_name(job.cfg) != run:
             raise ConfigError(
                 f"expected a folder for each job, got run_dir={cfg.run_dir} for several; give output_dir instead"
             )
-        folders.append(folder)
-    names = _names(list(found.values()))
-    found = {job.folder: replace(job, name=name) for job, name in zip(found.values(), names, strict=True)}
-    twice = len(combinations) - len(found)
+        jobs.append(job)
+    twice = len(jobs) - len(found)
     if twice:
-        remarks.append(f"{twice} of {len(combinations)} combinations describe the same run as another one")
-    return [found[folder] for folder in folders], list(dict.fromkeys(remarks))
+        remarks.append(f"{twice} of {len(jobs)} combinations describe the same run as another one")
+    return jobs, list(dict.fromkeys(remarks))
 
 
 def command(job: Job) -> list[str]:
@@ -132,13 +133,3 @@ def _known_elsewhere(key: str) -> bool:
     group, _, rest = key.partition(".")
     options = (OmegaConf.load(path) for path in (config.conf_dir() / group).glob("*.yaml"))
     return bool(rest) and any(rest in option for option in options)
-
-
-def _names(jobs: Sequence[Job]) -> list[str]:
-    """Return names such as `isa-8x8 tiny seed 0`; where two are alike, the swept overrides are added."""
-    names = [f"{config.attention_label(j.cfg)} {j.cfg.backbone.name} seed {j.cfg.seed}" for j in jobs]
-    common = set.intersection(*(set(job.overrides) for job in jobs))
-    return [
-        name if names.count(name) == 1 else " ".join([name, *(o for o in job.overrides if o not in common)])
-        for name, job in zip(names, jobs, strict=True)
-    ]

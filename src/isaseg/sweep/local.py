@@ -145,7 +145,7 @@ def local_command(job: Job, gpus: int) -> list[str]:
     count = processes(job.cfg) or max(gpus, 1)
     if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
         words.append(f"trainer.devices={count}")  # the listed ids are renumbered among the GPUs of the job
-    if count == 1 or not _in_processes(job.cfg):
+    if count == 1 or "spawn" in job.cfg.trainer.get("strategy", ""):  # which starts its own processes
         return words
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return [*torchrun, *words[1:]]
@@ -176,12 +176,6 @@ def visible_gpus() -> list[str]:
     query = [tool, "--query-gpu=index", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     return [line for line in answer.stdout.split() if line.isdigit()]
-
-
-def _in_processes(cfg: DictConfig) -> bool:
-    """Return whether the strategy expects one process per device, started from outside."""
-    strategy = str(cfg.trainer.get("strategy", "auto"))
-    return not any(word in strategy for word in ("spawn", "fork", "notebook"))
 
 
 def _end_with_parent() -> None:

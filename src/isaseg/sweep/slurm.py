@@ -119,10 +119,12 @@ class Slurm:
             job.folder.mkdir(parents=True, exist_ok=True)
             for name in (JOB_FILE, "failed.txt"):
                 (job.folder / name).unlink(missing_ok=True)
-        executor = submitit.SlurmExecutor(_folder(jobs[0]), max_num_timeout=self._options.max_num_timeout)
-        executor.update_parameters(
-            job_name=f"isaseg-{config.safe_name(jobs[0].cfg.name)}", **self._parameters(needs)
+        name = config.safe_name(jobs[0].cfg.name)
+        executor = submitit.SlurmExecutor(
+            Path(jobs[0].cfg.output_dir).resolve() / name / "slurm",
+            max_num_timeout=self._options.max_num_timeout,
         )
+        executor.update_parameters(job_name=f"isaseg-{name}", **self._parameters(needs))
         devices = f"trainer.devices={needs.tasks_per_node}"  # replaces "auto" and the ids of another machine
         grace = 0.8 * self._options.signal_delay_s
         tasks = [Train([*command(job), devices], job.folder.resolve(), grace) for job in jobs]
@@ -245,7 +247,3 @@ class _SlurmProcess:
 def _slurm_job(folder: Path) -> str | None:
     path = folder / JOB_FILE
     return path.read_text().strip() if path.is_file() else None
-
-
-def _folder(job: Job) -> Path:
-    return Path(job.cfg.output_dir).resolve() / config.safe_name(job.cfg.name) / "slurm"

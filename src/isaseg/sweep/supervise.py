@@ -14,7 +14,6 @@ from isaseg.runs.run_folder import failure, finished_metrics, read_metrics, writ
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
-_TAIL = 20  # log lines quoted in failed.txt where the run itself could not write the reason
 
 
 @dataclass(frozen=True)
@@ -112,10 +111,10 @@ def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
     if unwanted or code in (130, 143):
         return Outcome("stopped")
     log = job.folder / "log.txt"
-    lines = log.read_text(errors="replace").rstrip().splitlines()[-_TAIL:] if log.is_file() else []
+    lines = log.read_text(errors="replace").rstrip().splitlines() if log.is_file() else []
     killed = f"killed by signal {-code}" + (", perhaps out of memory" if code == -9 else "")
     said = killed if code < 0 else f"exit code {code}: {lines[-1] if lines else '(no output)'}"
-    write_failure(job.folder, "\n".join([said, "", *lines, ""]))
+    write_failure(job.folder, said)  # unless the run itself has written the reason
     return Outcome("failed", message=failure(job.folder) or said)
 
 
