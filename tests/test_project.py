@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 import isaseg
 from isaseg import config
+from isaseg.config.checks import check
 from isaseg.sweep.grid import combinations
 
 ROOT = Path(__file__).parents[1]
@@ -181,7 +182,7 @@ def test_documented_training_commands_compose(command: str, compose: Callable[..
     arguments = [a for a in command.split()[2:] if a not in ("-m", "--help")]
     root = [] if "data.root" in command else ["data.root=somewhere"]
     for job in combinations({}, arguments):
-        config.check(compose(*job, *root))
+        check(compose(*job, *root))
 
 
 @pytest.mark.parametrize("command", commands("python src/data.py"))

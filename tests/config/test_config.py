@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from isaseg import config
+from isaseg.config.checks import check
 from isaseg.errors import ConfigError
 from tests.conftest import compose_overrides as load
 
@@ -25,7 +26,7 @@ def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> N
     )
     if group in ("data", "recipe"):
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
-    config.check(cfg)
+    check(cfg)
     config.build(cfg.attention, "attention")(16)
     assert config.run_dir(cfg).parent.parent == Path("outputs")
 
@@ -153,7 +154,7 @@ def test_every_published_data_set_has_both_protocols() -> None:
 @pytest.mark.parametrize(("data", "protocol"), PUBLISHED)
 def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) -> None:
     cfg = load(f"data={data}", f"protocol={protocol}", "data.root=x", "experiment=cityscapes_isa")
-    config.check(cfg)
+    check(cfg)
     recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")
     shared = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
     for base in shared.pop("defaults", ()):
@@ -176,4 +177,4 @@ def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"protocol=openseg .* data=coco_stuff_164k; choose protocol=mmseg or none"
     ):
-        config.check(cfg)
+        check(cfg)

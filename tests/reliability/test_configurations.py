@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg import config
 from isaseg.cli import command
 from isaseg.config import targets
+from isaseg.config.checks import check
 from isaseg.errors import ConfigError
 from isaseg.training.run import train
 from tests import forked
@@ -252,7 +253,7 @@ def test_s4_only_listed_variables_may_be_taken_from_the_environment(
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setenv("SCRATCH", "here")
     cfg = compose_from("train", "data.root=${oc.env:SCRATCH}")
-    config.check(cfg)
+    check(cfg)
     assert cfg.data.root == "here"
 
 
@@ -347,7 +348,7 @@ def test_x6_a_name_is_one_folder_and_no_command(
 
 
 def test_x2_a_key_of_the_users_own_is_one_that_another_interpolates() -> None:
-    config.check(compose_from("train", "+wide=16", "head.channels=${wide}"))
-    config.check(compose_from("train", "+head.negative_slope=0.01"))
+    check(compose_from("train", "+wide=16", "head.channels=${wide}"))
+    check(compose_from("train", "+head.negative_slope=0.01"))
     with pytest.raises(ConfigError, match="no configuration key 'wide'"):
-        config.check(compose_from("train", "+wide=16"))
+        check(compose_from("train", "+wide=16"))

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from isaseg import config
+from isaseg.config.checks import check
 from isaseg.report import charts, figures, table
 from isaseg.report.reach import with_bounds
 from isaseg.report.rows import Comparison
@@ -29,7 +30,7 @@ def cells(comparison: Comparison, key: str) -> list[str]:
 def test_every_row_is_another_module_in_the_same_experiment() -> None:
     cfgs = [compose_overrides(*row) for row in ROWS]
     for cfg in cfgs:
-        config.check(cfg)
+        check(cfg)
     assert len({config.attention_label(cfg) for cfg in cfgs}) == len(ROWS) == 13
     for cfg in cfgs:
         cfg.trainer.max_steps = 1

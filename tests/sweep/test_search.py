@@ -163,13 +163,6 @@ def real_plan(combinations: Sequence[Sequence[str]], fixed: Sequence[str]) -> tu
     return plan(combinations, lambda words: compose_overrides(*words), fixed)
 
 
-def test_a_key_without_meaning_is_not_searched(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
-    bench.plan_of = real_plan  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match="only keys that no run"):
-        bench.search("attention=dense", "attention.group_size=[4,4],[8,8]")
-    assert "attention.group_size has no meaning here" in capsys.readouterr().err
-
-
 def test_a_dense_trial_alone_in_its_batch_has_no_group_size(bench: Bench) -> None:
     bench.plan_of = real_plan  # type: ignore[method-assign]
     words: list[list[str]] = []
@@ -309,15 +302,6 @@ def test_the_search_goes_on_without_a_failed_trial_and_the_same_command_draws_an
         bench.search(*arguments, n_trials=6)
     assert len(bench.launched) == 6 + len(bad)
     assert len({tuple(words) for words in bench.launched}) == len(bench.launched)
-
-
-def test_if_everything_fails_it_ends_early(bench: Bench) -> None:
-    bench.at = {count: Outcome("failed", message="no disk") for count in (1, 2, 3)}
-    with pytest.raises(SweepError, match="3 of 3 jobs did not finish; the same command tries again"):
-        bench.search(n_trials=9)
-    assert bench.states == "FFF"
-    bench.search(n_trials=4)
-    assert bench.states == "FFFCCCC"
 
 
 def test_a_score_that_is_no_number_is_a_failure(bench: Bench) -> None:

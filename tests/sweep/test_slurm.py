@@ -23,7 +23,7 @@ from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import failure
 from isaseg.sweep import slurm as slurm_module
 from isaseg.sweep.jobs import Job
-from isaseg.sweep.slurm import Options, Resources, Slurm, need
+from isaseg.sweep.slurm import Options, Slurm, need
 from isaseg.sweep.slurm_task import Train
 from isaseg.sweep.supervise import Process, supervise
 from tests.sweep.fake import jobs_of, order, until
@@ -191,13 +191,13 @@ def test_a_run_is_trained_by_one_slurm_job_alone(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ((), Resources(1, 1, 0)),
-        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), Resources(2, 4, 4)),
-        (("trainer=gpu", "trainer.devices=[1,3]"), Resources(1, 2, 2)),
+        ((), (1, 1, 0)),
+        (("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2"), (2, 4, 4)),
+        (("trainer=gpu", "trainer.devices=[1,3]"), (1, 2, 2)),
     ],
 )
 def test_what_a_job_asks_of_the_cluster(
-    tmp_path: Path, overrides: Sequence[str], expected: Resources
+    tmp_path: Path, overrides: Sequence[str], expected: tuple[int, int, int]
 ) -> None:
     (job,) = jobs_of(tmp_path, [0], *overrides)
     assert need(job) == expected

@@ -37,6 +37,7 @@ from pydantic import Field, PositiveInt
 
 from isaseg import config
 from isaseg.cli import command
+from isaseg.config.checks import check_nodes
 from isaseg.errors import ConfigError, DataError
 from isaseg.files import replace_file
 
@@ -67,7 +68,7 @@ def _work(words: list[str]) -> int:
     with command.fast_imports():
         import isaseg.data.module  # noqa: F401  # torch: a typo is reported before that
     cfg.splits = [cfg.splits] if isinstance(cfg.splits, str) else cfg.splits
-    plain = config.check_nodes(cfg)
+    plain = check_nodes(cfg)
     for key, annotation in _KEYS.items():
         config.check_value(key, plain[key], annotation)
     return {"check": _check, "prepare": _prepare, "cache": _cache}[words[0]](cfg)

@@ -1,7 +1,6 @@
 """The configuration: where it is, what it may say, what is built from it, and how runs are named by it."""
 
-from typing import TYPE_CHECKING, Any
-
+# checks.py is imported where it is used: it needs pydantic, and a mistyped key is reported before that
 from isaseg.config.composition import PROFILED as PROFILED
 from isaseg.config.composition import compose_from as compose_from
 from isaseg.config.composition import conf_dir as conf_dir
@@ -20,16 +19,3 @@ from isaseg.config.identity import validation_interval as validation_interval
 from isaseg.config.targets import build as build
 from isaseg.config.values import check_value as check_value
 from isaseg.config.values import suggest as suggest
-
-if TYPE_CHECKING:
-    from isaseg.config.checks import check as check
-    from isaseg.config.checks import check_nodes as check_nodes
-    from isaseg.config.checks import check_sections as check_sections
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ("check", "check_nodes", "check_sections"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from isaseg.config import checks  # pydantic: a mistyped key is reported before that
-
-    return getattr(checks, name)

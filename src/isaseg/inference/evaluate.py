@@ -21,6 +21,7 @@ from torch.distributed import all_gather_object, get_world_size, is_initialized
 
 from isaseg import config
 from isaseg.checkpoints.loading import Model
+from isaseg.config.checks import check_nodes
 from isaseg.console import counted, quiet
 from isaseg.data.loader import EvalLoader
 from isaseg.data.module import SegmentationDataModule
@@ -155,7 +156,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
 
 
 def _check(cfg: DictConfig, model: Model) -> None:
-    config.check_nodes(cfg)
+    check_nodes(cfg)
     config.check_value("split", cfg.split, Literal["train", "val", "test"])
     config.check_value("worst", cfg.worst, NonNegativeInt)
     classes = model.description["num_classes"]

@@ -11,6 +11,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
+from isaseg.config.checks import check_sections
 from isaseg.errors import ConfigError
 
 Compose = Callable[[list[str]], DictConfig]
@@ -59,7 +60,7 @@ def plan(
         overrides, cfg, dropped = _composed(
             list(combination), shared if fixed is None else set(fixed), compose
         )
-        config.check_sections(cfg)
+        check_sections(cfg)
         remarks += [f"left out {text}" for text in dropped]
         folder, run = config.run_dir(cfg), config.run_name(cfg)
         name = " ".join(text for text in overrides if text not in shared) or run

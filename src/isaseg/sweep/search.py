@@ -24,9 +24,6 @@ from isaseg.sweep.study import Settings, begun_trial, open_study, sampler
 from isaseg.sweep.supervise import Outcome
 
 _METRIC = "val/mIoU"
-_HOPELESS = (
-    3  # give up if so many trials have failed and none has finished: the searched values are not the cause
-)
 
 PlanOf = Callable[[Sequence[Sequence[str]], Sequence[str]], tuple[list[Job], list[str]]]
 
@@ -75,18 +72,14 @@ def search(
         flags: What `train.py` gets besides overrides.
 
     Raises:
-        ConfigError: If nothing can be searched, or another process searches it.
+        ConfigError: If nothing is to be searched, or another process searches it.
         SweepError: At the end, if a trial has not finished.
     """
     console = Console(stderr=True)
     space, fixed = parse(settings.params or {}, arguments)
-    jobs, _ = plan_of([[*overrides(values), *fixed] for values in samples(space)], fixed)
-    used = {text.partition("=")[0] for job in jobs for text in job.overrides}
-    for key in space.keys() - used:
-        say(console, f"{key} has no meaning here and is not searched")
-    space = {key: one for key, one in space.items() if key in used}
-    if not space:
-        raise ConfigError("expected something to search, got only keys that no run here has")
+    jobs, remarks = plan_of([[*overrides(values), *fixed] for values in samples(space)], fixed)
+    for remark in remarks:
+        say(console, remark)
     cfg = jobs[0].cfg
     path = Path(cfg.output_dir) / config.safe_name(cfg.name) / f"{name}.db"
     what = [{key: str(one) for key, one in space.items()}, [config.run_name(job.cfg) for job in jobs]]
@@ -124,7 +117,8 @@ class _Search:
                 begun.append(held)
             else:  # the process was killed while it drew values
                 self.study.tell(held.number, state=TrialState.FAIL)
-        missing = self.settings.n_trials - len(self._finished()) - len(begun)
+        finished = self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+        missing = self.settings.n_trials - len(finished) - len(begun)
         todo: list[FrozenTrial | None] = [*begun, *[None] * missing]
         messages: list[str] = []
         while todo:
@@ -133,12 +127,7 @@ class _Search:
             runs += [self._begin(held) for held in todo[:more]]
             del todo[:more]
             messages += self._train(runs)
-            if len(messages) >= _HOPELESS and not self._finished():
-                break
         return messages
-
-    def _finished(self) -> list[FrozenTrial]:
-        return self.study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def _begin(self, held: FrozenTrial | None) -> _Run:
         """Give a new trial its values, and any trial its job; both are stored with it."""

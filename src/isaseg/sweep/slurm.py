@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, get_type_hints
 
 import submitit
 from omegaconf import DictConfig
@@ -36,14 +36,6 @@ _REMEDY = {
     "OUT_OF_MEMORY": "raise hydra.launcher.mem_gb",
     "TIMEOUT": "it could not save in time; raise hydra.launcher.signal_delay_s",
 }
-
-
-class Resources(NamedTuple):
-    """The resources of a job."""
-
-    nodes: int
-    tasks_per_node: int
-    gpus_per_node: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ class Slurm:
                 file=sys.stderr,
             )
 
-    def _submit(self, jobs: Sequence[Job], needs: Resources) -> dict[Job, str]:
+    def _submit(self, jobs: Sequence[Job], needs: tuple[int, int, int]) -> dict[Job, str]:
         """Submit jobs as one array, write the id of each into its folder, and return the ids."""
         for job in jobs:
             job.folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +117,7 @@ class Slurm:
             max_num_timeout=self._options.max_num_timeout,
         )
         executor.update_parameters(job_name=f"isaseg-{name}", **self._parameters(needs))
-        devices = f"trainer.devices={needs.tasks_per_node}"  # replaces "auto" and the ids of another machine
+        devices = f"trainer.devices={needs[1]}"  # replaces "auto" and the ids of another machine
         grace = 0.8 * self._options.signal_delay_s
         tasks = [Train([*command(job), devices], job.folder.resolve(), grace) for job in jobs]
         try:
@@ -142,17 +134,17 @@ class Slurm:
         print(f"submitted as Slurm job {array}: {count}; Ctrl-C leaves it in the queue", file=sys.stderr)
         return {job: handle.job_id for job, handle in zip(jobs, submitted, strict=True)}
 
-    def _parameters(self, needs: Resources) -> dict[str, Any]:
+    def _parameters(self, needs: tuple[int, int, int]) -> dict[str, Any]:
         """Return what submitit asks Slurm for."""
-        asked = self._options
+        asked, (nodes, tasks, gpus) = self._options, needs
         wanted = {
             "partition": asked.partition,
             "account": asked.account,
             "qos": asked.qos,
             "mem": None if asked.mem_gb is None else f"{round(asked.mem_gb * 1024)}MB",
-            "gpus_per_node": needs.gpus_per_node or None,
-            "nodes": needs.nodes,
-            "ntasks_per_node": needs.tasks_per_node,
+            "gpus_per_node": gpus or None,
+            "nodes": nodes,
+            "ntasks_per_node": tasks,
             "time": asked.timeout_min,
             "signal_delay_s": asked.signal_delay_s,
             "cpus_per_task": asked.cpus_per_task,
@@ -165,8 +157,8 @@ class Slurm:
         return {name: value for name, value in wanted.items() if value is not None}
 
 
-def need(job: Job) -> Resources:
-    """Return the resources of a job; Lightning expects one task per device.
+def need(job: Job) -> tuple[int, int, int]:
+    """Return how many nodes, and tasks and GPUs per node, a job takes; Lightning expects one task per device.
 
     Raises:
         ConfigError: If the number of devices is not given.
@@ -177,7 +169,8 @@ def need(job: Job) -> Resources:
         raise ConfigError(
             f"{job.name}: expected trainer.devices as a number, got {trainer.devices}; Slurm needs to know how many"
         )
-    return Resources(trainer.num_nodes, tasks, tasks if trainer.accelerator in ("gpu", "cuda") else 0)
+    gpus = tasks if trainer.accelerator in ("gpu", "cuda") else 0
+    return trainer.num_nodes, tasks, gpus
 
 
 class _Queue:

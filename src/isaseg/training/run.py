@@ -15,6 +15,7 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.checkpoints.loading import copy_weights, load_weights
+from isaseg.config.checks import check
 from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import ConfigError, OutOfMemory
@@ -50,7 +51,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         IsasegError: For whatever the user can fix; if it is known before the first step, then before it.
     """
     cfg = config.shortened(cfg)
-    config.check(cfg)
+    check(cfg)
     folder = config.run_dir(cfg)
     finished = told_complete(cfg)
     if finished is not None:
