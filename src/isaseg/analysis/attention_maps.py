@@ -36,7 +36,7 @@ class AttentionMaps(NamedTuple):
     Attributes:
         stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of their pattern:
             long_range, short_range, dense or criss_cross; numbered from its second use on, `long_range_2`.
-        product: The weights of all stages together, (M, H, W): of two stages sum_m w2(i, m) w1(m, j), the share that
+        product: The weights of all stages together, (M, H, W): for two stages sum_m w2(i, m) w1(m, j), the share that
             position j of the input has in position i of the output if values passed unchanged from stage to stage.
     """
 

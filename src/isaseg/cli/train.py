@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 
 from isaseg import config
 from isaseg.cli import command
-from isaseg.runs.run_folder import record_failure, told_complete
+from isaseg.runs.run_folder import record_failure, report_if_complete
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -49,7 +49,7 @@ def _work(words: list[str]) -> int:
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
         cfg = config.shortened(cfg)
-        finished = told_complete(cfg)
+        finished = report_if_complete(cfg)
         if finished is not None:
             return float(finished["val/mIoU"])
         with command.fast_imports():

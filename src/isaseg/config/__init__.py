@@ -11,6 +11,7 @@ from isaseg.config.identity import attention_label as attention_label
 from isaseg.config.identity import data_dir as data_dir
 from isaseg.config.identity import digest as digest
 from isaseg.config.identity import identity as identity
+from isaseg.config.identity import leaves as leaves
 from isaseg.config.identity import run_dir as run_dir
 from isaseg.config.identity import run_name as run_name
 from isaseg.config.identity import safe_name as safe_name

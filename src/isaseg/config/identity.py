@@ -72,6 +72,15 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by dotted key."""
+    if not isinstance(node, dict):
+        return {path: node}
+    return {
+        k: v for key, value in node.items() for k, v in leaves(value, f"{path}.{key}".lstrip(".")).items()
+    }
+
+
 def digest(plain: Any) -> str:
     """Return eight hexadecimal digits of a hash of plain data."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Two axis titles and what lies between them; `is_curve` if points are joined."""
+    """Lines and the titles of the two axes; `is_curve` if points are joined."""
 
     x: str
     y: str

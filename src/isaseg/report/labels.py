@@ -18,17 +18,8 @@ _SECTIONS = ("attention", "backbone", "trainer", "optim", "data", "head", "loss"
 
 def identity_as_text(cfg: DictConfig) -> dict[str, str]:
     """Return what defines a run, as `config.run_name` sees it: flat, as text, without the seed."""
-    flat: dict[str, str] = {}
-
-    def collect(node: dict[Any, Any], path: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict) and value:
-                collect(value, f"{path}{key}.")
-            else:
-                flat[f"{path}{key}"] = _text(value)
-
-    collect(config.identity(cfg), "")
-    return {key: value for key, value in flat.items() if key != "seed"}
+    values = config.leaves(config.identity(cfg))
+    return {key: _text(value) for key, value in values.items() if key != "seed"}
 
 
 def _text(value: Any) -> str:

@@ -61,7 +61,7 @@ def _table(comparison: Comparison) -> str:
 
 
 def _classes(comparison: Comparison) -> str:
-    """Return a table with a line for each class; of many classes a click finds those on which a row is worst."""
+    """Return a table with a line for each class; sorted by a row, it shows the classes on which that row is worst."""
     records = table.classes(comparison)
     if not records:
         return ""

@@ -137,13 +137,10 @@ def metric_name(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return how to read the table: what is averaged and paired, and what the costs are of."""
+    """Return notes on how to read the table: what is averaged, what is paired, and what the costs refer to."""
     rows = comparison.rows
     at_last = "Scores of the last validation: no checkpoint is picked by the scenes on which it is scored (--at last)."
-    at_best = (
-        "Scores of the checkpoint with the best validation mIoU, picked by the scenes on which it is scored: too high "
-        "rather than too low (--at best)."
-    )
+    at_best = "Scores of the checkpoint that is best on the scenes on which it is scored, hence optimistic (--at best)."
     found = [
         "Mean ± sample standard deviation over the seeds of finished runs; one seed has no deviation and no interval.",
         at_last if comparison.at == "last" else at_best,

@@ -54,7 +54,7 @@ def git_commit(folder: Path) -> str | None:
     """
     if not (folder / ".git").exists():  # a file in a worktree; an installed package has none
         return None
-    # a hook of git, or another tool, may have pointed git elsewhere
+    # git hooks and other tools set GIT_DIR and the like
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = (
         "git -c core.fsmonitor=false --no-optional-locks status --porcelain=v2 --branch --untracked-files=no"

@@ -1,7 +1,7 @@
-"""Where the numbers of a run go: to metrics.csv always, and to Weights & Biases beside it, never at its cost.
+"""Where the numbers of a run go: always to metrics.csv, and to Weights & Biases if wanted, whose failures end no run.
 
 Lightning numbers steps from 0; the loggers count finished optimizer steps. Both hold the history of training alone:
-what is evaluated after `fit`, with whatever weights, is no point of a curve.
+what is evaluated after `fit` is no point of a curve.
 """
 
 import logging
@@ -64,14 +64,14 @@ def make_loggers(
 
 
 def finish_loggers(loggers: Sequence[Logger]) -> None:
-    """End the W&B runs. To be called in `finally`: while an error is raised, W&B marks its run as failed."""
+    """End the W&B runs. Call it in `finally`: if an error is being raised, W&B marks the run as failed."""
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
             logger.finish(int(sys.exc_info()[0] is not None))
 
 
 class _RunLogger(Logger):
-    """What both loggers share: Lightning has no folder to name for them, and config.yaml holds the hyperparameters."""
+    """What both loggers share: no folder of Lightning's, and no hyperparameters, which are in config.yaml."""
 
     name = version = None
     _fitted = False

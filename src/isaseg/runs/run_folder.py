@@ -31,8 +31,8 @@ def finished_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
     return read_metrics(folder)
 
 
-def told_complete(cfg: DictConfig) -> dict[str, Any] | None:
-    """Return what metrics.json holds if the run is complete, and log that it is; None too if `cfg` is faulty."""
+def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
+    """Log that the run is complete and return what metrics.json holds; None if it is not, or if `cfg` is faulty."""
     try:
         folder = config.run_dir(cfg)
         metrics = finished_metrics(cfg, folder)

@@ -108,7 +108,11 @@ def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
     Raises:
         CheckpointError: Lists each key that differs.
     """
-    old, new = _leaves(made_with), _leaves(config.identity(cfg))
+    # as text, since foreign objects may define `==` as they like
+    old, new = (
+        {key: repr(value) for key, value in config.leaves(plain).items()}
+        for plain in (made_with, config.identity(cfg))
+    )
     changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _LONGER]
     said = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}
     wrong = [said[key] for key in changed if key not in _ROUNDING]
@@ -120,12 +124,3 @@ def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
         )
     if changed:
         log.warning("continues, but not bit for bit: %s", ", ".join(said.values()))
-
-
-def _leaves(node: Any, path: str = "") -> dict[str, str]:
-    """Return the values of nested mappings by dotted key; as text, since foreign objects may define `==` as they like."""
-    if not isinstance(node, dict):
-        return {path: repr(node)}
-    return {
-        k: v for key, value in node.items() for k, v in _leaves(value, f"{path}.{key}".lstrip(".")).items()
-    }

@@ -26,7 +26,7 @@ from isaseg.models.segmenter import build_segmenter
 from isaseg.runs.facts import run_facts
 from isaseg.runs.loggers import finish_loggers
 from isaseg.runs.pictures import save_pictures
-from isaseg.runs.run_folder import read_metrics, told_complete, write_json
+from isaseg.runs.run_folder import read_metrics, report_if_complete, write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
 from isaseg.training import out_of_memory
 from isaseg.training.callbacks import StepTimer
@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     cfg = config.shortened(cfg)
     check(cfg)
     folder = config.run_dir(cfg)
-    finished = told_complete(cfg)
+    finished = report_if_complete(cfg)
     if finished is not None:
         return finished
     keep_freed_memory()
