@@ -224,7 +224,8 @@ def test_every_network_of_the_configuration_can_be_described(
     override: str, compose: Callable[..., DictConfig]
 ) -> None:
     cfg = compose(override, "head.aux_channels=null")
-    labels = SimpleNamespace(classes=list("abcdefgh"), palette=[[1, 2, 3]] * 8)
+    source = SimpleNamespace(palette=torch.ones(8, 3, dtype=torch.uint8))
+    labels = SimpleNamespace(classes=list("abcdefgh"), source=lambda split: source)
     described = describe(cfg, cast(SegmentationDataModule, labels))
     with torch.device("meta"):
         assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 8
@@ -302,7 +303,7 @@ def test_every_tensor_of_ours_is_needed_and_no_other(model: Model, tmp_path: Pat
         ),
         ({"isaseg": {**DESCRIPTION, "backbone": {"name": "vit_giant_patch14_224"}}}, "vit_giant.*missing: "),
         ({"isaseg": {**DESCRIPTION, "head": 5}}, "a mapping of names to values, got head=5"),
-        ({"isaseg": "text"}, "a description of the network in it, got a str"),
+        ({"isaseg": "text"}, "a mapping of names to values, got the description='text'"),
         ({"isaseg": None}, "expected a description of the network beside its weights, got none"),
         ({"state_dict": None}, "expected nothing but tensors|expected the weights"),
     ],

@@ -109,18 +109,22 @@ def load_model(
     content = load_file(path)
     try:
         kind, description, weights, key = _recognise(content)
-        description = _overridden(description, group_size, align_corners)
         with torch.device("meta"):  # takes no memory, however large the described network is
             wanted = build_described(description).state_dict()
+        listed = _differences(wanted, weights, key)
+        if listed:
+            raise CheckpointError(
+                f"expected the weights of {description['backbone']['name']} with {description['attention']['name']}, "
+                f"got others. {listed}. Use the whole and unchanged file"
+            )
+        if group_size is not None:
+            attention = {**description["attention"], "group_size": list(group_size)}
+            description = {**description, "attention": attention}
+        if align_corners is not None:
+            description = {**description, "head": {**description["head"], "align_corners": align_corners}}
+        segmenter = build_described(description)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load '{path}': {error}") from error
-    listed = _differences(wanted, weights, key)
-    if listed:
-        raise CheckpointError(
-            f"expected the weights of {description['backbone']['name']} with {description['attention']['name']} in "
-            f"'{path}', got others. {listed}. Use the whole and unchanged file"
-        )
-    segmenter = build_described(description)
     segmenter.load_state_dict({name: weights[key(name)] for name in wanted})
     return Model(segmenter.eval(), kind, description)
 
@@ -154,24 +158,6 @@ def _recognise(content: dict[str, Any]) -> published.Published:
     prefix = "segmenter." if any(name.startswith("segmenter.") for name in weights) else ""
     weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
     return published.Published("isaseg", content["isaseg"], weights, lambda name: prefix + name)
-
-
-def _overridden(
-    description: Any, group_size: Sequence[int] | None, align_corners: bool | None
-) -> dict[str, Any]:
-    """Return the description with the caller's values, which are checked together with the rest of it."""
-    if not isinstance(description, dict):
-        raise CheckpointError(
-            f"expected a description of the network in it, got a {type(description).__name__}"
-        )
-    changed: dict[str, Any] = dict(description)
-    for part, key, value in (
-        ("attention", "group_size", None if group_size is None else list(group_size)),
-        ("head", "align_corners", align_corners),
-    ):
-        if value is not None and isinstance(changed.get(part), dict):
-            changed[part] = {**changed[part], key: value}
-    return changed
 
 
 def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:

@@ -29,8 +29,7 @@ Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor norm
 
 For one size there is also torch.export.export(segmenter.fuse(), (torch.from_numpy(image.copy()),)).
 
-Both files hold the class names, the palette and the description of the network: ONNX as metadata (`classes`, `palette`,
-`isaseg`), safetensors as metadata `isaseg`.
+Both hold the description of the network, with class names and palette, as JSON in the metadata `isaseg`.
 
 Keys: conf/export.yaml
 """

@@ -66,10 +66,6 @@ def export_checkpoint(cfg: DictConfig) -> None:
         else:
             worst = export_onnx(model, target)
             log.info("largest relative difference from PyTorch %.1e", worst)
-            if worst > TOLERANCE:
-                log.info(
-                    "(PyTorch's float32 differs as much from its float64: this network amplifies rounding)"
-                )
         log.info("%s  %.1f MB", target, target.stat().st_size / 1e6)
 
 
@@ -135,8 +131,6 @@ def _onnx_content(onnx: Any, model: Model) -> bytes:
     facts = {
         "input": "uint8 RGB (batch, 3, height, width), 0 to 255, neither scaled nor normalised",
         "output": "float32 (batch, classes, height, width); the class of a pixel is the largest along axis 1",
-        "classes": json.dumps(model.description.get("classes")),
-        "palette": json.dumps(model.description.get("palette")),
         "isaseg": json.dumps(model.description),
     }
     onnx.helper.set_model_props(proto, facts)
