@@ -1,41 +1,52 @@
-"""`attention`: the ISA block beside mmsegmentation's, openseg's, dense attention and the ceilings of the machine."""
+"""`attention`: the ISA block beside mmsegmentation's, dense attention and the ceilings of the machine."""
 
-import math
-import statistics
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from benchmarks.ceilings import CEILING, SPEEDS, ceiling_rows
-from benchmarks.harness import OURS, PEER, Measurement, Report, ours, ours_and_peer
-from benchmarks.openseg_block import OpensegBlock
+from benchmarks.harness import OURS, PEER, Cell, Measurement, Report, ours, ours_and_peer
 from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import feature_map, pass_through
 from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.fuse import fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
 
-RECOMPUTED, DENSE, OPENSEG = f"{OURS}, recomputed", "dense", "openseg"
+RECOMPUTED, DENSE = f"{OURS}, recomputed", "dense"
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     OURS: InterlacedSparseAttention,
     RECOMPUTED: lambda channels: InterlacedSparseAttention(channels, recompute=True),
-    OPENSEG: OpensegBlock,
     DENSE: SelfAttention2d,
 }
-SIDES = (64, 128, 256, 512)  # of the maps over which growth is fitted
+CEILING = "ceiling"  # the pipeline of matrix products, which bound the speed of a block
+PRODUCTS = {  # name: floating-point operations, two a multiply-add
+    "linear": 2 * 16384 * 512 * 512,
+    "linear, as convolution": 2
+    * 16384
+    * 512
+    * 512,  # by oneDNN, on some CPUs faster than the BLAS of "linear"
+    "batched product": 2 * 64 * 256 * 256 * 512,
+}
 
 
 def benchmark(options: Namespace) -> None:
-    """Measure forward passes, and forward with backward passes; then, if asked, how the block grows with the map."""
+    """Measure forward passes, and forward with backward passes."""
     common = {"channels": options.channels, "threads": options.threads, "device": options.device}
     blocks = [name for name in BLOCKS if name != DENSE or not options.no_dense]
     tasks = ours_and_peer(options.peer, "attention", block=OURS, **common)
     tasks |= {name: ours("attention", block=name, **common) for name in blocks}
     rows = [
-        Measurement(f"{mode} {side}", kind, name, operations(options.channels, mode, side, name))
+        Measurement(product, kind, CEILING, {"operations": amount})
+        for kind in options.types
+        for product, amount in PRODUCTS.items()
+    ]
+    rows += [
+        Measurement(
+            f"{mode} {side}", kind, name, {"operations": operations(options.channels, mode, side, name)}
+        )
         for side in options.sizes
         # only training can be recomputed, and dense attention takes minutes to train
         for mode, left_out in (("forward", RECOMPUTED), ("training", DENSE))
@@ -43,61 +54,70 @@ def benchmark(options: Namespace) -> None:
         for name in tasks
         if name != left_out
     ]
-    title = f"ISA block of {options.channels} channels, groups of 8×8"
-    report = Report("attention", title, columns=SPEEDS)
-    ceilings = ceiling_rows(options.types, options.device)
-    report.measure({**tasks, CEILING: ours("ceilings", **common)}, [*ceilings, *rows], options.rounds)
-    report.publish(options.folder)  # growth takes longer, and may be interrupted
-    if options.growth is not None:
-        kind, sides = options.types[0], sorted(set(options.growth)) or SIDES
-        counts = {side: operations(options.channels, "forward", side, OURS) for side in sides}
-        grown = [Measurement(f"growing {side}", kind, OURS, counts[side]) for side in sides]
-        report.measure({OURS: tasks[OURS]}, grown, min(options.rounds, 3))
-        report.lines += [
-            f"- {name} grows as N^{power:.2f} with the number of pixels N, from {sides[0]}² to {sides[-1]}²"
-            for name, power in exponents(grown).items()
-        ]
-        report.publish(options.folder)
+    tasks[CEILING] = ours("attention", block=CEILING, **common)
+    report = Report("attention", f"ISA block of {options.channels} channels, groups of 8×8", columns=SPEEDS)
+    report.measure(tasks, rows, options.rounds)
+    report.publish(options.folder)
 
 
-def operations(channels: int, mode: str, side: int, pipeline: str) -> dict[str, float]:
-    """Return the floating-point operations of a pass by its definition, and those that really run."""
+def operations(channels: int, mode: str, side: int, pipeline: str) -> float:
+    """Return the floating-point operations that a pass really runs."""
     with torch.device("meta"):
         module = (SelfAttention2d if pipeline == DENSE else InterlacedSparseAttention)(channels)
     times = 2 if mode == "forward" else 6  # two a multiply-add; backward takes twice what forward takes
     defined = times * module.cost(side, side).mult_adds
     stages, padded = (1, side) if pipeline == DENSE else (2, side + -side % 8)
     # we apply the output projection to the values, which saves a product of C x C at each position
-    saves = pipeline not in (PEER, OPENSEG) and (mode == "forward" or padded**2 > channels)
+    saves = pipeline != PEER and (mode == "forward" or padded**2 > channels)
     done = defined - times * stages * padded**2 * channels**2 * saves
-    return {"operations": defined, "operations_run": done * (4 / 3 if pipeline == RECOMPUTED else 1)}
+    return done * (4 / 3 if pipeline == RECOMPUTED else 1)
 
 
-def exponents(rows: Sequence[Measurement]) -> dict[str, float]:
-    """Return b of the least-squares fit a N^b to the time and the memory of growing maps of N pixels."""
-    pixels = [2 * math.log(row.side) for row in rows]
-    curves = {"time": [row.median for row in rows], "memory": [1.0 * (row.peak_bytes or 0) for row in rows]}
-    return {
-        name: statistics.linear_regression(pixels, [math.log(v) for v in values]).slope
-        for name, values in curves.items()
-        if min(values) > 0
-    }
+def speed(row: Measurement) -> float:
+    """Return 10⁹ operations a second; 0 if none were measured."""
+    return row.counts["operations"] / row.median / 1e9 if row.seconds else 0
+
+
+def share_of_linear(rows: list[Measurement], row: Measurement) -> str:
+    """Return the speed of a row as a share of the fastest matrix product's in the same type."""
+    most = max((speed(r) for r in rows if r.work.startswith("linear") and r.kind == row.kind), default=0)
+    return f"{100 * speed(row) / most:.0f} %" if most and row.seconds else ""
+
+
+SPEEDS: dict[str, Cell] = {
+    "GFLOP/s": lambda rows, row: f"{speed(row):.0f}" if row.seconds else "",
+    "of linear": share_of_linear,
+}
 
 
 def _start(task: dict[str, Any]) -> Timer:
     name, channels, device = task["block"], task["channels"], task["device"]
+    if name == CEILING:
+        return Timer(lambda product, kind: _product(product, getattr(torch, kind), device))
     module = BLOCKS[name](channels).to(device)
     fused = fuse(module)
 
     def make(work: str, kind: str) -> Work:
         mode, side = work.split()
-        x, training = feature_map(channels, int(side), device), mode == "training"
-        if name == OPENSEG:  # like mmsegmentation's, it has no fused copy and is written for contiguous maps
-            return pass_through(module, module, x, training, kind)
-        x, run = x.contiguous(memory_format=torch.channels_last), module if training else fused
-        return pass_through(run, run, x, training, kind)
+        x = feature_map(channels, int(side), device).contiguous(memory_format=torch.channels_last)
+        run = module if mode == "training" else fused
+        return pass_through(run, run, x, mode == "training", kind)
 
     return Timer(make)
+
+
+def _product(name: str, dtype: torch.dtype, device: str) -> Work:
+    def made(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
+    if name == "linear":
+        tokens, weight = made(16384, 512), made(512, 512)
+        return lambda: F.linear(tokens, weight)
+    if name == "batched product":
+        q, v = made(64, 256, 256), made(64, 256, 512)
+        return lambda: q @ v
+    x, kernel = made(1, 512, 128, 128).contiguous(memory_format=torch.channels_last), made(512, 512, 1, 1)
+    return lambda: F.conv2d(x, kernel)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Results are printed and written to OUTPUT/benchmark, as JSON and as Markdown. Al
 mmsegmentation where `make peers` has installed it. Processes take turns: run nothing else on the machine.
 
 Examples:
-  isaseg benchmark attention --growth
+  isaseg benchmark attention --rounds 3
   isaseg benchmark attention --device cuda --sizes 97 128 256
   isaseg benchmark step --rounds 3
   isaseg benchmark data cityscapes=/data/cityscapes ade20k=/data/ADEChallengeData2016
   isaseg benchmark evaluate --size 256 512
-  isaseg benchmark modules --growth --memory 16
+  isaseg benchmark modules --growth --memory 16000
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
 """
 
@@ -20,10 +20,16 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from isaseg import config
 from isaseg.cli import command
 
 _TYPES = ("float32", "bfloat16", "float16")
 _PEER = Path(".venv-peers/bin/python")
+# those that end in "-held" run by their definition, with all scores in memory
+_MODULES = sorted(p.stem for p in (config.conf_dir() / "attention").glob("*.yaml")) + [
+    "dense-held",
+    "isa-held",
+]
 
 
 def main() -> int:
@@ -42,13 +48,11 @@ def _measure(options: Namespace) -> int:
     return 0
 
 
-def _at_least(least: int, multiple: int = 1) -> Callable[[str], int]:
+def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = int(text) if text.isdecimal() else least - 1
-        if value < least or value % multiple:
-            of = f"a multiple of {multiple}" if multiple > 1 else f"an integer of at least {least}"
-            raise ArgumentTypeError(f"expected {of}, got '{text}'")
-        return value
+        if not text.isdecimal() or int(text) < least:
+            raise ArgumentTypeError(f"expected an integer of at least {least}, got '{text}'")
+        return int(text)
 
     return number
 
@@ -56,7 +60,7 @@ def _at_least(least: int, multiple: int = 1) -> Callable[[str], int]:
 def _parser() -> ArgumentParser:
     parser = command.parser("benchmark", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="BENCHMARK")
-    some, channels, side = _at_least(1), _at_least(16, 16), _at_least(32)
+    some, channels, side = _at_least(1), _at_least(16), _at_least(32)
 
     def start(name: str, text: str) -> Callable[..., object]:
         add = commands.add_parser(name, help=text, description=text).add_argument
@@ -75,7 +79,6 @@ def _parser() -> ArgumentParser:
     add = start("attention", "the ISA block, beside its peers and the ceilings of the machine")
     add("--sizes", nargs="+", type=some, default=[64, 97, 128], metavar="S", help="of the map (64 97 128)")
     add("--channels", type=channels, default=512, metavar="C", help="channels of the map (512)")
-    add("--growth", nargs="*", type=some, metavar="S", help="fit growth too, at these sizes (64 128 256 512)")
     add("--no-dense", action="store_true", help="leave out dense attention, which takes longest")
 
     add = start("step", "a training step of ISANet R-50")
@@ -85,7 +88,7 @@ def _parser() -> ArgumentParser:
     add = start("data", "training samples a second, with and without the cache")
     add("sets", nargs="+", metavar="NAME=ROOT", help="data sets and their folders")
     add("--workers", nargs="+", type=_at_least(0), default=[0, 2], metavar="N", help="loader processes (0 2)")
-    add("--samples", type=some, default=60, metavar="N", help="samples in a round (60)")
+    add("--samples", type=_at_least(8), default=60, metavar="N", help="samples in a round (60)")
     add("--split", choices=("train", "val"), default="train", help="whose images are loaded (train)")
 
     add = start("evaluate", "time and memory from logits to scores, and of the network")
@@ -93,19 +96,19 @@ def _parser() -> ArgumentParser:
     add("--size", nargs=2, type=side, default=default, metavar=("H", "W"), help="of the image (512 1024)")
 
     add = start("modules", "parameters, multiply-adds, memory and time of every context module")
-    both, names = [2048, 512], ("IN", "C")
     add("--sizes", nargs="+", type=some, default=[128], metavar="S", help="sides of the map (128)")
-    add("--modules", nargs="+", metavar="NAME", help="some modules, instead of all")
-    add(
-        "--channels",
-        nargs=2,
-        type=channels,
-        default=both,
-        metavar=names,
-        help="of input and module (2048 512)",
-    )
+    text = f"some of {', '.join(_MODULES)}"
+    add("--modules", nargs="+", choices=_MODULES, default=_MODULES, metavar="NAME", help=text)
+    both = {"nargs": 2, "type": channels, "default": [2048, 512], "metavar": ("IN", "C")}
+    add("--channels", **both, help="of input and module (2048 512)")
     add("--dtype", choices=_TYPES, default="float32", help="of everything (float32)")
-    add("--growth", nargs="*", type=some, metavar="S", help="draw growth too, at these sizes (32 to 512)")
-    add("--memory", type=float, metavar="GB", help="what a process may take (half of all memory)")
+    add(
+        "--growth",
+        nargs="*",
+        type=some,
+        metavar="S",
+        help="fit and draw growth too, at these sizes (32 to 512)",
+    )
+    add("--memory", type=some, metavar="MIB", help="what a process may take (half of all memory)")
     add("--seconds", type=some, default=20, metavar="S", help="what a size of a growth curve may take (20)")
     return parser

@@ -24,10 +24,6 @@ def benchmark(options: Namespace) -> None:
 
     Ours and mmsegmentation's do what mmsegmentation's configurations say (protocol=mmseg).
     """
-    if max(options.workers) > 0 and options.samples < 8:
-        raise ConfigError(
-            f"expected at least 8 samples for loader processes, got --samples {options.samples}"
-        )
     columns = {"samples/s": lambda rows, row: f"{1 / row.median:.0f}"}
     report = Report("data", "training samples", kind="workers", columns=columns)
     for pair in options.sets:

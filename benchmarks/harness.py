@@ -117,7 +117,6 @@ class Measurement:
     peak_bytes: int | None = None  # by how much memory rises while the work runs
     seconds: list[float] = field(default_factory=list)  # one value a round
     error: str | None = None  # why a measurement is missing
-    result: Any = None  # what the work returned
 
     @property
     def median(self) -> float:
@@ -133,7 +132,7 @@ class Measurement:
 def take_turns(
     served: Mapping[str, Served], rows: Sequence[Measurement], rounds: int, title: str, memory: bool = True
 ) -> None:
-    """Fill rows: once with the peak memory and the result of each, then with its time in each round.
+    """Fill rows: once with the peak memory of each, then with its time in each round.
 
     A round asks for every row once, so that all of them meet the same states of the machine.
     """
@@ -145,23 +144,21 @@ def take_turns(
                     reply = served[row.pipeline].ask({"what": what, "work": row.work, "kind": row.kind})
                     row.error = reply.get("error")
                     if what == "memory":
-                        row.peak_bytes, row.result = reply.get("bytes"), reply.get("result")
+                        row.peak_bytes = reply.get("bytes")
                     elif row.error is None:
                         row.seconds.append(reply["seconds"])
                 advance()
 
 
-def counterpart(
-    rows: Sequence[Measurement], row: Measurement, pipeline: str = PEER, kind: str | None = None
-) -> Measurement | None:
+def counterpart(rows: Sequence[Measurement], row: Measurement, pipeline: str = PEER) -> Measurement | None:
     """Return the row of another pipeline at the same work; None if there is none."""
-    key = (row.work, kind or row.kind, pipeline)
+    key = (row.work, row.kind, pipeline)
     return next((r for r in rows if (r.work, r.kind, r.pipeline) == key), None)
 
 
-def ratios(rows: Sequence[Measurement], row: Measurement, kind: str | None = None) -> list[float]:
+def ratios(rows: Sequence[Measurement], row: Measurement) -> list[float]:
     """Return mmsegmentation's time divided by the row's in each round; empty if it was not measured."""
-    peer = counterpart(rows, row, kind=kind)
+    peer = counterpart(rows, row)
     if peer is None or peer.error or row.error:
         return []
     return [a / b for a, b in zip(peer.seconds, row.seconds, strict=True)]
@@ -209,7 +206,6 @@ class Report:
             "ms": lambda rows, row: row.error or with_range(row.seconds, 1e3, 1),
             "x mmseg": lambda rows, row: with_range(ratios(rows, row)),
             "peak MiB": lambda rows, row: "" if row.peak_bytes is None else f"{row.peak_bytes / MIB:.1f}",
-            "of mmseg's": _share_of_memory,
             **self.columns,
         }
         filled = [[head, *(cell(self.rows, row) for row in self.rows)] for head, cell in columns.items()]
@@ -234,17 +230,11 @@ class Report:
         print(f"{text}\nwritten: {folder / self.name}.json, {self.name}.md")
 
 
-def _share_of_memory(rows: Sequence[Measurement], row: Measurement) -> str:
-    peer = counterpart(rows, row)
-    if peer is None or not peer.peak_bytes or row.peak_bytes is None:
-        return ""
-    return f"{100 * row.peak_bytes / peer.peak_bytes:.1f} %"
-
-
 def _plain(rows: Sequence[Measurement], row: Measurement) -> dict[str, Any]:
     """Return a row as JSON has it."""
     times = ratios(rows, row)
-    plain = {key: value for key, value in vars(row).items() if key != "result"}
-    plain["milliseconds"] = 1e3 * row.median if row.seconds else None
-    plain["times_mmseg"] = statistics.median(times) if times else None
-    return plain
+    return {
+        **vars(row),
+        "milliseconds": 1e3 * row.median if row.seconds else None,
+        "times_mmseg": statistics.median(times) if times else None,
+    }

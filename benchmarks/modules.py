@@ -1,7 +1,9 @@
 """`modules`: parameters, multiply-adds, memory and time of every context module, and how they grow with the map."""
 
+import math
 import os
 import resource
+import statistics
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -15,53 +17,33 @@ from benchmarks.growth_figure import plot_growth
 from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpart, ours, started, take_turns
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
-from isaseg.errors import ConfigError
 from isaseg.models.attention_cores import by_definition, dense
 from isaseg.models.layers import conv_norm_act
 from isaseg.models.regroup import interlace, split_windows
 from isaseg.training.memory import map_every_tensor
 
-# name: configuration; those that end in "-held" run by their definition, with all scores in memory
-MODULES = {
-    "dense": ["attention=dense"],
-    "dense-held": ["attention=dense"],
-    "isa": ["attention=isa"],
-    "isa-held": ["attention=isa"],
-    "criss-cross-1": ["attention=criss_cross", "attention.recurrence=1"],
-    "criss-cross-2": ["attention=criss_cross", "attention.recurrence=2"],
-    "pyramid-pooling": ["attention=pyramid_pooling"],
-    "aspp": ["attention=aspp"],
-    "double-attention": ["attention=double_attention"],
-    "cgnl": ["attention=cgnl"],
-}
-REDUCTION = "3x3 convolution"  # the pipeline of the convolution before every module
 SIDES = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # of the growth curves
 
 
 def benchmark(options: Namespace) -> None:
     """Measure memory in one process after the other, then time in turns; then, if asked, growth.
 
-    Measured are the context module ("block"), the 3x3 convolution that reduces the channels before it ("reduction"), both
-    ("head"), and the scores and contexts of ISA and dense attention alone ("scores").
+    Measured are the context module ("block"), the module after the 3x3 convolution that reduces the channels ("head"; of
+    "none" that is the convolution alone), and the scores and contexts of ISA and dense attention alone ("scores").
     """
-    names = options.modules or list(MODULES)
-    unknown = [name for name in names if name not in MODULES]
-    if unknown:
-        raise ConfigError(f"expected --modules among {', '.join(MODULES)}, got '{unknown[0]}'")
-    if options.memory is not None and not 0 < options.memory < 1e6:
-        raise ConfigError(f"expected --memory above 0, got {options.memory}")
-    limit = int(1e9 * options.memory) if options.memory else _memory_of(torch.device(options.device)) // 2
+    names = options.modules
+    limit = MIB * options.memory if options.memory else _memory_of(torch.device(options.device)) // 2
     task = {key: getattr(options, key) for key in ("channels", "device", "threads")}
     alone = {name: ours("modules", module=name, memory=limit, **task) for name in names}
-    in_turn = {name: ours("modules", module=name, memory=None, **task) for name in [*names, REDUCTION]}
+    in_turn = {name: ours("modules", module=name, memory=None, **task) for name in names}
     title = "context modules of {1} channels after {0}, inference".format(*options.channels)
     report = Report("modules", title, columns=_COLUMNS, facts={"memory_limit": limit})
     for name in names:
         parts = ("block", "head", "scores") if name.endswith("-held") else ("block", "head")
         works = [f"{part} {side}" for part in parts for side in options.sizes]
         report.measure({name: alone[name]}, counted_rows(name, works, options), rounds=0)
-    timed = [row for row in report.rows if row.work.startswith("block")]
-    timed += [Measurement(f"reduction {side}", options.dtype, REDUCTION) for side in options.sizes]
+    heads = [row for row in report.rows if row.pipeline == "none" and row.work.startswith("head")]
+    timed = [*heads, *(row for row in report.rows if row.work.startswith("block"))]
     report.measure(in_turn, sorted(timed, key=lambda row: row.side), options.rounds, memory=False)
     report.rows = sorted(dict.fromkeys(report.rows), key=lambda row: (row.side, row.work))
     report.lines += isa_of_dense(report.rows)
@@ -74,6 +56,7 @@ def benchmark(options: Namespace) -> None:
             with started({name: alone[name]}) as served:
                 measure_growth(served[name], rows, options.seconds)
             grown += rows
+            report.lines += exponents(name, rows)
         plot_growth(grown, options.folder / "modules.png")
         report.rows += grown
         report.lines.append("\n![growth with the side of the map](modules.png)")
@@ -140,31 +123,39 @@ def measure_growth(process: Served, rows: Sequence[Measurement], seconds: int) -
     for row in rows:
         if before is not None and before.error is None:
             work = row.counts["mult_adds"] / max(before.counts["mult_adds"], 1)
-            late = (
-                3 * before.median * max(work, (row.side / before.side) ** 2) > seconds
-            )  # it runs three times
-            row.error = f"more than {seconds} s" if late else None
+            expected = before.median * max(work, (row.side / before.side) ** 2)
+            row.error = f"more than {seconds} s" if 3 * expected > seconds else None  # it runs three times
         elif before is not None:
             row.error = before.error
         take_turns({row.pipeline: process}, [row], 1, f"{row.pipeline} {row.side}")
         before = row
 
 
+def exponents(name: str, rows: Sequence[Measurement]) -> list[str]:
+    """Return a line with b of the least-squares fit a N^b to the time and to the memory of maps of N pixels."""
+    fitted = [row for row in rows if row.seconds and row.peak_bytes]
+    if len(fitted) < 2:
+        return []
+    pixels = [2 * math.log(row.side) for row in fitted]
+    time, memory = (
+        statistics.linear_regression(pixels, [math.log(value) for value in values]).slope
+        for values in ([row.median for row in fitted], [row.peak_bytes or 0 for row in fitted])
+    )
+    sides = f"{fitted[0].side}² to {fitted[-1].side}²"
+    return [
+        f"- {name}: from {sides}, time grows as N^{time:.2f} and memory as N^{memory:.2f} with the pixels N"
+    ]
+
+
 def context_module(name: str, channels: int) -> nn.Module:
-    """Return a module of MODULES."""
-    cfg = config.compose_from("train", MODULES[name])
+    """Return a context module of `conf/attention`; one whose name ends in "-held" is the same."""
+    cfg = config.compose_from("train", [f"attention={name.removesuffix('-held')}"])
     module: nn.Module = config.build(cfg.attention, "attention")(channels)
     return module
 
 
 def scores_work(module: Any, side: int, place: dict[str, Any]) -> Work:
-    """Return the attention of ISA or dense attention alone, given queries, keys and values in their groups.
-
-    Args:
-        module: The module.
-        side: Height and width of the map.
-        place: Device and type, for functions that create tensors.
-    """
+    """Return the attention of ISA or dense attention alone, given queries, keys and values in their groups."""
     stages: dict[str, Callable[..., Tensor]] = {"block": lambda x, group_size: x}
     group_size = getattr(module, "group_size", (1, 1))
     if hasattr(module, "group_size"):
@@ -192,13 +183,13 @@ def _start(task: dict[str, Any]) -> Answer:
     def make(work: str, kind: str) -> Work:
         part, side = work.split()
         place: dict[str, Any] = {"device": task["device"], "dtype": getattr(torch, kind)}
-        module = nn.Identity() if name == REDUCTION else context_module(name, width)
+        module = context_module(name, width)
         if part == "scores":
             return scores_work(module, int(side), place)
-        reduced = part in ("head", "reduction")
-        before = conv_norm_act(first, width, 3) if reduced else nn.Identity()
-        run = nn.Sequential(before, module).to(**place).eval()
-        x = torch.randn((1, first if reduced else width, int(side), int(side)), **place)
+        if part == "head":
+            module = nn.Sequential(conv_norm_act(first, width, 3), module)
+        run = module.to(**place).eval()
+        x = torch.randn((1, first if part == "head" else width, int(side), int(side)), **place)
         return lambda: run(x)
 
     timer = Timer(make, keep=False)

@@ -39,10 +39,7 @@ class Timer:
         self.made: dict[tuple[str, str], Work] = {}
 
     def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the `seconds` of a work, or its peak memory in `bytes` and its `result` (if it is a list).
-
-        A work that does not fit into memory is answered with an `error`.
-        """
+        """Return the `seconds` of a work, its peak memory in `bytes`, or an `error` if it does not fit into memory."""
         try:
             return self._measured(question)
         except (RuntimeError, MemoryError) as error:
@@ -60,8 +57,7 @@ class Timer:
             self.made[key]()
         if question["what"] == "time":
             return {"seconds": _median_seconds(self.made[key])}
-        peak, result = _peak_memory(self.made[key])
-        return {"bytes": peak, "result": result if isinstance(result, list) else None}
+        return {"bytes": _peak_memory(self.made[key])}
 
 
 def serve(start: Callable[[dict[str, Any]], Answer], **facts: Any) -> None:
@@ -91,8 +87,8 @@ def _median_seconds(work: Work) -> float:
     return statistics.median(seconds)
 
 
-def _peak_memory(work: Work) -> tuple[int | None, Any]:
-    """Return by how many bytes memory rises while `work` runs, and its result.
+def _peak_memory(work: Work) -> int | None:
+    """Return by how many bytes memory rises while `work` runs.
 
     The memory is the GPU's if this process uses one, otherwise that of the process (None where there is no /proc).
     """
@@ -100,18 +96,18 @@ def _peak_memory(work: Work) -> tuple[int | None, Any]:
         _synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        result = work()
+        work()
         _synchronize()
-        return torch.cuda.max_memory_allocated() - before, result
+        return torch.cuda.max_memory_allocated() - before
     try:
         ctypes.CDLL(None).malloc_trim(0)  # freed memory must not count as held before
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # resets the peak
     except (OSError, AttributeError):
-        return None, work()
+        return None
     before = _memory("VmRSS")
-    result = work()
-    return _memory("VmHWM") - before, result
+    work()
+    return _memory("VmHWM") - before
 
 
 def _memory(key: str) -> int:
