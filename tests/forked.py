@@ -99,6 +99,7 @@ def _become(command: list[str], cwd: str, env: dict[str, Any], out: str, err: st
     # W&B made a folder when it was imported, which the first command to end would remove
     MEDIA_TMP._finalizer.detach()
     MEDIA_TMP.__init__("wandb-media")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
     signal.alarm(seconds)
     sys.argv = command
     sys.path[0] = str(Path(command[0]).parent)

@@ -31,13 +31,8 @@ class WandbFile:
 
 
 def read_run_folder(folder: Path) -> WandbFile:
-    """Return the only W&B run of a run folder."""
+    """Return what the only, finished `.wandb` file of a run folder holds; ValueError if it is damaged or cut."""
     (path,) = folder.glob("wandb/*run-*/*.wandb")
-    return read_wandb_file(path)
-
-
-def read_wandb_file(path: Path) -> WandbFile:
-    """Return what a finished `.wandb` file holds; ValueError if it is damaged or cut."""
     found = WandbFile()
     for data in _records(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)

@@ -1,4 +1,4 @@
-"""Files of chance: what is damaged is told by name or does no harm; labels are never silently wrong."""
+"""Files damaged at random: each is refused by name or does no harm, and labels are never silently wrong."""
 
 import random
 import warnings
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isaseg.data.dataset import SegmentationDataset
@@ -55,62 +55,48 @@ class Kind:
     checked: bool  # a checksum in the file tells damage
 
 
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
-    def made(name: str, make: Callable[..., Path], source: Callable[..., FileSource | None]) -> FileSource:
-        found = source(split="train", root=str(make(tmp_path_factory.mktemp(name), n=1)))
-        assert found is not None
-        return found
-
-    classes = ["a", "b", "c"]
-    palette = made("palette", fakes.make_fake_folder, partial(folder, classes=classes))
-    deep = made("deep", partial(fakes.make_fake_folder, deep=True), partial(folder, classes=classes))
-    grey = made(
-        "grey", partial(fakes.make_fake_coco_stuff, release="164k"), partial(coco_stuff, release="164k")
-    )
-    matlab = made("matlab", fakes.make_fake_coco_stuff, coco_stuff)
-    found = {}
-    for name, source in {"palette": palette, "deep": deep, "grey": grey, "matlab": matlab}.items():
-        mask = source.pairs[0].mask
-        assert mask is not None
-        found[name] = Kind(source, mask, mask.read_bytes(), name != "matlab")
-    image = palette.pairs[0].image
-    found["jpeg"] = Kind(palette, image, image.read_bytes(), False)
-    return found
+SOURCES: dict[str, tuple[Callable[..., Path], Callable[..., FileSource | None]]] = {
+    "palette": (fakes.make_fake_folder, partial(folder, classes=["a", "b", "c"])),
+    "deep": (partial(fakes.make_fake_folder, deep=True), partial(folder, classes=["a", "b", "c"])),
+    "grey": (partial(fakes.make_fake_coco_stuff, release="164k"), partial(coco_stuff, release="164k")),
+    "matlab": (fakes.make_fake_coco_stuff, coco_stuff),
+    "jpeg": (fakes.make_fake_folder, partial(folder, classes=["a", "b", "c"])),
+}
 
 
-@pytest.mark.parametrize("kind", ["palette", "deep", "grey", "matlab", "jpeg"])
-@settings(
-    max_examples=40 if STRESS else 8,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@pytest.fixture(scope="module", params=SOURCES)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
+    make, load = SOURCES[request.param]
+    source = load(split="train", root=str(make(tmp_path_factory.mktemp(request.param), n=1)))
+    assert source is not None
+    path = source.pairs[0].image if request.param == "jpeg" else source.pairs[0].mask
+    assert path is not None
+    return Kind(source, path, path.read_bytes(), request.param not in ("matlab", "jpeg"))
+
+
+@settings(max_examples=40 if STRESS else 8, deadline=None, database=None)
 @given(seed=st.integers(0, 2**64))
-def test_d3_a_file_of_chance_is_refused_by_name_or_gives_a_sample(
-    seed: int, kind: str, kinds: dict[str, Kind]
-) -> None:
+def test_d3_a_file_damaged_at_random_is_refused_by_name_or_gives_a_sample(seed: int, kind: Kind) -> None:
     """800 of each kind, 4000 by `make test-stress`; with a checksum, labels are those that were written, or none."""
-    it, rng = kinds[kind], random.Random(seed)
-    data = SegmentationDataset(it.source)
+    rng, data = random.Random(seed), SegmentationDataset(kind.source)
     try:
-        it.path.write_bytes(it.content)
+        kind.path.write_bytes(kind.content)
         whole = data[0]
         for _ in range(A_TIME):
-            it.path.write_bytes(mutated(it.content, rng))
+            kind.path.write_bytes(mutated(kind.content, rng))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of Pillow and SciPy, about what they then refuse
                 try:
                     sample = data[0]
                 except DataError as error:
-                    assert str(it.path) in str(error)
+                    assert str(kind.path) in str(error)
                     assert "\n" not in str(error)
                     continue
             assert sample["mask"].shape == sample["image"].shape[1:]
             assert sample["image"].dtype == whole["image"].dtype
             labels = set(sample["mask"].unique().tolist())
-            assert labels <= {*range(len(it.source.classes)), it.source.ignore_index}
-            if it.checked:
+            assert labels <= {*range(len(kind.source.classes)), kind.source.ignore_index}
+            if kind.checked:
                 assert np.array_equal(sample["mask"], whole["mask"])
     finally:
-        it.path.write_bytes(it.content)
+        kind.path.write_bytes(kind.content)
