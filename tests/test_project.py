@@ -115,7 +115,7 @@ def test_only_clean_all_removes_results(target: str) -> None:
 
 @pytest.mark.parametrize("module", ["isaseg", "isaseg.config"])
 def test_the_package_imports_without_torch(module: str) -> None:
-    """A typo on the command line is told at once, not after the seconds that torch takes."""
+    """A typo on the command line is reported at once, not after the seconds that torch takes."""
     code = f"import sys, {module}; print(*{{'torch', 'lightning', 'timm'}} & set(sys.modules))"
     done = run(sys.executable, "-c", code)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -186,7 +186,7 @@ def test_result_is_that_of_mmsegs_predict(name: str, peer: Path, segmenters: dic
     assert error <= case.tolerance * expected.abs().max()
     best = expected.topk(2, dim=0).values
     assert (best[0] - best[1])[differ].le(2 * error).all(), "other labels where it is no tie"
-    assert classes > 1
+    assert classes > 1 or case.size != SIZE
 
 
 @pytest.mark.parametrize(("data", "protocol"), PUBLISHED)
