@@ -167,4 +167,5 @@ def _held(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) ->
         scores_GLL = q * scale @ k.transpose(1, 2)
         if mask is not None:
             scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
-        return scores_GLL.softmax(-1).to(v.dtype) @ v
+        scores_GLL = scores_GLL.softmax(-1).to(v.dtype)  # frees the scores before the product takes memory
+        return scores_GLL @ v
