@@ -57,7 +57,7 @@ def test_an_option_builds_and_a_missing_root_is_named(option: str, tmp_path: Pat
             if option in dataset_names():
                 info = dataset_info(option)
                 assert info.title in str(error.value)
-                assert info.layout in str(error.value) or "src/data.py prepare" in str(error.value)
+                assert info.layout in str(error.value)
                 assert len(info.classes) == data.num_classes
 
 

@@ -124,22 +124,8 @@ def test_classes_of_context_with_and_without_background(tmp_path: Path) -> None:
 
 def test_context_labels_beside_root_are_outside_it(tmp_path: Path) -> None:
     make_fake_pascal_context(tmp_path, labels="mat")
-    with pytest.raises(DataError, match=r"SegmentationClassContext or trainval below data\.root='.*VOC2010'"):
+    with pytest.raises(DataError, match=r"(?s)got 0 of 2 pairs .*src/data\.py prepare data=pascal_context "):
         pascal_context("val", str(tmp_path / CONTEXT))
-
-
-def test_context_says_what_prepare_makes(tmp_path: Path) -> None:
-    make_fake_pascal_context(tmp_path)
-    prepare = r"`python src/data\.py prepare data=pascal_context "
-    (tmp_path / CONTEXT / "ImageSets/SegmentationContext/val.txt").unlink()
-    with pytest.raises(DataError, match=rf"list of split 'val'.*SegmentationContext/val\.txt'; {prepare}"):
-        pascal_context("val", str(tmp_path))
-    shutil.rmtree(tmp_path / CONTEXT / "SegmentationClassContext")
-    with pytest.raises(DataError, match=r"(?s)got neither.*JPEGImages"):
-        pascal_context("val", str(tmp_path))
-    (tmp_path / CONTEXT / "trainval_merged.json").write_text("{}")
-    with pytest.raises(DataError, match=rf"got only '.*trainval_merged\.json'; {prepare}"):
-        pascal_context("val", str(tmp_path))
 
 
 # ---------------------------------------------------------------- PASCAL VOC
@@ -179,14 +165,9 @@ def test_trainaug_without_its_list_is_train_and_aug(tmp_path: Path) -> None:
 def test_without_sbd_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     make_fake_pascal_voc(tmp_path)
     shutil.rmtree(tmp_path / VOC / "SegmentationClassAug")
-    with pytest.raises(
-        DataError,
-        match=r"SBD .*'.*SegmentationClassAug'.*src/data\.py prepare data=pascal_voc.*source\.train=train",
-    ):
+    with pytest.raises(DataError, match=r"(?s)split 'trainaug'.*src/data\.py prepare data=pascal_voc"):
         pascal_voc("train", str(tmp_path), "trainaug")
     assert pascal_voc("train", str(tmp_path)) is not None
-    with pytest.raises(DataError, match=r"(?s)trainaug.*trainaug\.txt.*JPEGImages"):
-        pascal_voc("train", str(make_fake_pascal_voc(tmp_path / "empty", n=0, aug=False)), "trainaug")
 
 
 def test_a_missing_test_image_of_voc_is_named_unless_all_are(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """PASCAL VOC 2012: 21 classes with background, palette labels; train may include the masks of SBD (trainaug)."""
 
-from pathlib import Path
-
 from isaseg.data.index import JPEG, PNG, SplitFiles
 from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import ConfigError
 
 INFO = dataset_info("pascal_voc")
 LISTS = "ImageSets/Segmentation"
@@ -40,23 +38,13 @@ def pascal_voc(split: str, root: str | None, train: str = "train") -> FileSource
             return None
         return FileSource(INFO, name, files.pairs(images, None, names))
     masks = files.find("SegmentationClass", PNG)
-    if name == "trainaug" and masks:
-        masks = {**_masks_of_sbd(files), **masks}  # VOC's own have a border of 255, those of SBD have none
+    if name == "trainaug":
+        # VOC's own have a border of 255, those of SBD have none
+        masks = {**files.find("SegmentationClassAug", PNG), **masks}
         names = _trainaug(files)
     else:
         names = files.read_list(f"{LISTS}/{name}.txt")
     return FileSource(INFO, name, files.pairs(images, masks, names), modes=("P", "L"))
-
-
-def _masks_of_sbd(files: SplitFiles) -> dict[str, Path]:
-    folder = files.folder / "SegmentationClassAug"
-    if not folder.is_dir():
-        raise DataError(
-            f"expected the masks of SBD for split 'trainaug' of {INFO.title}, got no folder '{folder}'; make it from "
-            "SBD's benchmark.tgz with `python src/data.py prepare data=pascal_voc archives=/path/to/downloads "
-            "data.root=/path/to/it`, or set data.source.train=train"
-        )
-    return files.find(folder, PNG)
 
 
 def _trainaug(files: SplitFiles) -> list[str]:
