@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from isaseg.sweep.jobs import Job, quoted
+from isaseg.sweep.jobs import Job
 from tests.conftest import compose_overrides
+
+# A few steps of the real train.py
+TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
+TINY += ["logger=csv", "callbacks.pictures=0", "score_test=false", "data.num_workers=0"]
 
 # Notes that it starts and ends, waits while its file is there, saves if it is asked to end, continues from what was
 # saved, and fails for seed 13.
@@ -47,7 +51,7 @@ def jobs_of(folder: Path, seeds: Sequence[int], *overrides: str) -> list[Job]:
     for seed in seeds:
         mine = cfg.copy()
         mine.seed, mine.run_dir = seed, str(folder / "runs" / str(seed))
-        words = (*overrides, f"seed={seed}", f"run_dir={quoted(mine.run_dir)}")
+        words = (*overrides, f"seed={seed}", f"run_dir='{mine.run_dir}'")
         found.append(Job(f"seed {seed}", Path(mine.run_dir), words, mine))
     return found
 

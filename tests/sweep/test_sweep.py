@@ -26,11 +26,9 @@ from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import STRESS, equal, train_in_processes, weights
 from tests.reliability.small import said as told
-from tests.sweep.fake import FAKE_TRAIN, jobs_of, order, until
+from tests.sweep.fake import FAKE_TRAIN, TINY, jobs_of, order, until
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
-TINY += ["logger=csv", "callbacks.pictures=0", "score_test=false", "data.num_workers=0"]
 
 
 def said(console: Console) -> str:
@@ -86,11 +84,8 @@ def test_a_dense_model_has_no_group_size_and_is_trained_once() -> None:
     assert "attention.group_size=[4,4] where it has no meaning, with attention=dense" in remarks[0]
     assert remarks[-1].startswith("1 of 4 combinations")
     assert "attention.group_size" not in " ".join(jobs[2].overrides)
-
-
-def test_what_does_not_identify_a_run_counts_as_the_same_run() -> None:
     a, b, c = planned(["data.num_workers=0"], ["data.num_workers=2"], ["seed=1"])
-    assert a is b and a != c
+    assert a is b and a != c, "what does not identify a run counts as the same run"
 
 
 def test_names_tell_jobs_apart() -> None:

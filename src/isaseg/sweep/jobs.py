@@ -81,11 +81,6 @@ def command(job: Job) -> list[str]:
     return [sys.executable, *_TRAIN, *job.overrides, "hydra.mode=RUN"]
 
 
-def quoted(text: object) -> str:
-    """Return `text` quoted as the value of an override, whatever it contains."""
-    return "'" + str(text).replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def processes(cfg: DictConfig) -> int | None:
     """Return the number of processes of a run on one machine; None: one for each GPU that it gets.
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from isaseg import config
 from isaseg.console import say
 from isaseg.files import replace_file
-from isaseg.sweep.jobs import Job, plan, quoted
+from isaseg.sweep.jobs import Job, plan
 from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
 
 # Runs combinations of overrides, as `launch` does
@@ -104,11 +104,7 @@ def command_flags(master: DictConfig) -> list[str]:
 
 
 def _in_wandb(job: Job, sweep: str) -> list[str]:
-    """Return the overrides that name a job in W&B and group the runs of a sweep, unless the user has set them."""
-    wanted = {"group": f"{job.cfg.name}-{sweep}", "name": job.name}
-    logger = job.cfg.logger
-    return [
-        f"logger.{key}={quoted(text)}"
-        for key, text in wanted.items()
-        if key in logger and logger[key] is None
-    ]
+    """Return the override that makes the runs of a sweep a group in W&B, unless the user has named a group."""
+    if job.cfg.logger.get("group", "") is not None:
+        return []
+    return [f"logger.group='{config.safe_name(f'{job.cfg.name}-{sweep}')}'"]

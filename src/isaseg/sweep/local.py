@@ -39,8 +39,16 @@ class Local:
     def __init__(self, jobs: Sequence[Job], slots: int | None = None) -> None:
         check_value("hydra.launcher.slots", slots, PositiveInt | None)
         self._gpus = visible_gpus()
-        self._needs = {job: _checked_need(job, len(self._gpus)) for job in jobs}
-        self._room = room = slots or max(room_for(job.cfg, len(self._gpus)) for job in jobs)
+        there = len(self._gpus)
+        self._needs = {job: gpus_needed(job.cfg, there) for job in jobs}
+        for job, needed in self._needs.items():
+            if needed > there:
+                raise ConfigError(
+                    f"{job.name} needs {needed} GPUs, this machine has {there}; lower trainer.devices"
+                )
+            if job.cfg.trainer.num_nodes != 1:
+                raise ConfigError(f"{job.name} needs several nodes; use hydra/launcher=slurm")
+        self._room = room = slots or max(room_for(job.cfg, there) for job in jobs)
         self._environment = dict(os.environ)
         if room > 1:
             self._environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // room, 1)))
@@ -105,17 +113,6 @@ class Local:
                 start_new_session=True,  # Ctrl-C goes to the sweep, which asks its jobs to save and end
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
-
-
-def _checked_need(job: Job, available: int) -> int:
-    need = gpus_needed(job.cfg, available)
-    if need > available:
-        raise ConfigError(
-            f"{job.name} needs {need} GPUs, this machine has {available}; lower trainer.devices"
-        )
-    if job.cfg.trainer.get("num_nodes", 1) != 1:
-        raise ConfigError("a job on this machine has one node; for several nodes use hydra/launcher=slurm")
-    return need
 
 
 @contextmanager
