@@ -174,7 +174,8 @@ def test_a_users_own_folder_trains(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["val/IoU"].keys() == {"left", "right"}
 
 
-SHORT = [*SMALL, "backbone.pretrained=false", "trainer.max_steps=2", "data.val_length=3", "check_data=true"]
+SHORT = [*SMALL, "backbone.pretrained=false", "trainer.max_steps=2", "data.num_workers=0"]
+SHORT += ["data.val_length=3", "check_data=true"]
 FAKES: dict[str, Callable[..., Path] | None] = {
     "lamps_isa": None,
     "cards_isa": None,
