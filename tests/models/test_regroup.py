@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isaseg.models import attention_cores
-from isaseg.models.attention_cores import dense, holds_scores, long_range, short_range
+from isaseg.models.attention_cores import dense, grouped, holds_scores
 from isaseg.models.criss_cross import criss_cross
 from isaseg.models.layers import Pointwise
-from isaseg.models.regroup import deinterlace, interlace, merge_windows, pad_to_multiple, split_windows
+from isaseg.models.regroup import Kind, deinterlace, interlace, merge_windows, pad_to_multiple, split_windows
 from tests.models.references import (
     CASES,
     Size,
@@ -29,6 +29,7 @@ from tests.models.references import (
 )
 
 sides = st.integers(1, 5)
+KINDS: tuple[Kind, ...] = ("long_range", "short_range")
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,9 +70,10 @@ def test_padding_puts_the_smaller_half_at_the_top_and_left() -> None:
 def test_cores_equal_dense_attention_under_a_mask(core: str, size: Size, group: Size) -> None:
     q, k, v = (random_map(2, c, *size, seed=s).requires_grad_() for s, c in enumerate((4, 4, 7)))
     if core == "long":
-        out, mask, scale = long_range(q, k, v, group), allowed(size, lattice(group)), 0.5
+        out, mask, scale = grouped(q, k, v, group, "long_range"), allowed(size, lattice(group)), 0.5
     elif core == "short":
-        out, mask, scale = short_range(q, k, v, group), allowed(size, window(group), offset(size, group)), 0.5
+        out, scale = grouped(q, k, v, group, "short_range"), 0.5
+        mask = allowed(size, window(group), offset(size, group))
     elif core == "cross":
         out, mask, scale = criss_cross(q, k, v), allowed(size, cross), 1.0
     else:
@@ -131,7 +133,8 @@ def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) ->
     )  # which these would, being small
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
-        (long_range(q, k, v, (4, 4)) + short_range(q, k, v, (4, 4))).sum().backward()
+        for kind in KINDS:
+            grouped(q, k, v, (4, 4), kind).sum().backward()
     assert q.grad is not None
 
 

@@ -4,15 +4,14 @@ Legend: B batch, C channels, H W map, D key channels, V value channels.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from isaseg.models.attention_cores import Core, is_by_definition, without_autocast
-from isaseg.models.layers import Cost, Pointwise, conv_norm_act, pointwise
+from isaseg.models.layers import Cost, Pointwise, conv_norm_act, pointwise, width
 
 
 class AttentionBlock(nn.Module):
@@ -25,14 +24,19 @@ class AttentionBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, key_channels: int, value_channels: int, *, value_bias: bool = True
+        self,
+        channels: int,
+        key_channels: int | None = None,
+        value_channels: int | None = None,
+        value_bias: bool = True,
     ) -> None:
         super().__init__()
-        self.channels, self.key_channels, self.value_channels = channels, key_channels, value_channels
-        self.query = _two_layers(channels, key_channels)
-        self.key = _two_layers(channels, key_channels)
-        self.value = Pointwise(channels, value_channels, bias=value_bias)
-        self.proj = conv_norm_act(value_channels, channels)
+        keys, values = width(key_channels, channels // 2), width(value_channels, channels)
+        self.channels, self.key_channels, self.value_channels = channels, keys, values
+        self.query = nn.Sequential(*conv_norm_act(channels, keys), *conv_norm_act(keys, keys))
+        self.key = nn.Sequential(*conv_norm_act(channels, keys), *conv_norm_act(keys, keys))
+        self.value = Pointwise(channels, values, bias=value_bias)
+        self.proj = conv_norm_act(values, channels)
 
     def forward(self, x: Tensor, core: Core) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W).
@@ -84,13 +88,9 @@ def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> T
     elif torch.compiler.is_compiling():  # its backward graph has no running statistics
         out = checkpoint(module, x, core, use_reentrant=False)
     else:
-        contexts = partial(_contexts, module)
-        out = checkpoint(module, x, core, use_reentrant=False, context_fn=contexts)
+        contexts = (nullcontext(), _as_they_were(module))  # of the forward pass and of its repetition
+        out = checkpoint(module, x, core, use_reentrant=False, context_fn=lambda: contexts)
     return out
-
-
-def _contexts(module: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _as_they_were(module)
 
 
 @contextmanager
@@ -115,7 +115,3 @@ def project_values(value: nn.Conv2d, proj: nn.Conv2d) -> tuple[Tensor, Tensor | 
     if value.bias is not None:
         bias = outer @ value.bias if bias is None else outer @ value.bias + bias
     return (outer @ value.weight.flatten(1))[:, :, None, None], bias
-
-
-def _two_layers(channels: int, key_channels: int) -> nn.Sequential:
-    return nn.Sequential(*conv_norm_act(channels, key_channels), *conv_norm_act(key_channels, key_channels))

@@ -6,20 +6,19 @@ Legend: G groups, L tokens in a group, D key channels, V value channels.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from isaseg.models.regroup import (
+    Kind,
     Size,
     deinterlace,
     for_any_size,
     interlace,
     merge_windows,
     pad_to_multiple,
-    padded,
     split_windows,
 )
 
@@ -73,31 +72,21 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
 
 
-def long_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
-    """Attend among the positions that lie a multiple of `group_size` apart (the lattice of the query).
+def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fits: bool = False) -> Tensor:
+    """Attend among the positions of a group. Shapes as in `dense`.
 
-    A map that is not a multiple of `group_size` is padded; padding is never attended to. Shapes as in `dense`.
-    `fits` promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
+    A map that is not a multiple of `group_size` is padded; padding is never attended to.
+
+    Args:
+        q: Query.
+        k: Key.
+        v: Value.
+        group_size: (P_h, P_w).
+        kind: `long_range`, positions that lie a multiple of `group_size` apart, or `short_range`, each P_h x P_w window.
+        fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
     """
-    return _grouped(q, k, v, group_size, interlace, partial(deinterlace, group_size=group_size), fits)
-
-
-def short_range(q: Tensor, k: Tensor, v: Tensor, group_size: Size, *, fits: bool = False) -> Tensor:
-    """Attend inside each P_h x P_w window. Padding is never attended to. Shapes and `fits` as in `long_range`."""
-    size = (padded(q.shape[2], group_size[0]), padded(q.shape[3], group_size[1]))
-    return _grouped(q, k, v, group_size, split_windows, partial(merge_windows, size=size), fits)
-
-
-def _grouped(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    group_size: Size,
-    split: Callable[[Tensor, Size], Tensor],
-    merge: Callable[[Tensor], Tensor],
-    fits: bool,
-) -> Tensor:
     height, width = q.shape[-2:]
+    split = interlace if kind == "long_range" else split_windows
     mask, top, left = None, 0, 0
     if not fits and (for_any_size() or height % group_size[0] or width % group_size[1]):
         (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
@@ -106,8 +95,10 @@ def _grouped(
         mask = split(inside, group_size)
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
         mask = mask | ~mask.flatten(1).any(1)[:, None, None, None]
+    size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
-    context = merge(dense(q, k, v, mask))
+    context = dense(q, k, v, mask)
+    context = deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
     return context[..., top : top + height, left : left + width]
 
 

@@ -39,9 +39,7 @@ class SelfAttention2d(nn.Module):
         super().__init__()
         self.out_channels = channels
         self.recompute = recompute
-        self.block = AttentionBlock(
-            channels, width(key_channels, channels // 2), width(value_channels, channels)
-        )
+        self.block = AttentionBlock(channels, key_channels, value_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""

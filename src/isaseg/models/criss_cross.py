@@ -87,10 +87,10 @@ class PlainCrissCross(nn.Module):
         super().__init__()
         if passes < 1:
             raise ValueError(f"expected at least one pass, got {passes=}")
-        keys, values = width(key_channels, channels // 2), width(value_channels, channels)
+        blocks = [AttentionBlock(channels, key_channels, value_channels) for _ in range(passes)]
         self.out_channels = channels
-        self.blocks = nn.ModuleList(AttentionBlock(channels, keys, values) for _ in range(passes))
-        self.core = partial(criss_cross, scale=keys**-0.5)
+        self.blocks = nn.ModuleList(blocks)
+        self.core = partial(criss_cross, scale=blocks[0].key_channels ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W)."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import dense, is_by_definition, long_range, short_range
-from isaseg.models.layers import Cost, total, width
+from isaseg.models.attention_cores import dense, grouped, is_by_definition
+from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
 
 Order = Literal["long_short", "short_long", "long", "short"]
@@ -84,9 +84,8 @@ class InterlacedSparseAttention(nn.Module):
         self.mask_padding = mask_padding
         self.depth = int(depth)
         self.recompute = recompute
-        keys, values = width(key_channels, channels // 2), width(value_channels, channels)
         for name, _ in self._stages():
-            self.add_module(name, AttentionBlock(channels, keys, values, value_bias=value_bias))
+            self.add_module(name, AttentionBlock(channels, key_channels, value_channels, value_bias))
 
     def _stages(self) -> list[tuple[str, Kind]]:
         """Return name and kind of each stage in running order."""
@@ -106,8 +105,7 @@ class InterlacedSparseAttention(nn.Module):
 
     def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
-        core = {"long_range": long_range, "short_range": short_range}[kind]
-        core = partial(core, group_size=self.group_size, fits=not self.mask_padding)
+        core = partial(grouped, group_size=self.group_size, kind=kind, fits=not self.mask_padding)
         return run_block(block, x, core, recompute=self.recompute)
 
     def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
