@@ -57,7 +57,8 @@ def test_a_broken_file_is_one_line_that_names_it_and_nothing_is_resolved(
 ) -> None:
     monkeypatch.setenv("SECRET", "sk-leaked")
     folder = write_run(tmp_path / "run", "attention=dense")
-    (folder / name).write_text(content)
+    before = (folder / name).read_text() if content.startswith("note:") else ""
+    (folder / name).write_text(before + content)
     with caplog.at_level(logging.WARNING):
         comparison = compared(tmp_path)
     (message,) = caplog.messages

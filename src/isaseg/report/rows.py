@@ -68,12 +68,6 @@ class Row:
         """The number of steps the runs are to take."""
         return self.runs[0].max_steps
 
-    @property
-    def devices(self) -> list[str]:
-        """The devices on which the finished runs were trained."""
-        held = (run.facts.get("device") for run in self.runs if run.state == "finished")
-        return sorted({str(device) for device in held if device})
-
     def converged(self, metric: str) -> int | None:
         """Return how many finished runs have converged; None without any, or if `metric` is no fraction."""
         curves = self._curves(metric) if is_share(metric) else []

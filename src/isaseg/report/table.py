@@ -66,7 +66,6 @@ def columns(comparison: Comparison) -> list[Column]:
         _plain("ms_per_step", "ms a step", lambda row: row.cost("ms_per_step"), "{:.0f}".format),
         _plain("steps", "steps", lambda row: row.steps, str),
         _plain("converged", "converged", lambda row: row.converged(metric), str),
-        Column("devices", lambda row: " or ".join(row.devices)),
     ]
 
 
@@ -169,7 +168,8 @@ def notes(comparison: Comparison) -> list[str]:
         "Cost: one image, one forward pass, multiply and add counted as one; score memory in float32 if all scores "
         "are held. ms a step: the mean of the runs' medians; peak memory: the largest of the runs."
     )
-    if devices := sorted({device for row in rows for device in row.devices}):
+    finished = [run for row in rows for run in row.runs if run.state == "finished"]
+    if devices := sorted({str(run.facts["device"]) for run in finished if run.facts.get("device")}):
         several = " Times are not comparable." if len(devices) > 1 else ""
         found.append(f"Trained on: {', '.join(devices)}.{several}")
     if comparison.differing:
