@@ -68,15 +68,6 @@ def test_ids_out_of_range_of_any_integer_type_are_refused(tmp_path: Path) -> Non
             loaded.to_train_ids(raw, 0)
 
 
-def test_an_unknown_id_is_found_in_any_corner_before_a_window_is_read(tmp_path: Path) -> None:
-    loaded = source(tmp_path)
-    raw = labels(np.uint8)
-    raw[-1, -1] = 34
-    Image.fromarray(raw).save(tmp_path / "mask.png")
-    with pytest.raises(DataError, match=r"labels 0, 7 to 8 in toy, got the id 34 in 1 pixels of .*mask\.png"):
-        loaded.load(0)
-
-
 def test_without_labels_there_is_an_image_alone(tmp_path: Path) -> None:
     pair = source(tmp_path).pairs[0]
     unlabelled = FileSource(INFO, "test", [Pair("it", pair.image, None)])

@@ -1,7 +1,6 @@
 """Building the cache: all of it, again, after an interruption, after damage, without space."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,32 +85,6 @@ def test_a_changed_file_is_cached_again(source: FileSource) -> None:
     assert (report.written, report.repaired) == (1, [])
     cached = CachedPicture(source.cache_files(3)[0])
     assert np.array_equal(cached.read(slice(0, 48), slice(0, 64)), source.decode_image(4))
-
-
-def _header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:40] + b"?" + path.read_bytes()[41:])
-
-
-def _short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _tile(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-6] + b"??????")
-
-
-@pytest.mark.parametrize(("spoil", "seen_at_once"), [(_header, True), (_short, True), (_tile, False)])
-def test_damage_is_repaired_and_reported(
-    spoil: Callable[[Path], None], seen_at_once: bool, source: FileSource
-) -> None:
-    build_cache(source, 1)
-    good = files(source)
-    path = source.cache_files(2)[0]
-    spoil(path)
-    assert path.read_bytes() != good["val/0001TP_000002.image"][1]
-    assert build_cache(source, 1).repaired == ([path] if seen_at_once else [])
-    assert build_cache(source, 1, verify=True).repaired == ([] if seen_at_once else [path])
-    assert {k: v[1] for k, v in files(source).items()} == {k: v[1] for k, v in good.items()}
 
 
 def test_a_sample_that_cannot_be_decoded_is_reported_and_the_others_are_cached(source: FileSource) -> None:

@@ -90,13 +90,6 @@ def test_files_are_unpacked(tmp_path: Path, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar"])
-def test_files_go_where_they_are_placed(tmp_path: Path, ending: str) -> None:
-    archive, target = make(tmp_path / f"x.{ending}", FILES), tmp_path / "target"
-    unpack(archive, target, lambda name: f"in/{name}" if name.startswith("a/b") else None)
-    assert files(target) == {"in/a/b/two.bin": FILES["a/b/two.bin"]}
-
-
-@pytest.mark.parametrize("ending", ["zip", "tar"])
 def test_folders_dots_and_the_junk_of_a_mac_are_left_out(tmp_path: Path, ending: str) -> None:
     names = ["./a/x", "a/.DS_Store", "__MACOSX/a/x", "a/._x"]
     if ending == "zip":
