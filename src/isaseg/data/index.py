@@ -94,12 +94,11 @@ class SplitFiles:
         """
         path = self.folder / place
         try:
-            lines = self._inside(path).read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            lines = self._inside(path).read_text(encoding="utf-8", errors="replace").split("\n")
+        except OSError as error:
             raise DataError(
-                f"expected a list of the images of split {self.split!r} of {self.info.title}, got '{path}': {reason}; "
-                f"data.root should hold\n{self.info.layout}"
+                f"expected a list of the images of split {self.split!r} of {self.info.title}, got '{path}': "
+                f"{error.strerror}; data.root should hold\n{self.info.layout}"
             ) from None
         names = [line.strip() for line in lines if line.strip()]
         if not names:

@@ -14,7 +14,7 @@ from isaseg.data.index import Pair
 from isaseg.data.info import DatasetInfo
 from isaseg.data.sets.cityscapes import cityscapes
 from isaseg.data.source import FileSource
-from isaseg.data.tools.contact_sheet import contact_sheet, evenly
+from isaseg.data.tools.contact_sheet import contact_sheet
 from isaseg.data.tools.inspection import SplitReport, as_json, inspect_split, tables
 from tests import fakes
 
@@ -209,8 +209,8 @@ def test_a_sheet_of_several_splits_has_a_bounded_size(tmp_path: Path) -> None:
     reports = [inspect_split(source) for source in sources if source is not None]
     sheet = drawn(*reports)
     for report in reports:
-        report.usable = report.usable[:12]
-    assert sheet.shape == drawn(*reports).shape, "12 of each split"
+        report.usable = report.usable[::3]
+    assert sheet.shape == drawn(*reports).shape, "ten of 30, since twelve are the most of each split"
 
 
 def test_names_do_not_leave_their_tile(tmp_path: Path) -> None:
@@ -221,9 +221,3 @@ def test_names_do_not_leave_their_tile(tmp_path: Path) -> None:
     )
     sheet = shown(source)
     assert (sheet[:, -3:] == 255).all() and (sheet[:, :3] == 255).all()
-
-
-def test_samples_are_spread_evenly() -> None:
-    assert evenly(range(100), 4) == [0, 25, 50, 75]
-    assert evenly([5, 7], 4) == [5, 7]
-    assert evenly([], 4) == []

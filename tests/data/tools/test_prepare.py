@@ -17,7 +17,6 @@ from isaseg.data.tools import prepare as module
 from isaseg.data.tools.manifest import MANIFEST, verify
 from isaseg.data.tools.official import OFFICIAL, SHA256
 from isaseg.data.tools.prepare import prepare
-from isaseg.data.tools.unpack import unpack
 from isaseg.errors import DataError
 from isaseg.files import sha256
 from tests import fakes
@@ -148,24 +147,6 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
         prepare(name, tmp_path / "archives", root)
         assert files(root) == clean
         assert verify(root) == []
-
-
-def test_what_is_done_is_not_done_again(city: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unpacked: list[str] = []
-
-    def counted(archive: Path, *args: Any) -> None:
-        if len(unpacked) == 1:
-            raise KeyboardInterrupt
-        unpacked.append(archive.name)
-        unpack(archive, *args)
-
-    monkeypatch.setattr(module, "unpack", counted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare("cityscapes", city / "archives", city / "root")
-    monkeypatch.undo()
-    lines = prepare("cityscapes", city / "archives", city / "root")
-    assert unpacked == ["leftImg8bit_trainvaltest.zip"]
-    assert [line.split(":")[0] for line in lines[:-1]] == ["gtFine_trainvaltest.zip"]
 
 
 def test_what_a_killed_run_left_is_cleared(city: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from isaseg.data.resize import fit
 from isaseg.data.source import FileSource
 from isaseg.data.tools.inspection import SplitReport
 
@@ -23,7 +24,11 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     """
     source = reports[0].source
     count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(reports))
-    tiles = [_tile(report.source, i) for report in reports for i in evenly(report.usable, count)]
+    tiles = [
+        _tile(report.source, index)
+        for report in reports
+        for index in report.usable[:: -(-len(report.usable) // count) or 1]
+    ]
     seen = sorted({i for _, _, ids in tiles for i in ids})
     rows = max(1, -(-len(tiles) // _COLUMNS))
     height = rows * (_TILE[1] + 30) + 25 * (len(seen) // _COLUMNS + 4)
@@ -41,12 +46,6 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     handles = [Patch(facecolor=colours[i], edgecolor="grey", label=names[i]) for i in seen]
     figure.legend(handles=handles, ncols=_COLUMNS, loc="outside lower center", fontsize=9, frameon=False)
     return figure
-
-
-def evenly(items: Sequence[int], count: int) -> list[int]:
-    """Return `count` of the items, or all if there are fewer, spread evenly and always the same."""
-    count = min(count, len(items))
-    return [items[number * len(items) // count] for number in range(count)]
 
 
 def _tile(source: FileSource, index: int) -> tuple[np.ndarray, str, list[int]]:
@@ -75,11 +74,8 @@ def _colours(source: FileSource) -> np.ndarray:
 def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
     height, width = picture.shape[:2]
     factor = min(_TILE[0] / width, _TILE[1] / height)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    fitted: np.ndarray = cv2.resize(
-        picture, size, interpolation=cv2.INTER_NEAREST_EXACT if factor >= 1 else interpolation
-    )
-    return fitted
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    return fit(picture, size, interpolation if factor < 1 else cv2.INTER_NEAREST_EXACT)
 
 
 def _elided(name: str) -> str:

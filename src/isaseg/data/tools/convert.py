@@ -41,7 +41,7 @@ def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]
         ) from error
     table = np.zeros(max(ids) + 1, np.uint8)
     table[list(ids)] = list(ids.values())
-    _save(target, table[labels])
+    Image.fromarray(table[labels]).save(_ready(target))
 
 
 def convert_context(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
@@ -71,9 +71,10 @@ def _paint_detail(source: Path, out: Path) -> dict[str, list[str]]:
     def convert(entry: tuple[DetailImage, list[Region]]) -> None:
         image, regions = entry
         try:
-            _save(out / f"{image.name}.png", paint(image.height, image.width, regions, ids))
+            labels = paint(image.height, image.width, regions, ids)
         except ValueError as error:
             raise DataError(f"image {image.name} in '{source}': {error}; fetch it again") from error
+        Image.fromarray(labels).save(_ready(out / f"{image.name}.png"))
 
     in_threads(convert, images, "converting PASCAL-Context")
     return {split: [image.name for image, _ in images if image.phase == split] for split in ("train", "val")}
@@ -97,18 +98,14 @@ def convert_sbd(folder: Path, out: Path, inputs: Mapping[str, Path]) -> None:
     def convert(name: str) -> None:
         mask, image = out / "SegmentationClassAug" / f"{name}.png", Path("JPEGImages", f"{name}.jpg")
         if name in train:
-            _copy(folder / "SegmentationClass" / f"{name}.png", mask)
+            shutil.copyfile(folder / "SegmentationClass" / f"{name}.png", _ready(mask))
         else:
             mat_to_png(sbd / "cls" / f"{name}.mat", mask, "GTcls.Segmentation", ids)
         if not (folder / image).is_file():
-            _copy(sbd / "img" / f"{name}.jpg", out / image)
+            shutil.copyfile(sbd / "img" / f"{name}.jpg", _ready(out / image))
 
     in_threads(convert, names, "converting SBD")
     _write_names(out / lists / "trainaug.txt", names)
-
-
-def _save(path: Path, labels: np.ndarray) -> None:
-    Image.fromarray(labels).save(_ready(path))
 
 
 def _read_names(path: Path) -> list[str]:
@@ -121,10 +118,6 @@ def _read_names(path: Path) -> list[str]:
 
 def _write_names(path: Path, names: Iterable[str]) -> None:
     _ready(path).write_text("".join(f"{name}\n" for name in sorted(names)), encoding="utf-8")
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, _ready(target))
 
 
 def _ready(path: Path) -> Path:
