@@ -196,7 +196,7 @@ def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    if not all(isinstance(value, Tensor) for value in content.values()):
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
         raise _unloaded(name, "it holds more than named tensors", str(path))
     if not content:  # timm would look for weights on the network
         raise _unloaded(name, "it holds no tensor", str(path))
