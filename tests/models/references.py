@@ -129,14 +129,6 @@ def reference_isa(isa: InterlacedSparseAttention, x: Tensor) -> Tensor:
     return torch.stack(images)
 
 
-def heard(module: nn.Module, size: Size, pixel: Size) -> Tensor:
-    """Return which input pixels have an influence on the output at `pixel`, bool (H, W)."""
-    x = random_map(1, 6, *size).requires_grad_()
-    module(x)[0, :, pixel[0], pixel[1]].sum().backward()
-    assert x.grad is not None
-    return x.grad[0].abs().sum(0) > 0
-
-
 @torch.no_grad()
 def relative(got: Tensor, want: Tensor) -> float:
     return float((got - want).abs().max() / want.abs().max())

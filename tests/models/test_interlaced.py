@@ -12,16 +12,10 @@ from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlac
 from tests.models.references import (
     CASES,
     Size,
-    allowed,
-    everything,
-    heard,
-    lattice,
     make_isa,
-    offset,
     random_map,
     randomise,
     reference_isa,
-    window,
 )
 
 
@@ -73,43 +67,6 @@ def test_degenerate_groups_are_dense_attention(group: Size, order: Any) -> None:
     isa.get_submodule(f"{order}_range").load_state_dict(full.block.state_dict())
     x = random_map(2, 6, 5, 7)
     torch.testing.assert_close(isa(x), full(x), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("size, group", [((6, 9), (2, 3)), ((7, 5), (3, 2))])
-@pytest.mark.parametrize("mask_padding", [False, True])
-@pytest.mark.parametrize("order", ["long", "short", "long_short", "short_long"])
-def test_a_pixel_hears_exactly_its_groups(size: Size, group: Size, mask_padding: bool, order: Any) -> None:
-    isa = make_isa(group_size=group, order=order, mask_padding=mask_padding)
-    one_hop = {
-        "long": allowed(size, lattice(group)),
-        "short": allowed(size, window(group), offset(size, group)),
-    }
-    if order in one_hop:
-        mask = one_hop[order]
-    elif mask_padding:  # the pixels of a window cut by the border need not lie on every lattice
-        first, second = order.split("_")
-        mask = one_hop[second].double() @ one_hop[first].double() > 0
-    else:
-        mask = allowed(size, everything)
-    for pixel in ((0, 0), (3, 2), (size[0] - 1, size[1] - 1)):
-        assert torch.equal(heard(isa, size, pixel), mask[pixel[0] * size[1] + pixel[1]].view(size))
-
-
-@pytest.mark.parametrize("size", [(7, 5), (3, 2), (1, 9)])
-def test_what_the_padding_holds_matters_only_without_the_mask(
-    size: Size, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x, real_pad = random_map(2, 6, *size), F.pad
-
-    def pad(t: Tensor, widths: tuple[int, ...]) -> Tensor:
-        return real_pad(t, widths, value=1e3 if len(widths) == 4 else 0.0)  # four: around a map
-
-    masked, open_ = (make_isa(group_size=(4, 4), mask_padding=m) for m in (True, False))
-    zeros = masked(x), open_(x)
-    monkeypatch.setattr(F, "pad", pad)
-    assert torch.equal(masked(x), zeros[0])
-    assert masked(x).isfinite().all()
-    assert not torch.allclose(open_(x), zeros[1])
 
 
 def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,17 +94,6 @@ def test_ohem_equals_its_definition(
     )
 
 
-def test_ohem_learns_from_the_hard_pixels_alone() -> None:
-    logits, target = batch(ignored=0)
-    logits.requires_grad_()
-    OhemCrossEntropy(thresh=0.0, min_kept=7)(logits, target).backward()
-    assert logits.grad is not None
-    used = logits.grad.abs().sum(1) > 0
-    assert used.sum() == 7
-    probability = logits.detach().softmax(1).gather(1, target[:, None])[:, 0]
-    assert probability[used].max() < probability[~used].min()
-
-
 def test_class_weights_are_no_part_of_a_checkpoint() -> None:
     assert not CrossEntropy(class_weights=WEIGHTS).state_dict()
     assert not OhemCrossEntropy(class_weights=WEIGHTS).state_dict()
