@@ -47,10 +47,6 @@ class Row:
         """Mean and spread of the scores."""
         return spread(list(self.scores.values()))
 
-    def scores_of(self, metric: str, at: At) -> dict[int, float]:
-        """Return the scores of the finished runs in any metric, by seed."""
-        return _scores(self.runs, metric, at)
-
     def cost(self, key: str) -> float | None:
         """Return a number of facts.json, `ms_per_step` or `peak_memory_mib`; None if no run knows it."""
         if key == "ms_per_step":
@@ -136,7 +132,7 @@ def compare(
     attention = [_attention(group[0]) for group in members]
     keys = differing(attention, values)
     rows = [
-        Row(label, module, held, group, _scores(group, metric, at))
+        Row(label, module, held, group, scores_of(group, metric, at))
         for label, module, held, group in zip(
             labels(attention, values, keys), attention, values, members, strict=True
         )
@@ -183,7 +179,8 @@ def _check_metric(runs: Sequence[Run], metric: str, at: At) -> None:
         )
 
 
-def _scores(runs: Sequence[Run], metric: str, at: At) -> dict[int, float]:
+def scores_of(runs: Sequence[Run], metric: str, at: At) -> dict[int, float]:
+    """Return the scores of the finished runs by seed."""
     found = {run.seed: run.score(metric, at) for run in runs}
     return {seed: score for seed, score in found.items() if score is not None}
 

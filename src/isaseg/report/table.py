@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from isaseg.report.intervals import Spread, spread
-from isaseg.report.rows import Comparison, Row, is_share, scale_of
+from isaseg.report.rows import Comparison, Row, is_share, scale_of, scores_of
 from isaseg.report.runs import At, Run, number
 
 NOTHING = "–"
@@ -77,7 +77,7 @@ def shown_columns(comparison: Comparison) -> list[Column]:
 
 def _score_columns(key: str, metric: str, title: str, at: At) -> list[Column]:
     def held(row: Row) -> Spread:
-        return spread(list(row.scores_of(metric, at).values()))
+        return spread(list(scores_of(row.runs, metric, at).values()))
 
     return [
         Column(key, lambda row: number(held(row).mean), title, lambda row: _score(held(row), metric)),
