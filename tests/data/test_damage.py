@@ -57,19 +57,6 @@ def unknown_id(source: FileSource, case: Case) -> Path:
     return mask_of(source)
 
 
-def colours(source: FileSource, case: Case) -> Path:
-    path = mask_of(source)
-    if path.suffix == ".mat":
-        labels = next(v for k, v in scipy.io.loadmat(path).items() if k in ("S", "LabelMap"))
-        scipy.io.savemat(
-            path, {"S": np.stack([labels] * 3, axis=-1), "LabelMap": np.stack([labels] * 3, axis=-1)}
-        )
-        return path
-    with Image.open(path) as picture:
-        Image.fromarray(np.stack([np.asarray(picture).astype(np.uint8)] * 3, axis=-1)).save(path)
-    return path
-
-
 @every_case
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_samples_pass(case: Case, split: str) -> None:
@@ -90,7 +77,6 @@ def test_real_samples_pass(case: Case, split: str) -> None:
             "EXIF .*take the files of the official archive",
         ),
         (unknown_id, "got the id ID in 3 pixels", "fix the file or the id table"),
-        (colours, "indices of mode|matrix of labels", "replace it"),
     ],
 )
 def test_d3_to_d6_a_wrong_file_is_refused_by_name(
