@@ -116,6 +116,10 @@ def test_a_data_set_can_be_named(tool: Callable[..., int], tmp_path: Path) -> No
         (["test.mode=whole", "whole_pixels=0"], Inference()),
         (["test.tta=true", "test.scales=[0.5,1.5]"], Inference(scales=(0.5, 1.5), flip=True)),
         (["test.resize={short_side:60}"], Inference(resize={"short_side": 60})),
+        (
+            ["test.resize={short_side:35}", "whole_pixels=1600", "test.crop_size=[24,24]"],
+            Inference(resize={"short_side": 35}),
+        ),
     ],
 )
 def test_how_the_network_is_applied_can_be_said(
@@ -155,23 +159,6 @@ def test_a_protocol_says_how_pictures_are_resized_and_cut(words: list[str], how:
     cfg = config.compose_from("predict", words)
     found = predict.for_picture(predict.windowed(cfg), cfg.test.mode, cfg.whole_pixels, (1024, 2048))
     assert replace(found, scales=how.scales) == how
-
-
-@pytest.mark.parametrize(
-    ("mode", "resize", "size", "cut"),
-    [
-        ("auto", None, (40, 100), False),
-        ("auto", None, (40, 101), True),
-        ("auto", {"short_side": 20}, (400, 1000), False),
-        ("whole", None, (10_000, 10_000), False),
-        ("slide", None, (1, 1), True),
-    ],
-)
-def test_only_large_pictures_are_cut_into_windows_unless_reported(
-    mode: str, resize: dict[str, int] | None, size: tuple[int, int], cut: bool
-) -> None:
-    windows = Inference(resize=resize, crop_size=(64, 96))
-    assert predict.for_picture(windows, mode, 4000, size) == (windows if cut else Inference(resize=resize))
 
 
 def test_left_and_right_change_places_in_a_mirror(
