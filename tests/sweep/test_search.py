@@ -206,8 +206,14 @@ def test_an_interrupted_search_draws_what_it_would_have_drawn(bench: Bench, tmp_
     assert other.search(n_trials=2, seed=1).trials[0].params != whole.trials[0].params
 
 
-def test_as_many_trials_together_as_there_are_slots_and_all_go_on(bench: Bench) -> None:
-    bench.slots, bench.at = 3, {3: KeyboardInterrupt()}
+@pytest.mark.parametrize("slots", [3, None])
+def test_as_many_trials_together_as_there_is_room_for_and_all_go_on(
+    slots: int | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6")
+    bench.base = bench.base.copy()
+    bench.base.trainer.accelerator, bench.base.trainer.devices = "gpu", 2
+    bench.slots, bench.at = slots, {3: KeyboardInterrupt()}
     with pytest.raises(KeyboardInterrupt):
         bench.search(n_trials=4)
     assert bench.states == "RRR"
@@ -223,17 +229,6 @@ def test_a_process_killed_while_it_drew_values_loses_no_trial(bench: Bench) -> N
     study = bench.search(n_trials=2)
     assert bench.states == "CFC"
     assert study.trials[2].params.keys() == {"optim.lr", "attention.group_size"}
-
-
-def test_every_gpu_is_used_unless_slots_say_otherwise(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
-    bench.base = bench.base.copy()
-    bench.base.trainer.accelerator, bench.base.trainer.devices = "gpu", 2
-    bench.slots = None
-    bench.at = {2: KeyboardInterrupt()}
-    with pytest.raises(KeyboardInterrupt):
-        bench.search()
-    assert bench.states == "RR"
 
 
 def test_other_values_or_other_runs_are_another_study(bench: Bench) -> None:

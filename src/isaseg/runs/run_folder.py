@@ -36,7 +36,7 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
     try:
         folder = config.run_dir(cfg)
         metrics = finished_metrics(cfg, folder)
-    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):  # `config.check` will say why
+    except (OmegaConfBaseException, AttributeError, KeyError, TypeError):  # `config.checks` will say why
         return None
     if metrics is not None:
         score, step = metrics["val/mIoU"], metrics["step"]
