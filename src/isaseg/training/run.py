@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module = build_module(cfg, datamodule)
     resume, checkpoint = find_resume(folder, cfg.resume)
     if resume is not None:
-        check_continues(cfg, checkpoint.get("config"), resume)
+        check_continues(cfg, checkpoint.get("config", {}), resume)
         copy_weights(module, checkpoint, resume)  # reports in one sentence that it is of another network
     del checkpoint
     known = run_facts(cfg, module.segmenter)
