@@ -172,7 +172,7 @@ def visible_gpus() -> list[str]:
         return []
     query = [tool, "--query-gpu=index", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    return [line for line in answer.stdout.split() if line.isdigit()]
+    return [line for line in answer.stdout.splitlines() if line.isdigit()]  # not the words of an error
 
 
 def _end_with_parent() -> None:
