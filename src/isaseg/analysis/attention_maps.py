@@ -11,7 +11,8 @@ position's own feature. Pure PyTorch.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -180,6 +181,7 @@ def _weights(core: Core, query: Tensor, key: Tensor, output: Tensor) -> Tensor:
 
 
 def _names(calls: Sequence[_Call]) -> list[str]:
-    patterns = [str(getattr(core, "func", core).__name__) for _, _, core in calls]
+    cores: list[Any] = [core if isinstance(core, partial) else partial(core) for _, _, core in calls]
+    patterns = [core.keywords.get("kind", core.func.__name__) for core in cores]
     counts = [patterns[: place + 1].count(pattern) for place, pattern in enumerate(patterns)]
     return [p if count == 1 else f"{p}_{count}" for p, count in zip(patterns, counts, strict=True)]
