@@ -242,20 +242,14 @@ def test_the_cache_is_made_where_training_looks_for_it(
     assert {name.split("/")[0] for name in files(elsewhere)} == {"val"}
 
 
-@pytest.mark.parametrize(
-    ("command", "message"),
-    [
-        ("check", "expected a file or folder that can be used, got 'taken"),
-        ("cache", "expected to write the cache of CamVid train below 'taken"),
-    ],
-)
+@pytest.mark.parametrize("command", ["check", "cache"])
 def test_a_folder_that_cannot_be_written_is_reported(
-    command: str, message: str, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = fakes.make_fake_camvid(tmp_path / "data")
     Path("taken").write_text("a file")
     assert tool(command, "data=camvid", f"data.root={data}", "output_dir=taken") == 2
-    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert capsys.readouterr().err.startswith("error: expected a file or folder that can be used, got 'taken")
 
 
 def test_an_interrupt_has_its_own_exit_code(

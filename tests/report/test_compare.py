@@ -130,7 +130,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_what_was_asked_for(study: Pat
             ["{study}", "--metric", "val/loss", "--at", "best"],
             "has with --at best (seconds_per_step, step, val/mIoU)",
         ),
-        (["{study}", "--output", "{study}/old-0/config.yaml"], "expected --output to be a folder"),
+        (["{study}", "--output", "{study}/old-0/config.yaml"], "expected a file or folder that can be used"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(

@@ -4,7 +4,6 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-from isaseg.errors import DataError
 from isaseg.files import replace_file
 from isaseg.report import table
 from isaseg.report.figures import write_figures
@@ -14,11 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def write(comparison: Comparison, output: Path) -> None:
-    """Write tables, figures and, if Plotly is installed, the page index.html to a folder.
-
-    Raises:
-        DataError: If the folder cannot be made or written.
-    """
+    """Write tables, figures and, if Plotly is installed, the page index.html to a folder."""
     texts = {
         "table.md": table.markdown,
         "table.csv": table.as_csv,
@@ -30,15 +25,10 @@ def write(comparison: Comparison, output: Path) -> None:
         from isaseg.report.page import page
 
         texts["index.html"] = page
-    try:
-        for name, text in texts.items():
-            with replace_file(output / name) as file:
-                file.write(text(comparison).encode("utf-8", errors="replace"))
-        write_figures(comparison, output)
-        if "index.html" not in texts:
-            (output / "index.html").unlink(missing_ok=True)  # of an earlier comparison
-            log.info("no page index.html, which needs Plotly: run pip install 'isaseg[report]'")
-    except OSError as error:
-        raise DataError(
-            f"expected --output to be a folder that can be written, got {output}: {error}"
-        ) from error
+    for name, text in texts.items():
+        with replace_file(output / name) as file:
+            file.write(text(comparison).encode("utf-8", errors="replace"))
+    write_figures(comparison, output)
+    if "index.html" not in texts:
+        (output / "index.html").unlink(missing_ok=True)  # of an earlier comparison
+        log.info("no page index.html, which needs Plotly: run pip install 'isaseg[report]'")

@@ -15,7 +15,6 @@ from isaseg.data.sets.coco_stuff import coco_stuff
 from isaseg.data.source import FileSource
 from isaseg.data.tools import build_cache as module
 from isaseg.data.tools.build_cache import build_cache, cache_sample
-from isaseg.errors import DataError
 from tests import fakes
 
 N = 12
@@ -47,19 +46,9 @@ def test_every_file_is_written_once(source: FileSource) -> None:
         assert files(source) == before
 
 
-@pytest.mark.parametrize(
-    ("error", "seen", "match"),
-    [
-        (KeyboardInterrupt(), KeyboardInterrupt, None),
-        (OSError(28, "No space left on device"), DataError, r"got .*No space.*data\.cache="),
-    ],
-)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_the_next_run_continues_an_interrupted_one(
-    source: FileSource,
-    error: BaseException,
-    seen: type[BaseException],
-    match: str | None,
-    monkeypatch: pytest.MonkeyPatch,
+    source: FileSource, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(path: Path, *rest: object) -> None:
         if "000009" in path.name:
@@ -67,7 +56,7 @@ def test_the_next_run_continues_an_interrupted_one(
         write_picture(path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "write_picture", interrupted)
-    with pytest.raises(seen, match=match):
+    with pytest.raises(type(error)):
         build_cache(source, 1)
     before = files(source)
     assert 0 < len(before) < 2 * N

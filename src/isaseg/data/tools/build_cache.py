@@ -39,21 +39,9 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
         source: A split; its `cache` is set.
         workers: Number of threads; None: one for each core.
         verify: Read every tile, each of which has a checksum; otherwise only headers are read.
-
-    Raises:
-        DataError: If the folder cannot be written, or the disk is full.
     """
-    title = f"{source.info.title} {source.split}"
-    work = partial(cache_sample, source, verify=verify)
-    try:
-        done = in_threads(
-            work, range(len(source)), f"{'verifying' if verify else 'caching'} {title}", workers
-        )
-    except OSError as error:
-        raise DataError(
-            f"expected to write the cache of {title} below '{source.cache}', got {error}; make space or give another "
-            "folder as data.cache=/path/to/it; the same command continues"
-        ) from error
+    text = f"{'verifying' if verify else 'caching'} {source.info.title} {source.split}"
+    done = in_threads(partial(cache_sample, source, verify=verify), range(len(source)), text, workers)
     return CacheReport(
         sum(sample.samples for sample in done),
         sum(sample.written for sample in done),

@@ -1,8 +1,8 @@
 """What `isaseg data check` finds in a data set: every fault of every file, sizes, classes; as table and JSON."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,36 +82,29 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
 
 def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndarray, list[Fault]]:
     """Decode a sample; return its size, the pixels of each train id, uint32 (256,), and all its faults."""
-    pair, image, raw = source.pairs[index], None, None
+    pair = source.pairs[index]
     pixels = np.zeros(256, np.uint32)
     faults: list[Fault] = []
 
-    def add(file: Path, error: DataError, unknown: Mapping[int, int] | None = None) -> None:
-        faults.append(Fault(source.split, pair.name, str(file), str(error), unknown or {}))
+    def attempt(file: Path, work: Callable[..., Any], *args: Any) -> Any:
+        """Return what `work` returns, None if that is a fault."""
+        try:
+            return work(*args)
+        except DataError as error:
+            faults.append(Fault(source.split, pair.name, str(file), str(error)))
 
-    try:
-        image = source.decode_image(index)
-    except DataError as error:
-        add(pair.image, error)
+    image = attempt(pair.image, source.decode_image, index)
     size = None if image is None else (image.shape[1], image.shape[0])
-    if pair.mask is None:
+    raw = None if pair.mask is None else attempt(pair.mask, source.decode_labels, index)
+    if pair.mask is None or raw is None:
         return size, pixels, faults
-    try:
-        raw = source.decode_labels(index)
-    except DataError as error:
-        add(pair.mask, error)
-        return size, pixels, faults
-    try:
-        if image is not None:
-            source.check_sizes(index, image, raw)
-    except DataError as error:
-        add(pair.mask, error)
-    try:
-        # counts are float32, so exact up to 16 million pixels of an id
-        counts = cv2.calcHist([source.to_train_ids(raw, index)], [0], None, [256], [0, 256])
-        pixels = counts.ravel().astype(np.uint32)
-    except DataError as error:
-        add(pair.mask, error, source.unknown_ids(raw))
+    if image is not None:
+        attempt(pair.mask, source.check_sizes, index, image, raw)
+    ids = attempt(pair.mask, source.to_train_ids, raw, index)
+    if ids is None:
+        faults[-1] = replace(faults[-1], unknown_ids=source.unknown_ids(raw))
+    else:  # counts are float32, so exact up to 16 million pixels of an id
+        pixels = cv2.calcHist([ids], [0], None, [256], [0, 256]).ravel().astype(np.uint32)
     return size, pixels, faults
 
 
