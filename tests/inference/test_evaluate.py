@@ -123,7 +123,7 @@ def test_ade20k_in_batches_of_mixed_sizes(tmp_path: Path, monkeypatch: pytest.Mo
     model = load_model(make_checkpoint(tmp_path / "model.safetensors", 150))
     model.segmenter.head.classifier.bias.data[145:] = -1000.0  # never predicted
     total = sum(scored(model, pairs, 150))
-    monkeypatch.setattr(evaluation, "plot_confusion", lambda *_: None)  # of 150 classes, seconds
+    monkeypatch.setattr(evaluation, "save_figure", lambda *_: None)  # of 150 classes, seconds
     words = ["data=ade20k", f"data.root={root}", "data.num_workers=0", f"output={tmp_path}/out", "worst=0"]
     metrics = evaluate_model(compose_from(*words, "data.val_batch_size=3"), model)
     assert (metrics["images"], metrics["confusion"]) == (5, total.tolist())

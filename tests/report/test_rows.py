@@ -103,7 +103,7 @@ def test_no_difference_is_taken_to_other_data(tmp_path: Path) -> None:
 
 
 def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
-    assert intervals.spread([])[0] == 0 and math.isnan(intervals.spread([]).mean)
+    assert math.isnan(intervals.spread([]).mean)
     one = intervals.difference({0: 0.5}, {0: 0.4, 1: 0.6})
     assert one.how == "none" and math.isnan(one.low) and one.value == pytest.approx(0.0)
     assert intervals.difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}) == (0, 0, 0, "Welch")

@@ -31,8 +31,8 @@ from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
-from isaseg.runs.pictures import Sample, save_picture, stem
-from isaseg.runs.scores import class_table, finite_number, plot_confusion
+from isaseg.runs.pictures import Sample, save_figure, save_picture, stem
+from isaseg.runs.scores import class_table, confusion_figure, finite_number
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
@@ -196,7 +196,7 @@ def _folder(cfg: DictConfig) -> Path:
 def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> dict[str, Any]:
     scores, classes = module.scores, module.data.source(cfg.split).classes
     matrix = scores["matrix"].long()
-    plot_confusion(folder / "confusion.png", matrix, classes)
+    save_figure(confusion_figure(matrix, classes), folder / "confusion.png")
     worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
     _draw_worst(module, [name for _, name in worst], folder / "worst")
     metrics = {

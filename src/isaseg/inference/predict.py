@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from isaseg import config
 from isaseg.checkpoints.loading import load_model
 from isaseg.console import counted
+from isaseg.data.overlay import write_legend, write_overlay
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
 from isaseg.inference.apply import Inference, predict_labels
@@ -25,7 +26,6 @@ from isaseg.inference.label_files import LabelFormat, label_format, write_label_
 from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
-from isaseg.runs.overlay import write_legend, write_overlay
 
 Labeller = Callable[[np.ndarray], np.ndarray]
 Writer = Callable[[Picture, np.ndarray, np.ndarray], None]

@@ -8,9 +8,8 @@ from typing import Literal, NamedTuple
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation (n - 1) of `n` values; NaN where there are too few."""
+    """Mean and sample standard deviation (n - 1); NaN where there are too few values."""
 
-    n: int
     mean: float
     sd: float
 
@@ -27,7 +26,7 @@ class Difference(NamedTuple):
 def spread(values: Sequence[float]) -> Spread:
     """Return the mean and the sample standard deviation of any number of values."""
     mean = statistics.fmean(values) if values else math.nan
-    return Spread(len(values), mean, statistics.stdev(values) if len(values) > 1 else math.nan)
+    return Spread(mean, statistics.stdev(values) if len(values) > 1 else math.nan)
 
 
 def difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:

@@ -62,23 +62,18 @@ def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mappi
                 {
                     "val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows),
                     # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
-                    "val/confusion": wandb.Image(_confusion(scores["matrix"], classes)),
+                    "val/confusion": wandb.Image(confusion_figure(scores["matrix"], classes)),
                 }
             )
 
 
-def plot_confusion(path: Path, matrix: Tensor, classes: Sequence[str]) -> None:
+def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
     """Draw which share of the pixels of each class is predicted as which class, with the numbers if they fit.
 
     Args:
-        path: PNG file.
         matrix: Counts (K, K), rows are targets.
         classes: Names.
     """
-    save_figure(_confusion(matrix, classes), path)
-
-
-def _confusion(matrix: Tensor, classes: Sequence[str]) -> Figure:
     share = (100 * matrix.double() / matrix.sum(1, keepdim=True)).numpy()
     few = len(classes) <= 30
     side = min(max(5.0, 0.42 * len(classes) + 2.5), 24.0)

@@ -175,9 +175,9 @@ def test_the_sheet_shows_each_class_in_its_colour_over_the_image(tmp_path: Path)
     sheet = shown(source)
     for colour in FACTS.palette[:2]:
         assert has(sheet, colour), "in the legend"
-        assert has(sheet, np.round(0.45 * np.array([60, 100, 140]) + 0.55 * colour))
+        assert has(sheet, np.round(0.5 * np.array([60, 100, 140]) + 0.5 * colour))
     assert not has(sheet, FACTS.palette[2]), "no cow"
-    assert has(sheet, np.round(0.45 * np.array([60, 100, 140]) + 0.55 * 255)), "what is ignored"
+    assert has(sheet, np.round(0.5 * np.array([60, 100, 140]) + 0.5 * 255)), "what is ignored"
     assert not has(sheet, (60, 100, 140)), "nothing is bare"
 
 
@@ -186,7 +186,7 @@ def test_samples_with_a_fault_are_not_shown(tmp_path: Path) -> None:
     for index, colour in enumerate(((1, 2, 253), (250, 3, 4))):
         save(source.pairs[index].image, np.full((30, 40, 3), colour, np.uint8))
         save(mask_of(source, index), np.full((30, 40), 4, np.uint8))
-    tints = [np.round(0.45 * np.array(c) + 0.55 * FACTS.palette[0]) for c in ((1, 2, 253), (250, 3, 4))]
+    tints = [np.round(0.5 * np.array(c) + 0.5 * FACTS.palette[0]) for c in ((1, 2, 253), (250, 3, 4))]
     assert [has(shown(source), tint) for tint in tints] == [True, True]
     mask_of(source, 1).write_bytes(b"")
     assert [has(shown(source), tint) for tint in tints] == [True, False]

@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from isaseg.data.overlay import overlay
 from isaseg.data.resize import fit
 from isaseg.data.source import FileSource
 from isaseg.data.tools.inspection import SplitReport
 
 _COLUMNS, _TILE = 5, (300, 225)  # width and height of a tile in pixels
 _SAMPLES, _SAMPLES_OF_SPLIT = 24, 12
-_BLEND = 0.55  # share of the colour of the class in a pixel
 _NAME = 40  # characters above a tile
 
 
@@ -41,9 +41,9 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
             picture, name, _ = tiles[number]
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(_elided(name), fontsize=8, parse_math=False)
-    colours = _colours(source) / 255
-    names = {**dict(enumerate(source.classes)), source.ignore_index: "ignored"}
-    handles = [Patch(facecolor=colours[i], edgecolor="grey", label=names[i]) for i in seen]
+    legend = {i: (name, source.palette[i] / 255) for i, name in enumerate(source.classes)}
+    legend[source.ignore_index] = ("ignored", "white")
+    handles = [Patch(facecolor=legend[i][1], edgecolor="grey", label=legend[i][0]) for i in seen]
     figure.legend(handles=handles, ncols=_COLUMNS, loc="outside lower center", fontsize=9, frameon=False)
     return figure
 
@@ -56,19 +56,7 @@ def _tile(source: FileSource, index: int) -> tuple[np.ndarray, str, list[int]]:
     if mask is None:
         return picture, name, []
     labels = _fit(mask[:, :], cv2.INTER_NEAREST_EXACT)
-    blend = cv2.addWeighted(picture, 1 - _BLEND, _colours(source)[labels], _BLEND, 0)
-    borders = np.zeros(labels.shape, bool)
-    borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    borders[1:] |= labels[1:] != labels[:-1]
-    blend[borders] = blend[borders] // 3 + 170
-    return blend, name, np.unique(mask[:, :]).tolist()
-
-
-def _colours(source: FileSource) -> np.ndarray:
-    """Return the colour of each train id, uint8 (256, 3); white for what is ignored."""
-    table = np.full((256, 3), 255, np.uint8)
-    table[: len(source.palette)] = source.palette
-    return table
+    return overlay(picture, labels, source.palette), name, np.unique(mask[:, :]).tolist()
 
 
 def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:

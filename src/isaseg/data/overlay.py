@@ -1,4 +1,4 @@
-"""Predictions as people see them: a picture under the colours of its classes, and the legend of the colours."""
+"""Labels as people see them: a picture under the colours of its classes, and the legend of the colours."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.nd
     Args:
         image: uint8 RGB (H, W, 3).
         labels: Classes, uint8 (H, W).
-        colours: uint8 RGB (K, 3).
+        colours: uint8 RGB (K, 3); what is no class, as ignored pixels, is white.
     """
     factor = _LONGEST_SIDE / max(labels.shape)
     if factor < 1:
         size = max(1, round(labels.shape[1] * factor)), max(1, round(labels.shape[0] * factor))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-    table = np.zeros((256, 1, 3), np.uint8)
+    table = np.full((256, 1, 3), 255, np.uint8)
     table[: len(colours), 0] = colours
     blend: np.ndarray = cv2.addWeighted(image, 1 - _BLEND, cv2.LUT(cv2.merge([labels] * 3), table), _BLEND, 0)
     borders = np.zeros(labels.shape, bool)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isaseg.runs.overlay import overlay, write_legend, write_overlay
+from isaseg.data.overlay import overlay, write_legend, write_overlay
 
 COLOURS = np.array([[200, 0, 0], [0, 100, 40]], np.uint8)
 
