@@ -65,8 +65,10 @@ def explain(error: Exception, config_name: str = "train") -> str:
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
-        key = wrong.group(1)
-        return f"no configuration key '{key}'; {suggest(key, _all_keys(config_name))}see --help"
+        key, known = wrong.group(1), _all_keys(config_name)
+        if key in known:
+            return f"no configuration key '{key}' with these options of its group; in a sweep, see hydra.sweeper.rows"
+        return f"no configuration key '{key}'; {suggest(key, known)}see --help"
     return text.strip().replace("\n", " ")
 
 

@@ -39,9 +39,10 @@ def launch(
         watch: See `supervise`.
     """
     console = Console(stderr=True)
-    planned, remarks = plan_sweep(hydra_context, master, combinations)
-    for remark in remarks:
-        say(console, remark)
+    planned = plan_sweep(hydra_context, master, combinations)
+    twice = len(planned) - len(set(planned))
+    if twice:
+        say(console, f"{twice} of {len(planned)} combinations describe the same run as another one")
     flags, name = command_flags(master), sweep_name(master)
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     jobs = {
@@ -55,12 +56,9 @@ def launch(
 
 
 def plan_sweep(
-    hydra_context: HydraContext,
-    master: DictConfig,
-    combinations: Sequence[Sequence[str]],
-    fixed: Sequence[str] | None = None,
-) -> tuple[list[Job], list[str]]:
-    """Return the jobs of a sweep and remarks, see `plan`, without starting any."""
+    hydra_context: HydraContext, master: DictConfig, combinations: Sequence[Sequence[str]]
+) -> list[Job]:
+    """Return the jobs of a sweep, see `plan`, without starting any."""
 
     def compose(overrides: list[str]) -> DictConfig:
         cfg = hydra_context.config_loader.load_sweep_config(master, overrides)
@@ -68,7 +66,7 @@ def plan_sweep(
             del cfg["hydra"]
         return cfg
 
-    return plan(combinations, compose, fixed)
+    return plan(combinations, compose)
 
 
 def sweep_name(master: DictConfig) -> str:

@@ -18,14 +18,13 @@ from isaseg.runs.history import read_history
 from isaseg.sweep.jobs import Job
 from isaseg.sweep.launch import Launch
 from isaseg.sweep.local import alone, room_for, visible_gpus
-from isaseg.sweep.search_report import report_trials
 from isaseg.sweep.space import Space, overrides, parse, samples
-from isaseg.sweep.study import Settings, begun_trial, open_study, sampler
+from isaseg.sweep.study import Settings, begun_trial, open_study, report_trials, sampler
 from isaseg.sweep.supervise import Outcome
 
 _METRIC = "val/mIoU"
 
-PlanOf = Callable[[Sequence[Sequence[str]], Sequence[str]], tuple[list[Job], list[str]]]
+PlanOf = Callable[[Sequence[Sequence[str]]], list[Job]]
 
 
 @dataclass
@@ -64,8 +63,7 @@ def search(
     Args:
         launch: Runs the jobs.
         slots: How many of them run at a time; None: as many as this machine has room for.
-        plan_of: Returns the jobs of combinations of overrides, and remarks; its second argument: the overrides that are
-            not searched.
+        plan_of: Returns the jobs of combinations of overrides.
         settings: The settings of the search.
         name: The study's name begins with it, and its file has it.
         arguments: Overrides of the command line.
@@ -77,9 +75,7 @@ def search(
     """
     console = Console(stderr=True)
     space, fixed = parse(settings.params or {}, arguments)
-    jobs, remarks = plan_of([[*overrides(values), *fixed] for values in samples(space)], fixed)
-    for remark in remarks:
-        say(console, remark)
+    jobs = plan_of([[*overrides(values), *fixed] for values in samples(space)])
     cfg = jobs[0].cfg
     path = Path(cfg.output_dir) / config.safe_name(cfg.name) / f"{name}.db"
     what = [{key: str(one) for key, one in space.items()}, [config.run_name(job.cfg) for job in jobs]]
@@ -88,7 +84,7 @@ def search(
             raise ConfigError(f"another process is searching with {path}; wait for it")
         study, store = open_study(path, f"{name}-{config.digest(what)}", settings)
         messages = _Search(study, store, launch, slots, plan_of, settings, space, fixed, console).finish()
-        report_trials(study, path.with_suffix(".png"), _METRIC, flags)
+        report_trials(study, flags)
     if messages:
         raise SweepError(messages, len(study.trials))
     return study
@@ -137,7 +133,7 @@ class _Search:
         else:
             trial, last = begun_trial(self.study, self.store, held.number), held.last_step or 0
         values = overrides({key: trial.params[key] for key in self.space})
-        (job,), _ = self.plan_of([[*values, *self.fixed]], self.fixed)
+        (job,) = self.plan_of([[*values, *self.fixed]])
         trial.set_user_attr("folder", os.path.relpath(job.folder))
         trial.set_user_attr("overrides", list(job.overrides))
         say(self.console, f"trial {trial.number}{' continues' if held else ''}: {' '.join(values)}")

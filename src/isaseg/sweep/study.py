@@ -1,6 +1,7 @@
-"""The study of a search: its settings and its file."""
+"""The study of a search: its settings, its file and its report."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_type_hints
@@ -9,11 +10,13 @@ import numpy as np
 import optuna
 from optuna import Study, Trial
 from optuna.storages import RDBStorage
+from optuna.trial import TrialState
 from pydantic import NonNegativeInt, PositiveInt
 from sqlalchemy.exc import SQLAlchemyError
 
 from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
+from isaseg.sweep.space import overrides
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,16 @@ def begun_trial(study: Study, store: RDBStorage, number: int) -> Trial:
     """Return a trial that an earlier process began, open for reports."""
     study_id = store.get_study_id_from_name(study.study_name)
     return Trial(study, store.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
+def report_trials(study: Study, flags: Sequence[str]) -> None:
+    """Print the trials, and the command that trains the best one again; `flags` come before its overrides."""
+    print(f"study {study.study_name}")
+    for trial in study.trials:
+        score = "" if trial.value is None else f"mIoU {trial.value:.4f}"
+        values = " ".join(overrides(trial.params))
+        print(f"trial {trial.number:<3} {trial.state.name.lower():8} {score:11} {values}")
+    if study.get_trials(states=(TrialState.COMPLETE,)):
+        best = study.best_trial
+        print(f"best: trial {best.number}, mIoU {best.value:.4f}, {best.user_attrs['folder']}")
+        print(f"python src/train.py {shlex.join([*flags, *best.user_attrs['overrides']])}")
