@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks.attention import CEILING, PRODUCTS
+from benchmarks.attention import CEILING, CEILINGS
 from PIL import Image
 
 from tests import fakes, forked
@@ -39,7 +39,7 @@ def test_attention_is_measured_beside_the_ceilings_of_the_machine(tmp_path: Path
     assert "ours alone" in done.stderr
     rows = content["rows"]
     assert [(r["work"], r["pipeline"]) for r in rows] == [
-        *((product, CEILING) for product in PRODUCTS),
+        *((product, CEILING) for product in CEILINGS),
         *(("forward 9", name) for name in ("isaseg", "dense")),
         *(("training 9", name) for name in ("isaseg", "isaseg, recomputed")),
     ]

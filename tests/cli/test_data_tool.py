@@ -3,10 +3,7 @@
 import gc
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -76,24 +73,6 @@ def test_check_lists_every_fault_and_writes_only_below_the_output_folder(tmp_pat
     with Image.open(tmp_path / "cwd" / "out/data/cityscapes/contact_sheet.png") as sheet:
         sheet.load()
         assert sheet.format == "PNG" and sheet.width == 1600 and 400 < sheet.height < 4000
-
-
-def test_a_typo_needs_no_torch(tmp_path: Path) -> None:
-    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
-    for arguments, text in (
-        (("check", "data=camvit"), "did you mean 'camvid'"),
-        (("cachee",), "did you mean 'cache'"),
-    ):
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.count("\n") == 1 and text in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -250,18 +229,6 @@ def test_a_folder_that_cannot_be_written_is_reported(
     Path("taken").write_text("a file")
     assert tool(command, "data=camvid", f"data.root={data}", "output_dir=taken") == 2
     assert capsys.readouterr().err.startswith("error: expected a file or folder that can be used, got 'taken")
-
-
-def test_an_interrupt_has_its_own_exit_code(
-    tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(commands, "_check", lambda _: os.kill(os.getpid(), signal.SIGINT))
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's background
-    try:
-        assert tool("check", "data=camvid") == 130
-    finally:
-        signal.signal(signal.SIGINT, ignored)
-    assert capsys.readouterr().err.startswith("error: interrupted; no file is half-written")
 
 
 def test_archives_are_unpacked_checked_and_looked_after(

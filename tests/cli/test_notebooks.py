@@ -11,12 +11,10 @@ from typing import Any
 import nbformat
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from nbclient import NotebookClient
 from PIL import Image
 
 from isaseg.cli import notebook
-from isaseg.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -145,22 +143,3 @@ def test_results_of_a_notebook_in_a_checkout_go_to_the_checkouts_outputs(
     assert notebook.outputs() == ROOT / "outputs"
     monkeypatch.chdir(tmp_path)
     assert notebook.outputs() == tmp_path / "outputs"
-
-
-def test_a_typo_in_an_override_is_reported_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"did you mean 'trainer\.max_steps'"):
-        notebook.train_run("trainer.max_step=4")
-    with pytest.raises(ConfigError, match="no option 'isa2' in the group attention; did you mean 'isa'"):
-        notebook.train_run("attention=isa2")
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_a_figure_is_shown_as_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[Any] = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
-    figure = Figure(figsize=(2, 1), dpi=50)
-    notebook.show(figure)
-    assert Image.open(io.BytesIO(shown[0].data)).size == (100, 50)
