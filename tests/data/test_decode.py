@@ -148,10 +148,7 @@ def test_d3_damaged_files_are_refused(tmp_path: Path, name: str, spoil: Callable
     if name == "a.mat":
         scipy.io.savemat(path, {"S": LABELS}, do_compression=True)
     else:
-        picture = Image.fromarray(PIXELS if name[0] == "a" else LABELS)
-        if name[0] == "p":
-            picture.putpalette([0] * 768)
-        picture.save(path)
+        _save(path)
     path.write_bytes(spoil(path.read_bytes()))
     with pytest.raises(DecodeError, match="readable file"):
         _read(path)
@@ -160,10 +157,7 @@ def test_d3_damaged_files_are_refused(tmp_path: Path, name: str, spoil: Callable
 @pytest.mark.parametrize("name", ["a.png", "l.png", "p.png"])
 def test_d3_a_flipped_byte_in_the_pixels_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    picture = Image.fromarray(PIXELS if name[0] == "a" else LABELS)
-    if name[0] == "p":
-        picture.putpalette([0] * 768)
-    picture.save(path)
+    _save(path)
     whole = path.read_bytes()
     checksum = len(whole) - 14  # of the pixels; decoders do not compare it
     for place in [*range(60, len(whole) - 20, len(whole) // 7), *([] if name == "a.png" else [checksum])]:
@@ -181,7 +175,7 @@ def test_d3_a_png_cut_in_its_trailer_still_has_all_pixels(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "l.png"])
 def test_d3_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    Image.fromarray(PIXELS if name[0] == "a" else LABELS).save(tmp_path / name)
+    _save(tmp_path / name)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DecodeError, match="decompression bomb"):
         _read(tmp_path / name)
@@ -229,6 +223,14 @@ def test_a_matlab_file_where_images_are_expected_is_refused(tmp_path: Path) -> N
     scipy.io.savemat(tmp_path / "a.mat", {"S": LABELS})
     with pytest.raises(DecodeError, match="labels as an image, got a MATLAB file"):
         read_labels(tmp_path / "a.mat", ["L"])
+
+
+def _save(path: Path) -> None:
+    """Save an image (a), labels (l) or labels with a palette (p)."""
+    picture = Image.fromarray(PIXELS if path.name[0] == "a" else LABELS)
+    if path.name[0] == "p":
+        picture.putpalette([0] * 768)
+    picture.save(path)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The data module: the same batches whatever the workers and wherever it is resumed; no sample counts twice."""
 
 import os
+import random
 import signal
 from functools import partial
 from itertools import islice
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,12 +63,19 @@ def test_a_resumed_loader_goes_on_with_the_next_batch(num_workers: int) -> None:
     assert resumed.state_dict() == {"batches": 6}
 
 
-def test_loading_leaves_the_global_random_state() -> None:
-    before = torch.get_rng_state()
-    data = module()
+def test_loading_leaves_the_global_random_states() -> None:
+    def states() -> tuple[Any, ...]:
+        return (
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+        )
+
+    before = states()
+    data = module(transform=TrainTransform((64, 64), quarter_turns=True))
     list(data.train_dataloader())
     list(data.val_dataloader())
-    assert torch.equal(torch.get_rng_state(), before)
+    assert states() == before
 
 
 def test_processes_count_no_validation_sample_twice() -> None:

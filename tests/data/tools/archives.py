@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from isaseg.data.sets.coco_stuff import coco_stuff
 from isaseg.data.sets.lip import lip
 from isaseg.data.sets.pascal_context import pascal_context
 from isaseg.data.sets.pascal_voc import pascal_voc
-from isaseg.data.source import FileSource
 from tests import fakes
 
 
@@ -38,6 +38,26 @@ def pack(
             for name in filter(only, names):
                 file.add(folder / name, prefix + name)
     return archive
+
+
+def encode_rle(mask: np.ndarray) -> str:
+    """Write COCO's compressed run lengths, a number and a digit at a time."""
+    runs, value = [0], False
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            runs.append(0)
+            value = not value
+        runs[-1] += 1
+    text = ""
+    for i, run in enumerate(runs):
+        number = run - (runs[i - 2] if i > 2 else 0)
+        while True:
+            digit, number = number & 31, number >> 5
+            last = number == (-1 if digit & 16 else 0)
+            text += chr(48 + digit + (0 if last else 32))
+            if last:
+                break
+    return text
 
 
 def begins(*starts: str) -> Callable[[str], bool]:
@@ -130,8 +150,9 @@ def archives_of_context_json(made: Path, to: Path) -> None:
         images.append(
             {"image_id": i, "file_name": path.name, "height": height, "width": width, "phase": phase}
         )
-        counts = "1" + _digits(height * width - 1)
-        code = {"size": [height, width], "counts": counts}
+        mask = np.ones((height, width), bool)
+        mask[0, 0] = False
+        code = {"size": [height, width], "counts": encode_rle(mask)}
         regions.append({"image_id": i, "category_id": 9, "segmentation": code, "id": i})
     images.append(images[0] | {"image_id": 1, "file_name": "test.jpg", "phase": "test"})
     (to / "trainval_merged.json").write_text(json.dumps({"images": images, "annos_segmentation": regions}))
@@ -153,21 +174,7 @@ def _parent(path: Path) -> Path:
     return path
 
 
-def _digits(number: int) -> str:
-    text = ""
-    while number >= 16:
-        text, number = text + chr(48 + 32 + number % 32), number // 32
-    return text + chr(48 + number)
-
-
-def voc_aug(split: str, root: str) -> FileSource | None:
-    return pascal_voc(split, root, "trainaug")
-
-
-def coco_164k(split: str, root: str) -> FileSource | None:
-    return coco_stuff(split, root, "164k")
-
-
+voc_aug = partial(pascal_voc, train="trainaug")
 CASES: dict[str, tuple[str, Callable[[Path, Path], None], Callable[..., Any], dict[str, int]]] = {
     "cityscapes": ("cityscapes", archives_of_cityscapes, cityscapes, {"train": 2, "val": 2, "test": 2}),
     "ade20k": ("ade20k", archives_of_ade20k, ade20k, {"train": 2, "val": 2, "test": 2}),
@@ -177,5 +184,10 @@ CASES: dict[str, tuple[str, Callable[[Path, Path], None], Callable[..., Any], di
     "context": ("pascal_context", archives_of_context, pascal_context, {"train": 2, "val": 2}),
     "context json": ("pascal_context_60", archives_of_context_json, pascal_context, {"train": 2, "val": 2}),
     "10k": ("coco_stuff", archives_of_10k, coco_stuff, {"train": 2, "val": 2}),
-    "164k": ("coco_stuff_164k", archives_of_164k, coco_164k, {"train": 2, "val": 2}),
+    "164k": (
+        "coco_stuff_164k",
+        archives_of_164k,
+        partial(coco_stuff, release="164k"),
+        {"train": 2, "val": 2},
+    ),
 }

@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def files(root: Path) -> dict[str, bytes]:
 def manifest(root: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((root / MANIFEST).read_bytes())
     return content
+
+
+@contextmanager
+def killed_after(moves: int) -> Iterator[None]:
+    """Interrupt what happens inside instead of the next move, or write of the manifest, after so many."""
+    replace, left = os.replace, iter(range(moves))
+
+    def killed(*args: Path) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(*args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        yield
 
 
 @pytest.fixture
@@ -123,26 +139,16 @@ def test_an_archive_that_comes_later_is_added(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", ["lip", "voc", "context json"])
-def test_an_interrupted_run_goes_on_and_equals_a_clean_one(
-    tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on_and_equals_a_clean_one(tmp_path: Path, case: str) -> None:
     name, archives_of, *_ = CASES[case]
     archives_of(tmp_path / "made", tmp_path / "archives")
     prepare(name, tmp_path / "archives", tmp_path / "clean")
-    clean, replace = files(tmp_path / "clean"), os.replace
+    clean = files(tmp_path / "clean")
     moves = len(clean) + len(manifest(tmp_path / "clean")["steps"])  # manifests too
     for at in range(1, moves, 3):
-        root, left = tmp_path / str(at), iter(range(at))
-
-        def killed(*args: Path, left: Any = left) -> None:
-            if next(left, None) is None:
-                raise KeyboardInterrupt
-            replace(*args)
-
-        monkeypatch.setattr(os, "replace", killed)
-        with pytest.raises(KeyboardInterrupt):
+        root = tmp_path / str(at)
+        with killed_after(at):
             prepare(name, tmp_path / "archives", root)
-        monkeypatch.undo()
         assert files(root).keys() <= clean.keys(), "no temporary files"
         prepare(name, tmp_path / "archives", root)
         assert files(root) == clean
@@ -309,20 +315,9 @@ def test_what_the_user_unpacked_may_be_half(tmp_path: Path, labels: str) -> None
     assert prepare("pascal_context", archives, root)[0].startswith("nothing to do")
 
 
-def test_an_interrupted_archive_that_is_gone_is_not_taken_for_unpacked(
-    city: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    replace, left = os.replace, iter(range(3))
-
-    def killed(*args: Path) -> None:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        replace(*args)
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupted_archive_that_is_gone_is_not_taken_for_unpacked(city: Path) -> None:
+    with killed_after(3):
         prepare("cityscapes", city / "archives", city / "root")
-    monkeypatch.undo()
     (city / "archives" / "leftImg8bit_trainvaltest.zip").unlink()
     with pytest.raises(DataError, match=r"expected leftImg8bit_trainvaltest\.zip in .* again"):
         prepare("cityscapes", city / "archives", city / "root")

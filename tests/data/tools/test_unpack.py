@@ -247,9 +247,3 @@ def test_a_disk_fault_is_reported_as_one(target: Path) -> None:
     (target / "a").write_bytes(b"a file")
     with pytest.raises(DataError, match=r"x.zip', got .*a/one.txt'; fix that"):
         unpack(make(target.parent / "x.zip", FILES), target)
-
-
-def test_another_ending_is_refused(target: Path) -> None:
-    path = target.parent / "x.rar"
-    path.write_bytes(noise(2000))
-    refused(path, target, "whole and harmless")
