@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from isaseg.data.resize import Resize, resized
+from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
 from isaseg.data.sampler import Key
 from isaseg.data.source import Source
 from isaseg.data.transforms import TrainTransform
@@ -61,7 +61,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             draw = (self.seed, step, index)
             image, mask, far = self.transform(*loaded, draw, flip_pairs=self.source.flip_pairs)
         else:
-            image = resized(loaded.image[:, :], self.resize, self.interpolation)
+            height, width = loaded.image.shape[:2]
+            size = base_size(height, width, self.resize)
+            image = fit(loaded.image[:, :], size, INTERPOLATIONS[self.interpolation])
             mask, far = None if loaded.mask is None else loaded.mask[:, :], loaded.far
         sample: dict[str, Any] = {"image": _tensor(image).permute(2, 0, 1), "id": self.source.name(index)}
         if mask is None:

@@ -14,13 +14,10 @@ INTERPOLATIONS = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 
 
 def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]:
-    """Return the size (H, W) that `resize` gives a picture.
+    """Return the size (H, W) that `resize` gives a picture of `height` and `width`.
 
-    Args:
-        height: H.
-        width: W.
-        resize: {short_side: S}: the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
-            mmsegmentation's keep_ratio; {size: [H, W]}: that size; None: unchanged.
+    With {short_side: S}, the shorter side becomes S; {short_side: S, long_side: L}: as large as fits both, as
+    mmsegmentation's keep_ratio; {size: [H, W]}: that size; None: unchanged.
     """
     if resize is None:
         return height, width
@@ -51,11 +48,6 @@ def check_resize(resize: Resize | None, key: str) -> None:
             f"expected {key} as {{short_side: S}}, {{short_side: S, long_side: L}} or {{size: [H, W]}} in pixels, "
             f"got {resize}"
         )
-
-
-def resized(image: np.ndarray, resize: Resize | None, interpolation: str = "linear") -> np.ndarray:
-    """Return the whole image, uint8 (H, W, 3), at its `base_size`."""
-    return fit(image, base_size(image.shape[0], image.shape[1], resize), INTERPOLATIONS[interpolation])
 
 
 def fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:

@@ -73,12 +73,12 @@ def cost_charts(comparison: Comparison) -> list[Chart]:
 
 def curve_charts(comparison: Comparison) -> list[Chart]:
     """Return the curves of each metric that the runs have, first those of the one that is compared."""
-    metrics = {key for row in comparison.rows for run in row.runs for key in run.history}
+    metrics = {key for row in comparison.rows for run in row.runs for key in run.history.curves}
     found = []
     for key in sorted(metrics, key=lambda key: (key != comparison.metric, key)):
         lines = []
         for place, row in enumerate(comparison.rows):
-            curves = [(finite(run.history.get(key, {})), False) for run in row.runs]
+            curves = [(finite(run.history.curves.get(key, {})), False) for run in row.runs]
             for curve, is_mean in [*curves, (row.mean_curve(key), True)]:
                 values = [scale_of(key) * value for value in curve.values()]
                 lines.append(Line(place, marked(comparison, row), is_mean, list(curve), values))

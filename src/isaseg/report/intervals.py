@@ -30,14 +30,10 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def difference(scores: Mapping[int, float], baseline: Mapping[int, float]) -> Difference:
-    """Return the mean of `scores` minus the mean of `baseline`, both by seed.
+    """Return the mean of `scores` minus the mean of `baseline`, both by seed and not empty.
 
     If both sides have the same seeds, at least two, the t interval is that of the differences per seed (paired).
     Otherwise it is Welch's, which does not assume equal variances.
-
-    Args:
-        scores: Score of each seed, at least one.
-        baseline: Likewise.
     """
     from scipy import stats  # takes two seconds to import
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from isaseg import config
 from isaseg.console import counted
+from isaseg.data.sets.lamps import LAMP
 from isaseg.models.layers import conv_norm_act
 from isaseg.report.rows import Comparison
 
-LAMP = 7  # class of the lit lamp
 GROUPS = 3  # lamp colours
 _CHANNELS = 4  # enough to see which cells depend on which
 
@@ -57,13 +57,7 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
 def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
     """Return which input cells (columns) each output cell (row) of a context module depends on.
 
-    Args:
-        module: Context module, (B, C, H, W) to the same, with C = `module.out_channels`.
-        height: H.
-        width: W.
-
-    Returns:
-        bool (N, N) with N = H W, row-major.
+    The result is bool (N, N) with N = height * width, row-major; the module has as many channels in as out.
     """
     opened = _opened(module, torch.float32)  # all terms are positive, so nothing cancels
     depth = int(module.out_channels)  # type: ignore[arg-type]

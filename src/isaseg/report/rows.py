@@ -77,7 +77,7 @@ class Row:
 
     def _curves(self, metric: str) -> list[Curve]:
         """Return the curves of the finished runs, without empty ones."""
-        curves = [finite(run.history.get(metric, {})) for run in self.runs if run.state == "finished"]
+        curves = [finite(run.history.curves.get(metric, {})) for run in self.runs if run.state == "finished"]
         return [curve for curve in curves if curve]
 
     def classes(self) -> dict[str, float]:
@@ -170,7 +170,10 @@ def scale_of(metric: str) -> int:
 def _check_metric(runs: Sequence[Run], metric: str, at: At) -> None:
     finished = [run for run in runs if run.state == "finished"]
     known = {
-        key for run in finished for key in (*run.history, *run.metrics) if run.score(key, at) is not None
+        key
+        for run in finished
+        for key in (*run.history.curves, *run.metrics)
+        if run.score(key, at) is not None
     }
     if finished and metric not in known:
         raise ConfigError(

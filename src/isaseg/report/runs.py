@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg.console import counted
 from isaseg.errors import DataError
 from isaseg.report.labels import identity_as_text
-from isaseg.runs.history import Curve, History, read_history
+from isaseg.runs.history import History, read_history
 from isaseg.runs.run_folder import failure
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Run(NamedTuple):
         state: Whether the run is finished, failed or unfinished.
         metrics: Contents of metrics.json, empty unless finished.
         facts: Contents of facts.json, empty for a run of an older version.
-        history: Curves of metrics.csv: for each metric its values by step.
+        history: What metrics.csv holds.
         error: First line of failed.txt, "" unless failed.
     """
 
@@ -44,13 +44,8 @@ class Run(NamedTuple):
     state: State
     metrics: dict[str, Any]
     facts: dict[str, Any]
-    history: dict[str, Curve]
+    history: History
     error: str
-
-    @property
-    def last_step(self) -> int:
-        """The last step of metrics.csv, 0 if it has none."""
-        return History(self.history).last_step
 
     @property
     def max_steps(self) -> int | None:
@@ -68,7 +63,7 @@ class Run(NamedTuple):
         """
         if self.state != "finished":
             return None
-        curve = self.history.get(metric, {})
+        curve = self.history.curves.get(metric, {})
         value = self.metrics.get(metric) if at == "best" else curve[max(curve)] if curve else None
         return number(value)
 
@@ -139,7 +134,7 @@ def read_run(folder: Path) -> Run:
         "finished" if metrics else "unfinished" if error is None else "failed",
         metrics,
         facts,
-        history.curves,
+        history,
         "" if metrics or error is None else error or "no message",
     )
 

@@ -185,14 +185,15 @@ def not_counted(comparison: Comparison) -> list[tuple[Run, str]]:
 
 
 def _sentence(run: Run) -> str:
+    step = run.history.last_step
     if run.state == "failed":
         log, traceback = run.folder / "log.txt", run.folder / "failed.txt"
         where = f"log: {log}" if log.is_file() else f"traceback: {traceback}"
-        return f"failed at step {run.last_step}: {run.error} ({where})"
+        return f"failed at step {step}: {run.error} ({where})"
     if run.state == "finished":
         return "finished, but in no row without a readable configuration"
     of = "" if run.max_steps is None else f" of {run.max_steps}"
-    return f"unfinished, at step {run.last_step}{of}" if run.last_step else "unfinished, no step yet"
+    return f"unfinished, at step {step}{of}" if step else "unfinished, no step yet"
 
 
 def markdown(comparison: Comparison) -> str:
@@ -234,7 +235,7 @@ def runs_csv(comparison: Comparison) -> str:
             "metric": comparison.metric,
             **{at: run.score(comparison.metric, at) for at in ("last", "best")},
         }
-        record |= {"last_step": run.last_step, "best_step": run.metrics.get("step")}
+        record |= {"last_step": run.history.last_step, "best_step": run.metrics.get("step")}
         record |= {key: run.facts.get(key) for key in ("git_commit", "torch", "device", "started")}
         records.append({**record, "error": run.error})
     return _csv(records)

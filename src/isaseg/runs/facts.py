@@ -19,14 +19,10 @@ _ROOT = Path(__file__).resolve().parents[3]
 
 
 def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
-    """Return the contents of facts.json; the network is neither run nor changed, and nothing random is drawn.
+    """Return the contents of facts.json; `segmenter`, built from `cfg`, is neither run nor changed.
 
-    Multiply-adds are those of the forward pass of one image of data.crop_size in evaluation, without the auxiliary
-    head; the memory of the scores is that of float32. What cannot be known is None.
-
-    Args:
-        cfg: The configuration.
-        segmenter: What was built from it.
+    Nothing random is drawn. Multiply-adds are those of the forward pass of one image of data.crop_size in evaluation,
+    without the auxiliary head; the memory of the scores is that of float32. What cannot be known is None.
     """
     attention = segmenter.head.attention
     outside, height, width = _outside(segmenter, cfg.data.crop_size)

@@ -66,9 +66,6 @@ class HistoryWriter:
 
     A resumed run appends and drops no row. Only for a new metric, which is a new column, is the file rewritten. A row
     that cannot be written, for example on a full disk, costs one warning and is written with the next one that can be.
-
-    Args:
-        folder: Run folder.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -77,9 +77,9 @@ class Lamps:
                 scene.draw_thing(canvas, centre, thing, 1 + 2 * light + thing.striped, rng)
         for centre in centres[1:lamps]:
             if centre is not None:
-                scene.draw_disc(canvas, centre, LAMP_RADIUS, 2, _UNLIT, label=0)
+                scene.draw_disc(canvas, centre, LAMP_RADIUS, _UNLIT, label=0)
         lit = centres[0]
         assert lit is not None  # the first to be placed always finds room
-        scene.draw_disc(canvas, lit, LAMP_RADIUS, 2, list(LIGHTS.values())[light], label=LAMP)
+        scene.draw_disc(canvas, lit, LAMP_RADIUS, list(LIGHTS.values())[light], label=LAMP)
         image, mask = scene.finish(canvas, rng)
         return Loaded(image, mask, (mask >= 1) & (mask < LAMP) & scene.beyond(*lit))

@@ -105,12 +105,12 @@ def draw_thing(
 
 
 def draw_disc(
-    canvas: Canvas, at: tuple[int, int], radius: int, rim: int, colour: tuple[int, int, int], label: int
+    canvas: Canvas, at: tuple[int, int], radius: int, colour: tuple[int, int, int], label: int
 ) -> None:
-    """Draw a disc with a white rim; label 0 leaves it part of the background."""
+    """Draw a disc with a white rim of two pixels; label 0 leaves it part of the background."""
     inside = _shape("disc", radius, 0)
     patch = np.full((*inside.shape, 3), 250, np.uint8)
-    cv2.circle(patch, (radius, radius), radius - rim, colour, -1)
+    cv2.circle(patch, (radius, radius), radius - 2, colour, -1)
     _stamp(canvas, at, inside, patch, label)
 
 

@@ -20,13 +20,9 @@ from isaseg.errors import DataError
 
 
 def mat_to_png(source: Path, target: Path, variable: str, ids: Mapping[int, int]) -> None:
-    """Write the label matrix of a MATLAB file as PNG of 8 bits.
+    """Write the label matrix of a MATLAB file as PNG of 8 bits: for each id what `ids` has, 0 to 255.
 
-    Args:
-        source: The MATLAB file.
-        target: The PNG.
-        variable: As of `read_labels`.
-        ids: What is written for each id, 0 to 255.
+    `variable` is the name of the matrix, as of `read_labels`.
 
     Raises:
         DataError: If the file cannot be read, or an id is not in `ids`.

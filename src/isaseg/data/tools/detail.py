@@ -76,16 +76,9 @@ def read_detail(path: Path) -> list[tuple[DetailImage, list[Region]]]:
 
 
 def paint(height: int, width: int, regions: Iterable[Region], ids: Mapping[int, int]) -> np.ndarray:
-    """Paint regions over one another; what none of them covers is `ids[0]`.
+    """Return labels, uint8 (height, width), of regions that are painted over one another.
 
-    Args:
-        height: H, of the image.
-        width: W, of the image.
-        regions: Each at the top left of the image.
-        ids: Label by category.
-
-    Returns:
-        Labels, uint8 (H, W).
+    Each region begins at the top left. Its label is that of its category in `ids`; what no region covers is `ids[0]`.
 
     Raises:
         ValueError: If a region cannot be decoded, lies outside, or has a category that is not in `ids`.

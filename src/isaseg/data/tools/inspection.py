@@ -111,14 +111,7 @@ def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndar
 def as_json(
     name: str, root: str | None, reports: Sequence[SplitReport], faults: Sequence[Fault]
 ) -> dict[str, Any]:
-    """Return the reports as JSON types, with pixels and images of every class.
-
-    Args:
-        name: The data set.
-        root: Its folder.
-        reports: One for each split.
-        faults: All faults.
-    """
+    """Return the reports on a data set as JSON types, with pixels and images of every class."""
     return {
         "name": name,
         "root": root,
