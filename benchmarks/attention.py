@@ -1,40 +1,30 @@
-"""`attention`: the ISA block beside mmsegmentation's, dense attention and the ceilings of the machine."""
+"""`attention`: the ISA block beside mmsegmentation's and the ceilings of the machine."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.harness import OURS, PEER, Cell, Measurement, Report, ours, ours_and_peer
 from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import feature_map, pass_through
-from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.fuse import fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
 
-RECOMPUTED, DENSE = f"{OURS}, recomputed", "dense"
-BLOCKS: dict[str, Callable[[int], nn.Module]] = {
-    OURS: InterlacedSparseAttention,
-    RECOMPUTED: lambda channels: InterlacedSparseAttention(channels, recompute=True),
-    DENSE: SelfAttention2d,
-}
+RECOMPUTED = f"{OURS}, recomputed"
 CEILING = "ceiling"  # the pipeline of one large matrix product, which bounds the speed of a block
-CEILINGS = (
-    "linear",
-    "convolution",
-)  # the same product; oneDNN's is on some CPUs faster than that of the BLAS
+# the same product; oneDNN's is on some CPUs faster than that of the BLAS
+CEILINGS = ("linear", "convolution")
 CEILING_OPERATIONS = 2 * 16384 * 512 * 512  # floating-point operations, two a multiply-add
 
 
 def benchmark(options: Namespace) -> None:
     """Measure forward passes, and forward with backward passes."""
     common = {"channels": options.channels, "threads": options.threads, "device": options.device}
-    blocks = [name for name in BLOCKS if name != DENSE or not options.no_dense]
     tasks = ours_and_peer(options.peer, "attention", block=OURS, **common)
-    tasks |= {name: ours("attention", block=name, **common) for name in blocks}
+    tasks[RECOMPUTED] = ours("attention", block=RECOMPUTED, **common)
     rows = [
         Measurement(product, kind, CEILING, {"operations": CEILING_OPERATIONS})
         for kind in options.types
@@ -45,11 +35,10 @@ def benchmark(options: Namespace) -> None:
             f"{mode} {side}", kind, name, {"operations": operations(options.channels, mode, side, name)}
         )
         for side in options.sizes
-        # only training can be recomputed, and dense attention takes minutes to train
-        for mode, left_out in (("forward", RECOMPUTED), ("training", DENSE))
+        for mode in ("forward", "training")
         for kind in options.types
         for name in tasks
-        if name != left_out
+        if name != RECOMPUTED or mode == "training"
     ]
     tasks[CEILING] = ours("attention", block=CEILING, **common)
     report = Report("attention", f"ISA block of {options.channels} channels, groups of 8×8", columns=SPEEDS)
@@ -60,13 +49,13 @@ def benchmark(options: Namespace) -> None:
 def operations(channels: int, mode: str, side: int, pipeline: str) -> float:
     """Return the floating-point operations that a pass really runs."""
     with torch.device("meta"):
-        module = (SelfAttention2d if pipeline == DENSE else InterlacedSparseAttention)(channels)
+        module = InterlacedSparseAttention(channels)
     times = 2 if mode == "forward" else 6  # two a multiply-add; backward takes twice what forward takes
     defined = times * module.cost(side, side).mult_adds
-    stages, padded = (1, side) if pipeline == DENSE else (2, side + -side % 8)
-    # we apply the output projection to the values, which saves a product of C x C at each position
+    padded = side + -side % 8
+    # we apply the output projection to the values, which saves a product of C x C at each position of both stages
     saves = pipeline != PEER and (mode == "forward" or padded**2 > channels)
-    done = defined - times * stages * padded**2 * channels**2 * saves
+    done = defined - times * 2 * padded**2 * channels**2 * saves
     return done * (4 / 3 if pipeline == RECOMPUTED else 1)
 
 
@@ -91,7 +80,7 @@ def _start(task: dict[str, Any]) -> Timer:
     name, channels, device = task["block"], task["channels"], task["device"]
     if name == CEILING:
         return Timer(lambda product, kind: _product(product, getattr(torch, kind), device))
-    module = BLOCKS[name](channels).to(device)
+    module = InterlacedSparseAttention(channels, recompute=name == RECOMPUTED).to(device)
     fused = fuse(module)
 
     def make(work: str, kind: str) -> Work:

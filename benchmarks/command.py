@@ -79,7 +79,6 @@ def _parser() -> ArgumentParser:
     add = start("attention", "the ISA block, beside its peers and the ceilings of the machine")
     add("--sizes", nargs="+", type=some, default=[64, 97, 128], metavar="S", help="of the map (64 97 128)")
     add("--channels", type=channels, default=512, metavar="C", help="channels of the map (512)")
-    add("--no-dense", action="store_true", help="leave out dense attention, which takes longest")
 
     add = start("step", "a training step of ISANet R-50")
     add("--size", type=side, default=512, metavar="S", help="side of the images (512)")

@@ -18,11 +18,8 @@ Work = Callable[[], Any]  # whatever is measured
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 _EXHAUSTED = (torch.OutOfMemoryError, MemoryError)
-_EXHAUSTED_CPU = (
-    "DefaultCPUAllocator",
-    "bad_alloc",
-    "could not create a memory object",
-)  # torch has no class
+# torch has no class for these
+_EXHAUSTED_CPU = ("DefaultCPUAllocator", "bad_alloc", "could not create a memory object")
 _SECONDS = 0.2  # a quick work is repeated for this long; its time is the median
 
 

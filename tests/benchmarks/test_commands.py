@@ -40,7 +40,7 @@ def test_attention_is_measured_beside_the_ceilings_of_the_machine(tmp_path: Path
     rows = content["rows"]
     assert [(r["work"], r["pipeline"]) for r in rows] == [
         *((product, CEILING) for product in CEILINGS),
-        *(("forward 9", name) for name in ("isaseg", "dense")),
+        ("forward 9", "isaseg"),
         *(("training 9", name) for name in ("isaseg", "isaseg, recomputed")),
     ]
     assert all(len(r["seconds"]) == 2 and min(r["seconds"]) > 0 for r in rows)
@@ -95,7 +95,7 @@ def test_data_is_measured_with_and_without_the_cache(tmp_path: Path) -> None:
 @pytest.mark.skipif(not PEER.is_file(), reason="`make peers` installs it")
 @pytest.mark.parametrize(
     "words",
-    ["attention --sizes 9 --channels 16 --no-dense", "step --size 64", "evaluate --size 64 64", "data"],
+    ["attention --sizes 9 --channels 16", "step --size 64", "evaluate --size 64 64", "data"],
 )
 def test_mmsegmentation_is_measured_beside_ours(words: str, tmp_path: Path) -> None:
     data = (

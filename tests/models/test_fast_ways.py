@@ -74,9 +74,8 @@ def test_what_runs_is_the_definition(
         with by_definition() if as_defined else nullcontext():
             out = isa(x_)
             gradients = torch.autograd.grad(out, (x_, *isa.parameters()), upstream.to(dtype))
-        largest = max(
-            float(g.abs().max()) for g in gradients
-        )  # some are nothing but rounding: of a bias before a norm
+        # some are nothing but rounding: of a bias before a norm
+        largest = max(float(g.abs().max()) for g in gradients)
         statistics = [v / v.abs().max() for k, v in isa.state_dict().items() if "running" in k]
         parts = [out.detach() / out.detach().abs().max(), *(g / largest for g in gradients), *statistics]
         return [part.double() for part in parts]

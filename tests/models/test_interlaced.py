@@ -81,9 +81,8 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_: False)
     make_isa(group_size=(8, 8), mask_padding=True)(random_map(1, 6, 3, 2))  # most lattices are padding alone
     assert len(masks) == 2
-    assert all(
-        mask.any(-1).all() for mask in masks
-    )  # what a kernel answers to an empty row is its own affair
+    # what a kernel answers to an empty row is its own affair
+    assert all(mask.any(-1).all() for mask in masks)
 
 
 def test_parallel_isa_is_its_blocks_side_by_side() -> None:

@@ -128,9 +128,8 @@ def test_both_ways_of_dense_agree(
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
 def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "isaseg.models.attention_cores.holds_scores", lambda *_: False
-    )  # which these would, being small
+    # or the scores of these small maps would be held
+    monkeypatch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_: False)
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
         for kind in KINDS:

@@ -116,10 +116,8 @@ def bench(base: DictConfig, tmp_path: Path) -> Bench:
     ],
 )
 def test_hydras_words_for_what_is_swept(text: str, expected: str) -> None:
-    params = {
-        "a.b": "interval(5,6)",
-        "c": "0,1",
-    }  # the command line replaces and adds to what a file searches
+    # the command line replaces and adds to what a file searches
+    params = {"a.b": "interval(5,6)", "c": "0,1"}
     space, fixed = parse(params, [f"a.b={text}", "c=1", "~d", "e=range(2)"])
     assert list(space) == ["a.b", "e"]
     assert str(space["a.b"]) == expected

@@ -291,9 +291,8 @@ def test_real_two_tasks_that_are_preempted_end_as_a_run_on_this_machine(real: No
     until(lambda: progress(there) >= 4)
     (folder,) = run_folders(there)
     number = (folder / "slurm_job.txt").read_text()
-    subprocess.run(
-        ["scancel", "--signal=USR2", number], check=True
-    )  # what Slurm does before it takes a node away
+    # what Slurm does before it takes a node away
+    subprocess.run(["scancel", "--signal=USR2", number], check=True)
     until(lambda: "requeued" if waits(number) else None)
     start_again(number)
     code, said = told(process)

@@ -71,8 +71,7 @@ def _implied(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, 
     known = (protocol for protocol in protocols if (recipes / f"{data}_{protocol}.yaml").is_file())
     implied = {"data": data, "protocol": next(known, "none")}
     classes = description.get("classes")
-    if (
-        data == "folder" and classes and not any("$" in name for name in classes)
-    ):  # OmegaConf would interpolate it
+    # OmegaConf would interpolate a name with $
+    if data == "folder" and classes and not any("$" in name for name in classes):
         implied["data.classes"] = json.dumps(list(classes))
     return implied

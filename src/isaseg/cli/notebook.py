@@ -38,9 +38,8 @@ def train_run(*overrides: str) -> Path:
         cfg.output_dir = str(outputs())
     from isaseg.training.run import train  # torch: a typo is reported before that
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", stream=sys.stdout
-    )  # notebooks show stderr in red
+    # notebooks show stderr in red
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     train(cfg)
     return config.run_dir(cfg)
 

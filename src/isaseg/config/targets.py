@@ -116,9 +116,8 @@ def _find(path: str, target: Any) -> Callable[..., Any]:
     base = ALLOWED[prefix]
     if (
         not (inspect.isclass(found) or inspect.isfunction(found))
-        or not _is_below(
-            f"{found.__module__}.{found.__qualname__}", home
-        )  # a module also holds what it imports
+        # a module also holds what it imports
+        or not _is_below(f"{found.__module__}.{found.__qualname__}", home)
         or found.__name__.startswith("_")
         or (base is not None and not (inspect.isclass(found) and issubclass(found, _import(base))))
     ):

@@ -77,9 +77,8 @@ class OhemCrossEntropy(nn.Module):
         losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
         losses = losses[valid]
-        if (
-            losses.numel() == 0
-        ):  # an empty sum: 0 with a gradient of 0, even where logits.sum() would overflow
+        # an empty sum: 0 with a gradient of 0, even where logits.sum() would overflow
+        if losses.numel() == 0:
             return losses.sum()
         with torch.no_grad():
             probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]

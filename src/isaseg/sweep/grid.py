@@ -56,9 +56,8 @@ def sweep(
     Raises:
         SweepError: At the end, if a job did not finish.
     """
-    outcomes = dict(
-        launch(combinations(params, arguments, rows), None)
-    )  # several combinations may be one job
+    # several combinations may be one job
+    outcomes = dict(launch(combinations(params, arguments, rows), None))
     members = members_file([job.folder for job in outcomes], master)
     print(f"compare them: python src/compare.py {members}", file=sys.stderr)
     failed = [(job, outcome.state) for job, outcome in outcomes.items() if outcome.state != "finished"]

@@ -160,9 +160,8 @@ class _Search:
     def _record(self, run: _Run, outcome: Outcome, pruned: bool) -> str:
         """Store how a trial ended, and return why it has not finished, if so."""
         trial, value = run.trial, (outcome.metrics or {}).get(_METRIC)
-        if (
-            outcome.state == "stopped" and not pruned
-        ):  # from outside: it stays unfinished so that it can continue
+        # from outside: it stays unfinished so that it can continue
+        if outcome.state == "stopped" and not pruned:
             return "stopped"
         if outcome.state == "stopped":
             self.study.tell(trial, state=TrialState.PRUNED)

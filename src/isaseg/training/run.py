@@ -128,13 +128,8 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
     name = known.get(attention["_target_"])
     if name is None or backbone["_target_"] != "isaseg.models.backbone.Backbone":
         return None
-    left_out = (
-        "_target_",
-        "_partial_",
-        "pretrained",
-        "weights",
-        "weights_sha256",
-    )  # the file has the weights
+    # the file has the weights
+    left_out = ("_target_", "_partial_", "pretrained", "weights", "weights_sha256")
     return {
         "backbone": {k: v for k, v in backbone.items() if k not in left_out},
         "attention": {"name": name, **{k: v for k, v in attention.items() if k not in left_out}},
