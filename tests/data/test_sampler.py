@@ -10,12 +10,17 @@ def batches(plan: BatchPlan, start: int = 0) -> list[list[Key]]:
     return list(plan)
 
 
-@pytest.mark.parametrize(("length", "batch_size"), [(10, 4), (8, 4), (3, 8), (1, 2)])
-def test_a_plan_from_batch_k_is_the_tail_of_the_whole_plan(length: int, batch_size: int) -> None:
-    whole = batches(BatchPlan(length, batch_size, 20, seed=3))
-    assert len(whole) == 20
+@pytest.mark.parametrize(
+    ("length", "batch_size", "accumulate"), [(10, 4, 1), (8, 4, 1), (3, 8, 1), (1, 2, 1), (10, 4, 2)]
+)
+def test_a_plan_from_batch_k_is_the_tail_of_the_whole_plan(
+    length: int, batch_size: int, accumulate: int
+) -> None:
+    plan = BatchPlan(length, batch_size, 20, seed=3, accumulate=accumulate)
+    whole = batches(plan)
+    assert len(whole) == len(plan) == 20 * accumulate
     for start in (1, 2, 7, 19, 20):
-        assert batches(BatchPlan(length, batch_size, 20, seed=3), start) == whole[start:]
+        assert batches(plan, start) == whole[start:]
 
 
 def test_start_holds_for_one_iteration_only() -> None:
@@ -44,11 +49,3 @@ def test_seeds_differ() -> None:
 def test_a_plan_without_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="length=0"):
         BatchPlan(0, 4, 5, seed=0)
-
-
-def test_accumulated_batches_share_a_step_and_resume_within_it() -> None:
-    alone = batches(BatchPlan(10, 4, 5, seed=1))
-    shared = batches(BatchPlan(10, 4, 5, seed=1, accumulate=2))
-    assert len(shared) == len(BatchPlan(10, 4, 5, seed=1, accumulate=2)) == 10
-    assert [sorted(shared[2 * k] + shared[2 * k + 1]) for k in range(5)] == [sorted(step) for step in alone]
-    assert batches(BatchPlan(10, 4, 5, seed=1, accumulate=2), 3) == shared[3:]

@@ -71,11 +71,11 @@ def test_figures_are_drawn_for_any_number_of_rows(count: int, tmp_path: Path) ->
         write_run(tmp_path / "_".join(row), *row)
     comparison = compared(tmp_path)
     assert not any("steps" in row.label for row in comparison.rows), "the module distinguishes them"
-    for name in figures.write_figures(comparison, tmp_path):
+    figures.write_figures(comparison, tmp_path)
+    for name in ("accuracy_cost.png", "curves.png"):
         with Image.open(tmp_path / name) as picture:
             assert 700 < picture.width < 1600
             assert np.asarray(picture.convert("L")).std() > 5
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["accuracy_cost.png", "curves.png"]
 
 
 def test_the_sweep_and_the_report_go_all_the_way(tmp_path: Path) -> None:

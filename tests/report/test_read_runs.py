@@ -5,6 +5,7 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,14 +72,16 @@ def test_a_broken_file_is_one_line_that_names_it_and_nothing_is_resolved(
     assert str(folder) in table.markdown(comparison) or name == "facts.json"
 
 
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 @pytest.mark.parametrize("value", [10**400, 1e308, -1e308])
 def test_numbers_beyond_all_measure_are_none(value: float, tmp_path: Path) -> None:
     for seed in range(2):
         run = write_run(tmp_path / str(seed), seed=seed)
-        known = json.loads((run / "facts.json").read_text())
-        (run / "facts.json").write_text(json.dumps({**known, "parameters": value}))
-        scores = json.loads((run / "metrics.json").read_text())
-        (run / "metrics.json").write_text(json.dumps({**scores, "seconds_per_step": value}))
+        change(run / "facts.json", parameters=value)
+        change(run / "metrics.json", seconds_per_step=value)
     (row,) = compared(tmp_path).rows
     assert row.cost("parameters") is None
     assert row.cost("ms_per_step") is None
@@ -96,8 +99,7 @@ def test_scenes_of_another_seed_are_another_row_unless_they_follow_the_runs(tmp_
 
 def test_what_strangers_wrote_is_no_formula_and_moves_no_cursor(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    known = json.loads((run / "facts.json").read_text())
-    (run / "facts.json").write_text(json.dumps({**known, "device": "=HYPERLINK(1)", "git_commit": "+1"}))
+    change(run / "facts.json", device="=HYPERLINK(1)", git_commit="+1")
     failed = write_run(tmp_path / "failed", seed=1, finished=False)
     (failed / "failed.txt").write_text("\x1b[2J<img src=x onerror=alert(1)>\n")
     comparison = compared(tmp_path)

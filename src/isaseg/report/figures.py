@@ -15,8 +15,8 @@ from isaseg.report.table import with_unit
 _TOGETHER, _COLUMNS = 6, 4  # curves of more rows than that are drawn in a panel each
 
 
-def write_figures(comparison: Comparison, output: Path) -> list[str]:
-    """Draw what there is to draw and return the names of the files; remove those of an earlier comparison.
+def write_figures(comparison: Comparison, output: Path) -> None:
+    """Draw what there is to draw; remove the figures of an earlier comparison.
 
     Score against the first two costs that are known, and the curves of the metric that is compared.
     """
@@ -30,7 +30,6 @@ def write_figures(comparison: Comparison, output: Path) -> list[str]:
             continue
         with replace_file(output / name) as file:
             _figure(charts).savefig(file, format="png")
-    return [name for name, charts in figures.items() if charts]
 
 
 def _apart(chart: Chart) -> list[Chart]:

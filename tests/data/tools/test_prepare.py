@@ -360,8 +360,7 @@ def test_a_full_disk_while_converting_is_reported(tmp_path: Path, monkeypatch: p
     assert prepare("pascal_voc", tmp_path / "archives", tmp_path / "root")[0].startswith("convert: ")
 
 
-def test_a_root_that_is_a_file_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "root").touch()
-    (tmp_path / "archives").mkdir()
-    with pytest.raises(DataError, match="got the file data.root="):
-        prepare("lip", tmp_path / "archives", tmp_path / "root")
+def test_a_root_that_is_a_file_is_reported(city: Path) -> None:
+    (city / "root").touch()
+    with pytest.raises(DataError, match=r"below '.*/root', got .*; fix that and start again"):
+        prepare("cityscapes", city / "archives", city / "root")

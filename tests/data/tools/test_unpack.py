@@ -132,9 +132,6 @@ def test_d10_a_zip_name_with_a_nul_is_refused(target: Path) -> None:
     archive = make_zip(target.parent / "x.zip", [("good", b"1"), ("x.png_/../../x", b"2")])
     archive.write_bytes(archive.read_bytes().replace(b"x.png_", b"x.png\0"))  # zipfile shows it as x.png
     refused(archive, target, "leads out")
-    archive = make_zip(target.parent / "y.zip", [("good", b"1"), ("x.png_y", b"2")])
-    archive.write_bytes(archive.read_bytes().replace(b"x.png_", b"x.png\0"))
-    refused(archive, target, "control")
 
 
 @pytest.mark.parametrize("ending", ["zip", "tar"])

@@ -85,8 +85,6 @@ def _plan(name: str, archives: Path, root: Path) -> _Job:
             f"expected a data set whose official archives are known, one of {', '.join(OFFICIAL)}, got {name!r}, which "
             "has no `prepare`; unpack it yourself, then run check"
         )
-    if root.exists() and not root.is_dir():
-        raise DataError(f"expected a folder for the data set, got the file data.root='{root}'; give another")
     manifest = load_manifest(root) or Manifest(dataset=official.info)
     if manifest.dataset != official.info:
         raise DataError(
