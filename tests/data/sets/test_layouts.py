@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isaseg import config
 from isaseg.data.check import check_files
 from isaseg.data.sets.coco_stuff import coco_stuff
 from isaseg.data.sets.lip import lip
@@ -14,6 +15,7 @@ from isaseg.data.sets.pascal_context import pascal_context
 from isaseg.data.sets.pascal_voc import pascal_voc
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
+from tests.conftest import compose_overrides
 from tests.data.cases import mask_of, raw_labels
 from tests.fakes import (
     labels_of,
@@ -48,8 +50,6 @@ def test_only_coco_164k_has_test_images_and_they_have_no_labels(tmp_path: Path) 
 
 
 def test_the_wrong_release_of_coco_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.source\.release as one of 10k, 164k, got '9k'"):
-        coco_stuff("val", str(tmp_path), "9k")
     make_fake_coco_stuff(tmp_path, release="164k")
     with pytest.raises(DataError, match=r"list of the images of split 'val' of COCO-Stuff 10k.*test\.txt"):
         coco_stuff("val", str(tmp_path))
@@ -173,6 +173,12 @@ def test_a_missing_test_image_of_voc_is_named_unless_all_are(tmp_path: Path) -> 
     assert pascal_voc("test", str(tmp_path)) is None
 
 
-def test_an_unknown_train_of_voc_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.source\.train as one of train, .*trainaug, got 'all'"):
-        pascal_voc("train", str(tmp_path), "all")
+@pytest.mark.parametrize(
+    ("data", "key", "value"), [("coco_stuff", "release", "9k"), ("pascal_voc", "train", "all")]
+)
+def test_an_unknown_part_of_a_data_set_is_refused(data: str, key: str, value: str) -> None:
+    cfg = compose_overrides(f"data={data}", f"data.source.{key}={value}")
+    with pytest.raises(
+        ConfigError, match=rf"data\.source\.{key} to be .* or .*, got data\.source\.{key}={value}"
+    ):
+        config.build(cfg.data, "data")

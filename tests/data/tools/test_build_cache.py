@@ -119,8 +119,7 @@ def test_an_unknown_id_is_reported_before_it_is_cached(source: FileSource) -> No
     """A crop may never meet it."""
     path = source.pairs[1].mask
     assert path is not None
-    raw = source.decode_labels(1)
-    raw = raw.copy()
+    raw = source.decode_labels(1).copy()
     raw[0, 0] = 251
     Image.fromarray(raw).save(path)
     report = build_cache(source)

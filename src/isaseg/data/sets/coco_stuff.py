@@ -1,30 +1,28 @@
 """COCO-Stuff: the same 171 classes in the release of 10k images (the paper's) and in that of 164k."""
 
+from typing import Literal
+
 from isaseg.data.index import JPEG, PNG, SplitFiles
 from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
-from isaseg.errors import ConfigError
 
 INFO_10K, INFO_164K = dataset_info("coco_stuff"), dataset_info("coco_stuff_164k")
 
 
-def coco_stuff(split: str, root: str | None, release: str = "10k") -> FileSource | None:
+def coco_stuff(split: str, root: str | None, release: Literal["10k", "164k"] = "10k") -> FileSource | None:
     """Return a split of COCO-Stuff. Val is what the 10k release calls test; test of 164k has no labels.
 
     Args:
         split: train, val or test.
         root: The folder that holds images and annotations, or its parent.
-        release: 10k or 164k.
+        release: Which of the two.
 
     Returns:
         The split; None for test of 10k, and of 164k where its images are absent.
 
     Raises:
-        ConfigError: If there is no such release.
         DataError: If the data are absent or incomplete.
     """
-    if release not in ("10k", "164k"):
-        raise ConfigError(f"expected data.source.release as one of 10k, 164k, got {release!r}")
     return _of_10k(split, root) if release == "10k" else _of_164k(split, root)
 
 

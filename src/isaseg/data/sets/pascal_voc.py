@@ -1,16 +1,18 @@
 """PASCAL VOC 2012: 21 classes with background, palette labels; train may include the masks of SBD (trainaug)."""
 
+from typing import Literal
+
 from isaseg.data.index import JPEG, PNG, SplitFiles
 from isaseg.data.info import dataset_info
 from isaseg.data.source import FileSource
-from isaseg.errors import ConfigError
 
 INFO = dataset_info("pascal_voc")
 LISTS = "ImageSets/Segmentation"
-TRAIN = ("train", "trainval", "trainaug")
 
 
-def pascal_voc(split: str, root: str | None, train: str = "train") -> FileSource | None:
+def pascal_voc(
+    split: str, root: str | None, train: Literal["train", "trainval", "trainaug"] = "train"
+) -> FileSource | None:
     """Return a split of VOC 2012; test has no labels.
 
     Args:
@@ -23,11 +25,8 @@ def pascal_voc(split: str, root: str | None, train: str = "train") -> FileSource
         The split, named as `train` says; None for test where its images are absent.
 
     Raises:
-        ConfigError: If `train` is none of these.
         DataError: If the data are absent or incomplete.
     """
-    if train not in TRAIN:
-        raise ConfigError(f"expected data.source.train as one of {', '.join(TRAIN)}, got {train!r}")
     name = train if split == "train" else split
     files = SplitFiles(INFO, name, root, inside=("VOCdevkit/VOC2012", "VOC2012"))
     images = files.find("JPEGImages", JPEG)
