@@ -155,7 +155,7 @@ def _held(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) ->
     if v.dtype in (torch.bfloat16, torch.float16):
         q, k = q.float(), k.float()  # a rounded score of 100 would change its weight by a large factor
     with without_autocast(q.device.type):
-        scores_GLL = q * scale @ k.transpose(1, 2)
+        scores_GLL = (q @ k.transpose(1, 2)).mul_(scale)
         if mask is not None:
             scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
         scores_GLL = scores_GLL.softmax(-1).to(v.dtype)  # frees the scores before the product takes memory
