@@ -167,6 +167,14 @@ def test_the_network_itself_stays_as_it_is() -> None:
     assert not any(p.data_ptr() in ours for p in fused.parameters())
 
 
+def test_a_fused_network_refuses_to_train() -> None:
+    fused = make().fuse()
+    for module in (fused, nn.Sequential(fused)):
+        with pytest.raises(RuntimeError, match="got a fused one; train the network it was made from"):
+            module.train()
+    assert not any(part.training for part in fused.modules())
+
+
 def test_a_gradient_with_respect_to_the_input_is_right() -> None:
     """Of weights there is none."""
     module = randomise(ISA(24))

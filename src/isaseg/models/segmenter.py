@@ -1,6 +1,7 @@
 """The whole network: from a uint8 RGB image to logits of the same size."""
 
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,11 +63,26 @@ class Segmenter(nn.Module):
         mode, has no auxiliary head, and its parameters take no gradients. This network stays as it is, and later changes
         of its weights do not reach the copy.
         """
-        copy = Segmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners)
-        return copy.eval()
+        return FusedSegmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners).eval()
 
     def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
+
+
+class FusedSegmenter(Segmenter):
+    """A network for inference; see `Segmenter.fuse`."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Accept evaluation mode alone.
+
+        Raises:
+            RuntimeError: If training mode is asked for: the norms have no statistics any more.
+        """
+        if mode:
+            raise RuntimeError(
+                "expected a network with its batch norms, got a fused one; train the network it was made from"
+            )
+        return super().train(mode)
 
 
 def build_segmenter(
