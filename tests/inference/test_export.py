@@ -246,6 +246,7 @@ def test_an_output_that_cannot_be_used_is_reported(refused: Callable[..., str]) 
     for key, other in (("checkpoint", "output"), ("output", "checkpoint")):
         assert f"expected a value for {key}, got none" in refused(f"{other}=a")
     save_safetensors(make(), Path("net.safetensors"))
+    assert "expected another folder" in refused("checkpoint=net.safetensors", "output=.")
     Path("out").write_bytes(b"")
     line = refused("checkpoint=net.safetensors", "formats=[safetensors]", "output=out")
     assert "got 'out': File exists" in line

@@ -68,12 +68,12 @@ def test_what_is_not_there_is_reported(tmp_path: Path) -> None:
     for word in ("", "nowhere.png", "a\0b.png", "x" * 5000):
         with pytest.raises(DataError, match="expected a picture or a folder, got input=.*, which is neither"):
             find_pictures([word], tmp_path)
+    with pytest.raises(DataError, match="expected pictures, got none; give input="):
+        find_pictures([], tmp_path)
+    save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
-    for words in ([], [str(tmp_path / "empty")]):
-        with pytest.raises(
-            DataError, match=r"expected pictures \(.png, .*\), got none in \[.*\]; give input="
-        ):
-            find_pictures(words, tmp_path)
+    with pytest.raises(DataError, match=r"expected pictures \(.png, .*\) in '.*empty', got none"):
+        find_pictures([str(tmp_path / "a.png"), str(tmp_path / "empty")], tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_listed_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """C7: checkpoints of strangers. None runs, none is written elsewhere, each is refused in one sentence.
 
-Hostile configurations are in `test_configurations.py`, hostile archives in `tests/data/test_unpack.py`.
+Hostile configurations are in `test_configurations.py`, hostile archives in `tests/data/tools/test_unpack.py`.
 """
 
 import gzip

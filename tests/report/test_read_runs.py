@@ -95,6 +95,8 @@ def test_scenes_of_another_seed_are_another_row_unless_they_follow_the_runs(tmp_
     assert [len(row.runs) for row in compared(tmp_path / "scenes").rows] == [1, 1, 1]
     assert [len(row.runs) for row in compared(tmp_path / "runs").rows] == [3]
     assert [len(row.runs) for row in compared(tmp_path / "files").rows] == [3]
+    write_run(tmp_path / "runs" / "other", "data.seed=0", "optim.lr=0.5", seed=1)
+    assert sorted(len(row.runs) for row in compared(tmp_path / "runs").rows) == [1, 3]
 
 
 def test_what_strangers_wrote_is_no_formula_and_moves_no_cursor(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.errors import AuthenticationError
 
 from isaseg.cli import dashboard as command
 
@@ -47,6 +48,9 @@ def test_without_a_group_all_training_runs_are_shown(tmp_path: Path) -> None:
 def test_faults_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def refuse(**_: object) -> None:
+        raise AuthenticationError("invalid")
+
     (tmp_path / "file").write_text("")
     for words, message in (
         (["entity=me"], "wandb login"),
@@ -57,6 +61,9 @@ def test_faults_are_one_sentence(
         said = capsys.readouterr().err
         assert message in said
         assert said.count("error:") == 1
+    monkeypatch.setattr("wandb.login", refuse)  # raises for a key that cannot be one
+    assert command.main(["entity=me"]) == 2
+    assert "W&B did not save the workspace (AuthenticationError" in capsys.readouterr().err
     for name in ("dashboard", "_compat"):  # imported anew
         monkeypatch.delitem(sys.modules, f"isaseg.runs.{name}")
         monkeypatch.delattr(f"isaseg.runs.{name}")

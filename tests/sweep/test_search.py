@@ -133,6 +133,8 @@ def test_hydras_words_for_what_is_swept(text: str, expected: str) -> None:
         ("range(3,3)", "empty"),
         ("tag(log,range(1,9,2))", "log"),
         ("tag(x,interval(0,1))", "no tag but log"),
+        ("tag(log,choice(1,2,4))", "log needs numbers in an interval"),
+        ("shuffle(1,2)", "draws in its own order"),
         ("1e-3", "sweep=search"),
     ],
 )

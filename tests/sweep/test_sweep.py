@@ -240,9 +240,10 @@ def test_a_job_that_cannot_run_here_is_told_before_any_starts(
 def test_several_devices_are_started_by_torchrun(tmp_path: Path, script: Path) -> None:
     (one,) = jobs_of(tmp_path, [0])
     (two,) = jobs_of(tmp_path, [0], "trainer=ddp", "trainer.devices=2")
-    (spawn,) = jobs_of(tmp_path, [0], "trainer=ddp", "trainer.devices=2", "trainer.strategy=ddp_spawn")
     assert local_command(one, 0)[:2] == [sys.executable, str(script)]
-    assert local_command(spawn, 2)[:2] == [sys.executable, str(script)]
+    for own in ("ddp_spawn", "ddp_fork", "ddp_notebook_find_unused_parameters_false"):
+        (job,) = jobs_of(tmp_path, [0], "trainer=ddp", "trainer.devices=2", f"trainer.strategy={own}")
+        assert local_command(job, 2)[:2] == [sys.executable, str(script)]
     words = local_command(two, 2)
     assert words[1:3] == ["-m", "torch.distributed.run"]
     assert "--nproc-per-node=2" in words

@@ -67,7 +67,7 @@ def explain(error: Exception, config_name: str = "train") -> str:
     if wrong:
         key, known = wrong.group(1), _all_keys(config_name)
         if key in known:
-            return f"no configuration key '{key}' with these options of its group; in a sweep, see hydra.sweeper.rows"
+            return f"no configuration key '{key}' with these options of its group; a grid can have hydra.sweeper.rows"
         return f"no configuration key '{key}'; {suggest(key, known)}see --help"
     return text.strip().replace("\n", " ")
 

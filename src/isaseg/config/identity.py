@@ -138,7 +138,9 @@ def safe_name(name: str) -> str:
 @cache
 def _labels() -> dict[str, str]:
     """Return the name of the file in conf/attention for each `_target_`; of several, the shortest."""
-    paths = sorted((conf_dir() / "attention").glob("*.yaml"), key=lambda path: len(path.stem), reverse=True)
+    paths = sorted(
+        (conf_dir() / "attention").glob("*.yaml"), key=lambda path: (len(path.stem), path.stem), reverse=True
+    )
     return {
         str(OmegaConf.select(OmegaConf.load(path), "_target_")): path.stem.replace("_", "-") for path in paths
     }

@@ -61,6 +61,10 @@ def export_checkpoint(cfg: DictConfig) -> None:
     model = load_model(path, group_size=values["group_size"], align_corners=cfg.align_corners)
     for name in cfg.formats:
         target = folder / f"{path.stem}.{name}"
+        if target.exists() and target.samefile(path):
+            raise ConfigError(
+                f"expected another folder than that of checkpoint='{path}', which output={folder} would replace"
+            )
         if name == "safetensors":
             save_safetensors(model, target)
         else:

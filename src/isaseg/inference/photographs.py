@@ -36,6 +36,10 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
         path = Path(os.path.expanduser(word))
         if word and os.path.isdir(path):
             inside = sorted(_walk(path, os.path.realpath(output)))
+            if not inside:
+                raise DataError(
+                    f"expected pictures ({', '.join(IMAGE_ENDINGS)}) in {word!r}, got none; give another folder"
+                )
             found += [Picture(path / name, _stem(name)) for name in inside]
         elif os.path.isfile(path):
             found.append(Picture(path, _stem(path.name)))
@@ -45,8 +49,7 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
             )
     if not found:
         raise DataError(
-            f"expected pictures ({', '.join(IMAGE_ENDINGS)}), got none in {list(inputs)}; give input=FOLDER_OR_FILES, or "
-            "files as plain words after --"
+            "expected pictures, got none; give input=FOLDER_OR_FILES, or files as plain words after --"
         )
     taken: dict[str, Path] = {}
     for path, name in found:

@@ -15,7 +15,7 @@ class Cost(NamedTuple):
 
     Products are counted as torch.utils.flop_counter counts them (which reports two for each multiply-add): convolutions,
     including the taps on their zero padding, and matrix products. Norms, activations, softmax, pooling and resizing are
-    not counted. Under `attend.by_definition` exactly this much runs; otherwise it may be less.
+    not counted. Under `by_definition` exactly this much runs; otherwise it may be less.
 
     Attributes:
         mult_adds: Multiply-adds of the convolutions and the attention products together.

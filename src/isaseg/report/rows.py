@@ -199,16 +199,19 @@ def _attention(run: Run) -> str:
 def _grouped(runs: Sequence[Run]) -> list[tuple[Values, list[Run]]]:
     """Return the runs that differ in the seed alone, with what defines them.
 
-    data.seed counts too, unless it follows the seed in all runs, as it does by default.
+    data.seed counts too, unless it follows the seed in all runs that are otherwise alike, as it does by default.
     """
     held = [(run, identity_as_text(run.config)) for run in runs if run.config is not None]
-    if all(values.get("data.seed") in (None, str(run.seed)) for run, values in held):
-        for _, values in held:
-            values.pop("data.seed", None)
+    pinned = {_without_data_seed(v) for run, v in held if v.get("data.seed") not in (None, str(run.seed))}
     groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run, values in held:
-        groups.setdefault(frozenset(values.items()), []).append(run)
+        alike = _without_data_seed(values)
+        groups.setdefault(frozenset(values.items()) if alike in pinned else alike, []).append(run)
     return [(dict(key), group) for key, group in groups.items()]
+
+
+def _without_data_seed(values: Values) -> frozenset[tuple[str, str]]:
+    return frozenset(item for item in values.items() if item[0] != "data.seed")
 
 
 def _one_per_seed(runs: Sequence[Run]) -> list[Run]:

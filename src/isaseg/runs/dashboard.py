@@ -67,9 +67,9 @@ def save(made: ws.Workspace) -> str:
         ConfigError: If there is no key or no way to W&B, or it refuses.
     """
     instead = "give spec=FILE to write it without one"
-    if not wandb.login(prompt=False):
-        raise ConfigError(f"expected a W&B key, got none; run `wandb login` once, or {instead}")
     try:
+        if not wandb.login(prompt=False):
+            raise RuntimeError("no API key; run `wandb login` once")
         made.entity = made.entity or wandb.Api().default_entity or ""
         made.save_as_new_view()
     except Exception as error:  # W&B raises many kinds

@@ -142,7 +142,10 @@ def local_command(job: Job, gpus: int) -> list[str]:
     count = processes(job.cfg) or max(gpus, 1)
     if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
         words.append(f"trainer.devices={count}")  # the listed ids are renumbered among the GPUs of the job
-    if count == 1 or "spawn" in job.cfg.trainer.get("strategy", ""):  # which starts its own processes
+    strategy = str(job.cfg.trainer.get("strategy"))
+    if count == 1 or any(
+        way in strategy for way in ("spawn", "fork", "notebook")
+    ):  # it starts its own processes
         return words
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return [*torchrun, *words[1:]]

@@ -70,6 +70,10 @@ def _distribution(override: Override) -> BaseDistribution:
             return _interval(sweep)
         if isinstance(sweep, RangeSweep):
             return _range(sweep)
+        if tags or getattr(sweep, "shuffle", False):
+            raise ValueError(
+                "log needs numbers in an interval or a range, and a search draws in its own order"
+            )
         return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
     except ValueError as error:
         raise ConfigError(f"{text} cannot be searched: {error}") from error
