@@ -114,7 +114,7 @@ def test_an_interrupt_has_its_own_exit_code(
         ("output=a=b", "expected KEY=VALUE, got 'output=a=b'; quotes may be missing, see --help"),
         ("checkpoint=", "expected a path as checkpoint, got none"),
         ("output=", "expected a path as output, got none"),
-        ("", "got none in []; give input=FOLDER_OR_FILES, or files"),
+        ("", "got none; give input=FOLDER_OR_FILES, or files"),
         ("input=nowhere", "expected a picture or a folder, got input='nowhere'"),
         ("input=a.png", "expected a checkpoint file, got path='x', which does not exist"),
         ("overlays=yess", "expected overlays to be true or false, got overlays=yess"),
