@@ -121,19 +121,18 @@ def _is_option(value: Any) -> bool:
 
 def is_names(value: Any, count: int) -> bool:
     """Return whether `value` is a list of `count` names of classes."""
-    is_list = isinstance(value, (list, tuple)) and len(value) == count
-    return is_list and all(isinstance(name, str) and len(name) <= 200 for name in value)
+    return _is_list(value, count) and all(isinstance(name, str) and len(name) <= 200 for name in value)
 
 
 def is_palette(value: Any, count: int) -> bool:
     """Return whether `value` is a list of `count` colours, each three integers from 0 to 255."""
-    is_list = isinstance(value, (list, tuple)) and len(value) == count
-    return is_list and all(
-        isinstance(colour, (list, tuple))
-        and len(colour) == 3
-        and all(type(c) is int and 0 <= c <= 255 for c in colour)
-        for colour in value
-    )
+    if not _is_list(value, count):
+        return False
+    return all(_is_list(c, 3) and all(type(v) is int and 0 <= v <= 255 for v in c) for c in value)
+
+
+def _is_list(value: Any, length: int) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == length
 
 
 def _fault(where: str, wanted: str, value: Any) -> CheckpointError:

@@ -60,15 +60,13 @@ class PyramidPooling(nn.Module):
         bins: Height and width of each pooled map.
 
     Raises:
-        ValueError: If C is not a multiple of len(bins).
+        ValueError: If C is not a multiple of len(bins), or a bin is below 1.
     """
 
     def __init__(self, channels: int, bins: Sequence[int] = (1, 2, 3, 6)) -> None:
         super().__init__()
-        if channels % len(bins):
-            raise ValueError(
-                f"expected channels to be a multiple of the number of bins, got {channels=}, {bins=}"
-            )
+        if not bins or channels % len(bins) or any(int(b) != b or b < 1 for b in bins):
+            raise ValueError(f"expected bins of at least 1 whose number divides {channels=}, got {bins=}")
         self.out_channels = channels
         self.bins = tuple(bins)
         self.branches = nn.ModuleList(conv_norm_act(channels, channels // len(bins)) for _ in bins)

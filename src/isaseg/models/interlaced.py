@@ -99,26 +99,26 @@ class InterlacedSparseAttention(nn.Module):
         if not self.mask_padding:
             x, (top, left) = pad_to_multiple(x, self.group_size)
         stage = self._stage_in_groups if self._may_run_in_groups(x) else self._stage
-        for name, kind in self._stages():
-            x = stage(self.get_submodule(name), kind, x)
+        for number, (name, kind) in enumerate(self._stages()):
+            x = stage(self.get_submodule(name), kind, x, number > 0)
         return x[..., top : top + height, left : left + width]
 
-    def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
+    def _stage(self, block: nn.Module, kind: Kind, x: Tensor, reuse: bool) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
         core = partial(grouped, group_size=self.group_size, kind=kind, fits=not self.mask_padding)
         return run_block(block, x, core, recompute=self.recompute)
 
-    def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
+    def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor, reuse: bool) -> Tensor:
         """Run a stage on the groups of the map, which is faster: one tensor is regrouped, not four.
 
         Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
-        at a time.
+        at a time, and with `reuse` writes over `x`.
         """
         at_once = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
         # a norm in training mode takes its statistics from the whole map
         tokens = None if at_once or any(part.training for part in block.modules()) else _TOKENS
         attend = partial(run_block, block, core=dense, recompute=self.recompute)
-        return in_groups(attend, x, self.group_size, kind, tokens)
+        return in_groups(attend, x, self.group_size, kind, tokens, reuse)
 
     def _may_run_in_groups(self, x: Tensor) -> bool:
         """Return whether a stage may run on groups: their positions must all be those of the padded map."""
@@ -153,6 +153,9 @@ class ParallelInterlacedSparseAttention(nn.Module):
         order: See there.
         mask_padding: See there.
         value_bias: See there.
+
+    Raises:
+        ValueError: If there is no group size, or one is not two positive integers.
     """
 
     def __init__(
@@ -166,6 +169,8 @@ class ParallelInterlacedSparseAttention(nn.Module):
         value_bias: bool = True,
     ) -> None:
         super().__init__()
+        if not group_sizes:
+            raise ValueError(f"expected at least one pair in group_sizes, got {group_sizes=}")
         self.out_channels = len(group_sizes) * channels
         self.blocks = nn.ModuleList(
             InterlacedSparseAttention(

@@ -59,7 +59,7 @@ def merge_windows(x: Tensor, size: Size) -> Tensor:
 
 
 def in_groups(
-    run: Callable[[Tensor], Tensor], x: Tensor, group_size: Size, kind: Kind, tokens: int | None = None
+    run: Callable[[Tensor], Tensor], x: Tensor, group_size: Size, kind: Kind, tokens: int | None, reuse: bool
 ) -> Tensor:
     """Return what `run` makes of the groups of a map, as a map.
 
@@ -69,14 +69,15 @@ def in_groups(
         group_size: (P_h, P_w), which divides H and W.
         kind: Which groups: those of `interlace` or those of `split_windows`.
         tokens: About how many positions `run` is given at a time; None means all.
+        reuse: Whether pieces are written into the memory of `x`, if `run` keeps the channels and their type.
     """
     cells = _cells(x, group_size)
     axis, other = _TO_GROUPS[kind][1:3]
     if tokens is None:
         out = run(_groups(cells, kind))
         return _map(_cells_of_groups(out, kind, (cells.shape[axis], cells.shape[other])))
+    done = cells if reuse else None
     few = max(tokens * cells.shape[axis] // max(cells[..., 0].numel(), 1), 1)
-    done = None
     for start in range(0, cells.shape[axis], few):
         part = cells.narrow(axis, start, min(few, cells.shape[axis] - start))
         out = _cells_of_groups(run(_groups(part, kind)), kind, (part.shape[axis], part.shape[other]))
