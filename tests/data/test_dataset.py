@@ -105,6 +105,16 @@ def test_samples_are_tensors() -> None:
     assert far is not None
 
 
+@pytest.mark.parametrize("crop", [(1, 1), (1, 6)])
+def test_a_crop_of_one_pixel_may_be_flipped_and_turned(crop: tuple[int, int]) -> None:
+    transform = TrainTransform(crop, quarter_turns=crop[0] == crop[1])
+    dataset = SegmentationDataset(Lamps("train", train_length=4), transform)
+    for step in range(8):
+        sample = dataset[step % 4, step]
+        assert [sample[name].shape for name in ("mask", "far")] == [crop, crop]
+        assert sample["image"].shape == (3, *crop)
+
+
 class Ramp(Lamps):
     """Pictures of diagonal stripes of five classes, two of which change places in a mirror."""
 

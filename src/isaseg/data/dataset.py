@@ -76,4 +76,5 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
+    # ascontiguousarray leaves the negative stride of a flipped axis of length 1
+    return torch.from_numpy(array.copy() if min(array.strides) < 0 else np.ascontiguousarray(array))
