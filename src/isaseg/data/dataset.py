@@ -76,5 +76,5 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    # ascontiguousarray leaves the negative stride of a flipped axis of length 1
+    # ascontiguousarray leaves the negative stride of a flipped axis of length 1, which torch refuses
     return torch.from_numpy(array.copy() if min(array.strides) < 0 else np.ascontiguousarray(array))

@@ -98,12 +98,13 @@ class InterlacedSparseAttention(nn.Module):
         top = left = 0
         if not self.mask_padding:
             x, (top, left) = pad_to_multiple(x, self.group_size)
-        stage = self._stage_in_groups if self._may_run_in_groups(x) else self._stage
+        fast = self._may_run_in_groups(x)
         for number, (name, kind) in enumerate(self._stages()):
-            x = stage(self.get_submodule(name), kind, x, number > 0)
+            block = self.get_submodule(name)
+            x = self._stage_in_groups(block, kind, x, number > 0) if fast else self._stage(block, kind, x)
         return x[..., top : top + height, left : left + width]
 
-    def _stage(self, block: nn.Module, kind: Kind, x: Tensor, reuse: bool) -> Tensor:
+    def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
         core = partial(grouped, group_size=self.group_size, kind=kind, fits=not self.mask_padding)
         return run_block(block, x, core, recompute=self.recompute)
@@ -112,7 +113,7 @@ class InterlacedSparseAttention(nn.Module):
         """Run a stage on the groups of the map, which is faster: one tensor is regrouped, not four.
 
         Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
-        at a time, and with `reuse` writes over `x`.
+        at a time; with `reuse` it writes them over `x`, which must not belong to the caller of `forward`.
         """
         at_once = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
         # a norm in training mode takes its statistics from the whole map

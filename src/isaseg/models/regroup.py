@@ -69,7 +69,7 @@ def in_groups(
         group_size: (P_h, P_w), which divides H and W.
         kind: Which groups: those of `interlace` or those of `split_windows`.
         tokens: About how many positions `run` is given at a time; None means all.
-        reuse: Whether pieces are written into the memory of `x`, if `run` keeps the channels and their type.
+        reuse: With `tokens`, write the result into the memory of `x`. `run` must keep the number and type of channels.
     """
     cells = _cells(x, group_size)
     axis, other = _TO_GROUPS[kind][1:3]

@@ -143,9 +143,8 @@ def local_command(job: Job, gpus: int) -> list[str]:
     if gpus and OmegaConf.is_list(job.cfg.trainer.devices):
         words.append(f"trainer.devices={count}")  # the listed ids are renumbered among the GPUs of the job
     strategy = str(job.cfg.trainer.get("strategy"))
-    if count == 1 or any(
-        way in strategy for way in ("spawn", "fork", "notebook")
-    ):  # it starts its own processes
+    starts_its_own = any(way in strategy for way in ("spawn", "fork", "notebook"))
+    if count == 1 or starts_its_own:
         return words
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     return [*torchrun, *words[1:]]
