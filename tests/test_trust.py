@@ -1,0 +1,45 @@
+"""Trust in a user's own package: given by the user alone, and needed before anything is imported."""
+
+from pathlib import Path
+
+import pytest
+
+from isaseg.errors import ConfigError
+from isaseg.trust import VARIABLE, import_trusted, trust, trusted
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file that a package `ownlab`, in the current folder, writes when it is imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr("sys.path", ["/nowhere"])
+    (tmp_path / "ownlab.py").write_text("open('ran', 'w').close()\n\n\nclass Mine:\n    pass\n")
+    return tmp_path / "ran"
+
+
+@pytest.mark.parametrize("others", [None, "", "ownlab2", "own", "ownlab.Mine2", "os,sys"])
+def test_nothing_of_a_package_runs_without_trust_in_it(
+    others: str | None, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if others is not None:
+        monkeypatch.setenv(VARIABLE, others)
+    with pytest.raises(ConfigError, match=r"\+trust=\[ownlab\].*ISASEG_TRUST=ownlab"):
+        import_trusted("ownlab.Mine")
+    assert not package.exists()
+
+
+def test_a_trusted_package_is_found_in_the_current_folder(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "otherlab")
+    trust(["ownlab", "otherlab"])
+    assert trusted() == ("otherlab", "ownlab")
+    assert import_trusted("ownlab.Mine").__name__ == "Mine"
+    assert package.exists()
+    with pytest.raises(ConfigError, match=r"'ownlab\.Yours'.*AttributeError"):
+        import_trusted("ownlab.Yours")
+    with pytest.raises(ConfigError, match="ModuleNotFoundError"):
+        import_trusted("otherlab.Mine")
+    with pytest.raises(ConfigError, match="name of a package"):
+        trust(["a/b"])
