@@ -17,14 +17,15 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from isaseg import config
 from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model, load_model, load_segmenter, load_weights
 from isaseg.checkpoints.writing import DurableCheckpointIO, save_safetensors
 from isaseg.data.module import SegmentationDataModule
-from isaseg.errors import CheckpointError
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.training.resume import find_resume
-from isaseg.training.run import describe, train
+from isaseg.training.run import build_module, describe, train
 
 
 def save(path: Path, step: int) -> Path:
@@ -186,9 +187,29 @@ def test_every_network_of_the_configuration_can_be_described(
         assert build_described(json.loads(json.dumps(described))).head.classifier.out_channels == 8
 
 
-def test_a_network_of_other_parts_is_not_described(compose: Callable[..., DictConfig]) -> None:
-    cfg = compose("attention._target_=isaseg.mine.Attention")
-    assert describe(cfg, cast(SegmentationDataModule, None)) is None
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("data.name='my data'", "letters, digits, _ and - for the data set, got data='my data'"),
+        ("data.name=cityscapes", "expected a network of the 19 classes of Cityscapes, got one of 8"),
+        ("head.channels=5000", "a number of at most 4096.*got head.channels=5000"),
+        ("+backbone.model_args={in_chans:3}", "only .*drop_path_rate.*got backbone.model_args.in_chans=3"),
+        ("attention._target_=isaseg.models.fuse.FusedBlock", "."),
+    ],
+)
+def test_what_a_checkpoint_cannot_describe_is_refused_before_the_first_step(
+    words: str, match: str, compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        train(compose(words, "logger=csv", "check_data=false", f"run_dir={tmp_path}"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_timm_takes_as_a_number_or_flag_can_be_described(compose: Callable[..., DictConfig]) -> None:
+    cfg = compose("+backbone.model_args={drop_path_rate:0.1,drop_block_rate:0.05}", "check_data=false")
+    module = build_module(cfg, config.build(cfg.data, "data"))
+    assert module.description is not None
+    assert module.description["backbone"]["model_args"] == {"drop_path_rate": 0.1, "drop_block_rate": 0.05}
 
 
 def test_c1_files_are_written_beside_their_places(

@@ -69,12 +69,16 @@ NESTED.append(NESTED)
     [
         (_set("backbone", "pretrained", to=True), r"got backbone.pretrained=True"),
         (_set("backbone", "weights", to="/etc/passwd"), r"got backbone.weights='/etc/passwd'"),
-        (_set("backbone", "_target_", to="os.system"), r"got backbone._target_='os.system'"),
+        (_set("backbone", "_target_", to="os.system"), r"backbone._target_: .*trust, got os;"),
         (_set("backbone", "name", to="hf-hub:someone/model"), "the name of a timm model, got backbone.name"),
         (_set("backbone", "name", to="../resnet18"), "the name of a timm model, got backbone.name"),
         (_set("backbone", "name", to="resnet18x"), "cannot: expected the name of a timm model"),
         (_set("backbone", "model_args", to={"pretrained_cfg": {}}), "got backbone.model_args.pretrained_cfg"),
         (_set("backbone", "model_args", to={"img_size": {"a": 1}}), "got backbone.model_args.img_size"),
+        (
+            _set("backbone", "model_args", to={"checkpoint_path": "a"}),
+            "got backbone.model_args.checkpoint_path",
+        ),
         (_set("backbone", "input_multiple", to=0), "input_multiple of at least 1"),
         (_set("backbone", to=None), "a mapping of names to values, got backbone=None"),
         (
@@ -99,7 +103,7 @@ NESTED.append(NESTED)
         (_set("num_classes", to=10**7), "integer from 1 to 4096, got num_classes=10000000"),
         (_set("num_classes", to=True), "got num_classes=True"),
         (_set("negative_slope", to=2), "got negative_slope=2"),
-        (_set("data", to="../../etc"), "the name of a data set, got data='../../etc'"),
+        (_set("data", to="../../etc"), "for the data set, got data='../../etc'"),
         (_set("protocol", to=torch.ones(2)), "the name of a protocol, got protocol"),
         (_set("protocol", to="../mine"), "the name of a protocol, got protocol='../mine'"),
         (_set("classes", to=["a"]), r"5 names, got classes=\['a'\]"),

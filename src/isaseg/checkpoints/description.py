@@ -7,15 +7,23 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from isaseg.errors import CheckpointError
+import torch
+from torch import nn
+
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import Segmenter, build_segmenter
+from isaseg.trust import import_trusted, is_trusted
 
 _LARGEST = 4096  # of any number in a description: no published width, window or class count comes near
 _LONGEST = 64  # of any list of arguments
-_FROM_FILES = {"pretrained", "weights", "weights_sha256"}  # a description must not name further files
-_MODEL_ARGS = {"feature_location", "img_size", "dynamic_img_size"}
+NOT_DESCRIBED = {"pretrained", "weights", "weights_sha256"}  # a description must not name further files
+# of timm's models: sizes, rates, flags and names of layers, nothing that reads a file
+_MODEL_ARGS = {"feature_location", "img_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad"}
+_MODEL_ARGS |= {"patch_size", "window_size", "always_partition", "init_values", "act_layer", "norm_layer"}
+_MODEL_ARGS |= {f"{part}drop_rate" for part in ("", "pos_", "proj_", "attn_", "patch_")}
+_MODEL_ARGS |= {"drop_path_rate", "drop_block_rate"}
 _HEAD = {"channels", "dropout", "aux_channels", "align_corners"}
 _REQUIRED = {"backbone", "attention", "head", "num_classes"}
 _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
@@ -24,12 +32,14 @@ _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 def build_described(description: Any) -> Segmenter:
     """Build the network that a file describes, with random weights. The description may come from a stranger.
 
-    It can name only `Backbone` without weights and the context modules of `isaseg.models`, with bounded numbers, short
-    strings, flags and short lists as arguments. Nothing is fetched and no other file is read.
+    It can name only `Backbone` without weights, the context modules of `isaseg.models`, and modules of packages that the
+    user trusts, with bounded numbers, short strings, flags and short lists as arguments. Nothing is fetched, no other
+    file is read, and a package without trust is not imported.
 
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
-            module; `head`, with `channels`, `dropout`, `aux_channels` and `align_corners`; `num_classes`; and optionally
+            module; either with `_target_` and the arguments of a class outside this project instead; `head`, with
+            `channels`, `dropout`, `aux_channels` and `align_corners`; `num_classes`; and optionally
             `negative_slope`, `data` (an option of conf/data), `protocol` (one of conf/protocol), `classes` (names) and
             `palette` (RGB of each).
 
@@ -38,25 +48,15 @@ def build_described(description: Any) -> Segmenter:
     """
     _check_names(description, "the description", _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_facts(description)
-    backbone, attention, head = (description[part] for part in ("backbone", "attention", "head"))
-    _check_arguments(
-        backbone, "backbone", set(inspect.signature(Backbone).parameters) - _FROM_FILES, {"name"}
-    )
-    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", str(backbone["name"])):
-        raise _fault("backbone.name", "the name of a timm model", backbone["name"])
-    known = context_modules()
-    name = attention.get("name") if isinstance(attention, dict) else None
-    kind = known.get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise _fault("attention.name", f"one of {', '.join(known)}", name)
-    parameters = set(inspect.signature(kind).parameters) - {"channels"}
-    _check_arguments(attention, "attention", parameters | {"name"})
+    head = description["head"]
     _check_arguments(head, "head", _HEAD, _HEAD)
+    backbone = _backbone(description["backbone"])
+    attention = _attention(description["attention"])
     try:
         return build_segmenter(
-            Backbone(**backbone),
+            backbone(),
             description["num_classes"],
-            partial(kind, **{key: value for key, value in attention.items() if key != "name"}),
+            attention,
             **head,
             negative_slope=description.get("negative_slope", 0.0),
         )
@@ -64,6 +64,59 @@ def build_described(description: Any) -> Segmenter:
         raise CheckpointError(
             f"expected the description of a network that can be built, got one that cannot: {error}"
         ) from error
+
+
+def part_name(part: Any) -> Any:
+    """Return how a description names its backbone or context module."""
+    return part.get("_target_") or part.get("name")
+
+
+def _backbone(node: Any) -> Callable[..., Any]:
+    if isinstance(node, dict) and "_target_" in node:
+        return _own_part(node, "backbone")
+    _check_arguments(node, "backbone", set(inspect.signature(Backbone).parameters) - NOT_DESCRIBED, {"name"})
+    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", str(node["name"])):
+        raise _fault("backbone.name", "the name of a timm model", node["name"])
+    return partial(Backbone, **node)
+
+
+def _attention(node: Any) -> Callable[..., nn.Module]:
+    if isinstance(node, dict) and "_target_" in node:
+        return _own_part(node, "attention", given=1)
+    known = context_modules()
+    name = node.get("name") if isinstance(node, dict) else None
+    kind = known.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise _fault("attention.name", f"one of {', '.join(known)}", name)
+    parameters = set(inspect.signature(kind).parameters) - {"channels"}
+    _check_arguments(node, "attention", parameters | {"name"})
+    return partial(kind, **{key: value for key, value in node.items() if key != "name"})
+
+
+def _own_part(node: dict[str, Any], where: str, given: int = 0) -> Callable[..., nn.Module]:
+    """Return what builds a module of a package that the user trusts; `given` of its arguments are passed by position."""
+    target, key = node["_target_"], f"{where}._target_"
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+    _check_arguments(arguments, where, arguments)  # before anything is imported
+    if not isinstance(target, str) or not re.fullmatch(r"[a-zA-Z_]\w*(\.[a-zA-Z_]\w*){1,9}", target[:200]):
+        raise _fault(key, "the dotted name of a class", target)
+    try:
+        kind = import_trusted(target)
+    except ConfigError as error:
+        raise CheckpointError(f"{key}: {error}") from error
+    is_module = isinstance(kind, type) and issubclass(kind, nn.Module)
+    if not is_module or not is_trusted(f"{kind.__module__}.{kind.__qualname__}"):
+        raise _fault(key, "a torch.nn.Module that is defined in a package that you trust", target)
+    parameters = list(inspect.signature(kind).parameters.values())[given:]
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        _check_names(arguments, where, [p.name for p in parameters])
+
+    def build(*inputs: Any) -> nn.Module:
+        with torch.device("cpu"):  # a constructor that looks at values cannot be run on meta
+            module: nn.Module = kind(*inputs, **arguments)
+        return module
+
+    return build
 
 
 def _check_names(node: Any, where: str, known: Collection[str], required: Collection[str] = ()) -> None:
@@ -104,7 +157,7 @@ def _check_facts(node: dict[str, Any]) -> None:
         raise _fault("num_classes", f"an integer from 1 to {_LARGEST}", count)
     checks: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
         ("negative_slope", "a number from 0 to 1", lambda v: isinstance(v, (int, float)) and 0 <= v < 1),
-        ("data", "the name of a data set", _is_option),
+        ("data", "a name of at most 64 letters, digits, _ and - for the data set", _is_option),
         ("protocol", "the name of a protocol", _is_option),
         ("classes", f"{count} names", lambda v: is_names(v, count)),
         ("palette", f"{count} colours of three integers from 0 to 255", lambda v: is_palette(v, count)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.checkpoints import published
-from isaseg.checkpoints.description import build_described
+from isaseg.checkpoints.description import build_described, part_name
 from isaseg.errors import CheckpointError
 from isaseg.models.segmenter import Segmenter
 from isaseg.models.tensor_files import load_checkpoint, load_file
@@ -114,8 +114,8 @@ def load_model(
         listed = _differences(wanted, weights, key)
         if listed:
             raise CheckpointError(
-                f"expected the weights of {description['backbone']['name']} with {description['attention']['name']}, "
-                f"got others. {listed}. Use the whole and unchanged file"
+                f"expected the weights of {part_name(description['backbone'])} with "
+                f"{part_name(description['attention'])}, got others. {listed}. Use the whole and unchanged file"
             )
         if group_size is not None:
             attention = {**description["attention"], "group_size": list(group_size)}
@@ -127,6 +127,20 @@ def load_model(
         raise CheckpointError(f"cannot load '{path}': {error}") from error
     segmenter.load_state_dict({name: weights[key(name)] for name in wanted})
     return Model(segmenter.eval(), kind, description)
+
+
+def check_described(description: dict[str, Any], segmenter: Segmenter) -> None:
+    """Check that `load_model` will build a network again from its description.
+
+    Raises:
+        CheckpointError: If the description is refused, or that of another network.
+    """
+    with torch.device("meta"):
+        built = build_described(description).state_dict()
+    if listed := _differences(built, segmenter.state_dict(), str):
+        raise CheckpointError(
+            f"expected parts that are built again from their arguments alone, got other tensors: {listed}"
+        )
 
 
 def load_segmenter(
@@ -150,8 +164,8 @@ def _recognise(content: dict[str, Any]) -> published.Published:
     ours = any(name.startswith(("segmenter.", "backbone.model.")) for name in weights)
     if "isaseg" not in content and ours:
         raise CheckpointError(
-            "expected a description of the network beside its weights, got none: it has parts from outside isaseg, "
-            "or an older version wrote it. Build the network and use load_weights, or continue an older run (`resume`)"
+            "expected a description of the network beside its weights, got none: an older version wrote it. Build the "
+            "network and use load_weights, or continue the run (`resume`)"
         )
     if "isaseg" not in content:
         return published.recognise(content, weights)

@@ -8,18 +8,21 @@ from typing import Any
 
 import lightning
 import torch
+from hydra.utils import get_object
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
 from isaseg import config
-from isaseg.checkpoints.loading import copy_weights, load_weights
+from isaseg.checkpoints.description import NOT_DESCRIBED
+from isaseg.checkpoints.loading import check_described, copy_weights, load_weights
 from isaseg.config.checks import check
 from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
-from isaseg.errors import ConfigError, OutOfMemory
+from isaseg.errors import CheckpointError, ConfigError, OutOfMemory
 from isaseg.files import replace_file
+from isaseg.inference.label_files import label_format
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.segmenter import build_segmenter
@@ -104,6 +107,14 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         segmenter = build_segmenter(backbone, cfg.data.num_classes, attention, **_plain(cfg.head))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"attention or head cannot be built: {error}") from error
+    description = describe(cfg, datamodule)
+    try:
+        check_described(description, segmenter)
+        label_format(description)
+    except (CheckpointError, ConfigError) as error:
+        raise ConfigError(
+            f"evaluate, predict and export could not use a checkpoint of this network: {error}"
+        ) from error
     module = SegmentationModule(
         segmenter,
         config.build(cfg.loss, "loss"),
@@ -113,7 +124,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         cfg.aux_weight,
         _plain(cfg.loss)["class_weights"],
         datamodule.source("val").groups,
-        describe(cfg, datamodule),
+        description,
         config.identity(cfg),
     )
     # with it, the model summary counts FLOPs
@@ -121,18 +132,14 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
     return module
 
 
-def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any] | None:
-    """Return what `build_described` takes; None if the network has a part that it would not build."""
-    backbone, attention, head = (_plain(node) for node in (cfg.backbone, cfg.attention, cfg.head))
-    known = {f"{kind.__module__}.{name}": name for name, kind in context_modules().items()}
-    name = known.get(attention["_target_"])
-    if name is None or backbone["_target_"] != "isaseg.models.backbone.Backbone":
-        return None
-    # the file has the weights
-    left_out = ("_target_", "_partial_", "pretrained", "weights", "weights_sha256")
+def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any]:
+    """Return the description of the network, as `build_described` takes it."""
+    head = _plain(cfg.head)
     return {
-        "backbone": {k: v for k, v in backbone.items() if k not in left_out},
-        "attention": {"name": name, **{k: v for k, v in attention.items() if k not in left_out}},
+        "backbone": _described(cfg.backbone, {Backbone: {}}),
+        "attention": _described(
+            cfg.attention, {kind: {"name": name} for name, kind in context_modules().items()}
+        ),
         "num_classes": cfg.data.num_classes,
         "negative_slope": head.pop("negative_slope", 0.0),
         "head": head,
@@ -140,6 +147,19 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
         "protocol": cfg.recipe.protocol,
         "classes": list(datamodule.classes),
         "palette": datamodule.source("val").palette.tolist(),
+    }
+
+
+def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str, Any]:
+    """Return name and arguments of a part: of those that are `known` as they are named there, of others the class."""
+    target = str(node["_target_"])
+    left_out = {"_target_", "_partial_"}
+    name = known.get(get_object(target))
+    if name is not None:
+        left_out |= NOT_DESCRIBED  # the file has the weights
+    return {
+        **({"_target_": target} if name is None else name),
+        **{key: value for key, value in _plain(node).items() if key not in left_out},
     }
 
 
