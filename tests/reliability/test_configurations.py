@@ -17,6 +17,7 @@ from isaseg import config
 from isaseg.config.checks import check
 from isaseg.errors import ConfigError, DivergenceError, IsasegError
 from isaseg.training.run import train
+from isaseg.trust import VARIABLE
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS
@@ -48,6 +49,18 @@ HOSTILE = {
     "what of ours writes": "{_target_: isaseg.runs.run_folder.write_json, path: ran, content: {}}",
     "imported by an allowed one": "{_target_: isaseg.data.sets.folder.Path}",
     "of a library that reads and writes": "{_target_: albumentations.save, transform: null, filepath: ran}",
+    "of a library that unpickles": "{_target_: timm.create_model, model_name: resnet18, checkpoint_path: pickled}",
+    "by way of a library": "{_target_: timm.models.os.system, command: touch ran}",
+    "imported by a library": "{_target_: timm.models.resnet.partial, func: os.system}",
+    "a class of no known base": "{_target_: torch.nn.modules.module.OrderedDict}",
+    "beside a module": "{_target_: torch.nn.Module.__init__.__globals__}",
+    "a script": "{_target_: torch.jit.ScriptModule}",
+    "code from text": "{_target_: torch.fx.GraphModule, root: {}, graph: null}",
+    "a package": "{_target_: torch.package.PackageImporter, file_or_buffer: pickled}",
+    "a metric that fetches": "{_target_: torchmetrics.text.BERTScore, model_name_or_path: pickled}",
+    "a logger of another kind": "{_target_: lightning.fabric.loggers.CSVLogger, root_dir: ran}",
+    "a private module": "{_target_: torch._dynamo.config.X}",
+    "of a package that is not trusted": "{_target_: hostilelab.Mine}",
     "a name that begins alike": "{_target_: isasegevil.attention.X}",
     "a module": "{_target_: isaseg.models.interlaced}",
     "no name": "{_target_: 3}",
@@ -58,12 +71,15 @@ HOSTILE = {
 @pytest.mark.parametrize(
     "key", ["attention", "data.transform.extra", "backbone", "logger"] if STRESS else ["data.transform.extra"]
 )
+@pytest.mark.parametrize("trust", ["", "mylab,otherlab"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_x1_what_a_configuration_may_not_name_is_not_run(
-    kind: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, trust: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither by the checks before a run nor by the one function that builds."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, trust)
+    Path("hostilelab.py").write_text("open('ran', 'w').close()\n")
     cfg = compose_overrides(*SMALL, "trainer.max_steps=1", "run_dir=run")
     OmegaConf.set_struct(cfg, False)
     OmegaConf.update(cfg, key, OmegaConf.create(HOSTILE[kind]), merge=False)

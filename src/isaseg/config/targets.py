@@ -6,6 +6,8 @@ A configuration is code: these checks close the obvious doors, they are no sandb
 import importlib
 import inspect
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,21 +18,43 @@ from omegaconf.resolvers import oc
 
 from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
+from isaseg.trust import import_trusted, is_trusted
 
 # Otherwise albumentations asks pypi.org for a newer version in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-# A `_target_` begins with one of these and is a public class or function that is defined below it; where a base is
-# given, a subclass. Not the whole package: a configuration need not write files or start processes.
+# What a `_target_` may name, beside what packages that the user trusts define: public classes that derive from the base
+# and are defined below one of these names; without a base, functions too. Not whole packages: a configuration need not
+# write files, start processes or read pickles (those of hubs, timm.create_model, metrics that fetch a model).
 ALLOWED = {
-    "isaseg.models.": "torch.nn.Module",
-    "isaseg.data.sets.": None,
-    "isaseg.data.module.": None,
-    "isaseg.data.transforms.": None,
-    "isaseg.training.optim.": None,
-    "isaseg.runs.loggers.make_loggers": None,
-    "lightning.pytorch.Trainer": None,
-    "albumentations.": "albumentations.core.serialization.Serializable",  # transforms and their compositions
+    "": [
+        "isaseg.data.module.",
+        "isaseg.data.sets.",
+        "isaseg.data.transforms.",
+        "isaseg.runs.loggers.make_loggers",
+    ]
+    + ["isaseg.training.optim.", "isaseg.training.schedules."],
+    "torch.nn.Module": ["isaseg.models.", "torch.nn.", "timm.layers.", "timm.loss.", "timm.models."]
+    + ["torchvision.models.", "torchvision.ops."],
+    "torch.optim.Optimizer": ["torch.optim.", "timm.optim."],
+    "torch.optim.lr_scheduler.LRScheduler": ["torch.optim.lr_scheduler."],
+    "lightning.pytorch.Trainer": ["lightning.pytorch.Trainer"],
+    "lightning.pytorch.Callback": ["lightning.pytorch.callbacks.", "isaseg.training.callbacks."],
+    "lightning.pytorch.loggers.Logger": ["lightning.pytorch.loggers.", "isaseg.runs.loggers."],
+    "torchmetrics.Metric": ["torchmetrics.classification.", "torchmetrics.segmentation."],
+    "albumentations.core.serialization.Serializable": [
+        "albumentations."
+    ],  # transforms and their compositions
+}
+_ROOTS = ("isaseg", "torch", "torchvision", "timm", "lightning", "torchmetrics", "albumentations")
+
+# What a class must be in a place that takes one kind; what a function returns is known later.
+_KINDS = {
+    r"attention|backbone|loss": "torch.nn.Module",
+    r"optim\.optimizer": "torch.optim.Optimizer",
+    r"callbacks\.\w+": "lightning.pytorch.Callback",
+    r"logger\.\w+": "lightning.pytorch.loggers.Logger",
+    r"trainer": "lightning.pytorch.Trainer",
 }
 
 # The resolved configuration is written to disk and sent to W&B, so these must not hold secrets.
@@ -99,30 +123,55 @@ def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _find(path: str, target: Any) -> Callable[..., Any]:
-    """Return the class or function that a `_target_` names, if that is allowed."""
-    key = f"{path}._target_".lstrip(".")
-    refused = ConfigError(
-        f"expected {key} to begin with one of {', '.join(ALLOWED)} and to be defined there, got '{target}'; "
-        "a configuration is code, run only those you trust"
-    )
-    prefix = next((prefix for prefix in ALLOWED if _is_below(str(target), prefix)), None)
-    if prefix is None:
-        raise refused
+    """Return the class or function that a `_target_` names; nothing is imported before its package may be named."""
+    key, name = f"{path}._target_".lstrip("."), str(target)
+    bases = [base for base, prefixes in ALLOWED.items() if any(_is_below(name, p) for p in prefixes)]
+    if not bases and not is_trusted(name):
+        raise _refusal(key, name)
     try:
-        found = _import(str(target))
+        found = _import(name) if bases else import_trusted(name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"expected {key} to name a class or function, got '{target}': {error}") from error
-    home = "lightning." if prefix.startswith("lightning.") else prefix
-    base = ALLOWED[prefix]
-    if (
-        not (inspect.isclass(found) or inspect.isfunction(found))
-        # a module also holds what it imports
-        or not _is_below(f"{found.__module__}.{found.__qualname__}", home)
-        or found.__name__.startswith("_")
-        or (base is not None and not (inspect.isclass(found) and issubclass(found, _import(base))))
-    ):
-        raise refused
+    if not (inspect.isclass(found) or inspect.isfunction(found)) or found.__name__.startswith("_"):
+        raise _refusal(key, name)
+    home = f"{found.__module__}.{found.__qualname__}"  # a module also holds what it imports
+    if not is_trusted(home) and not any(_derives(found, home, base) for base in bases):
+        raise _refusal(key, name)
+    for place, base in _KINDS.items():
+        if re.fullmatch(place, path) and inspect.isclass(found) and not issubclass(found, _import(base)):
+            kind = f"{base.split('.')[0]} {base.split('.')[-1]}"
+            raise ConfigError(f"expected {key} to name a {kind}, got '{target}'")
     return found
+
+
+def _derives(found: Callable[..., Any], home: str, base: str) -> bool:
+    """Return whether what is defined at `home` derives from a base of `ALLOWED`, and belongs below its names."""
+    is_there = any(_is_below(home, prefix) for prefix in ALLOWED[base])
+    if not base:
+        return is_there
+    kind = _import(base)
+    return found is kind or (is_there and inspect.isclass(found) and issubclass(found, kind))
+
+
+def _refusal(key: str, name: str) -> ConfigError:
+    package = name.partition(".")[0]
+    if package in _ROOTS or is_trusted(name):
+        ways = [
+            (p, base) for base, prefixes in ALLOWED.items() for p in prefixes if p.startswith(f"{package}.")
+        ]
+        known = ", ".join(f"{p} ({base.split('.')[-1]})" if base else p for p, base in ways)
+        return ConfigError(
+            f"expected {key} to begin with {known or package} and to be a public class or function that is defined "
+            f"there, got '{name}'; a configuration is code, run only those you trust"
+        )
+    if package.isidentifier() and package not in sys.stdlib_module_names:
+        remedy = f"if you trust its code, give +trust=[{package}] or ISASEG_TRUST={package}"
+    else:
+        remedy = "a configuration is code, run only those you trust"
+    roots = ", ".join(_ROOTS)
+    return ConfigError(
+        f"expected {key} to begin with one of {roots} or a package that you trust, got '{name}'; {remedy}"
+    )
 
 
 def _is_below(name: str, prefix: str) -> bool:
