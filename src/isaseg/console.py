@@ -62,6 +62,7 @@ _HARMLESS = (
     "It is recommended to use `self.log.*sync_dist=True.*",  # scores are those of all processes already
     "The `srun` command is available.*",  # a run may be started without it
     ".*does not have many workers.*",  # data.num_workers is chosen
+    "Found .* in eval mode at the start of training.*",  # what backbone.freeze and backbone.norm_eval name
 )
 
 

@@ -173,7 +173,7 @@ CONF = Path(__file__).parents[2] / "conf"
     [
         f"{group}={path.stem}"
         for group in ("attention", "backbone")
-        for path in sorted((CONF / group).glob("*.yaml"))
+        for path in sorted((CONF / group).glob("[!_]*.yaml"))
     ],
 )
 def test_every_network_of_the_configuration_can_be_described(
@@ -206,10 +206,12 @@ def test_what_a_checkpoint_cannot_describe_is_refused_before_the_first_step(
 
 
 def test_what_timm_takes_as_a_number_or_flag_can_be_described(compose: Callable[..., DictConfig]) -> None:
-    cfg = compose("+backbone.model_args={drop_path_rate:0.1,drop_block_rate:0.05}", "check_data=false")
+    words = ["+backbone.model_args={drop_path_rate:0.1,drop_block_rate:0.05}", "backbone.freeze=[stem]"]
+    cfg = compose(*words, "check_data=false")
     module = build_module(cfg, config.build(cfg.data, "data"))
     assert module.description is not None
     assert module.description["backbone"]["model_args"] == {"drop_path_rate": 0.1, "drop_block_rate": 0.05}
+    assert not {"freeze", "norm_eval", "weights"} & set(module.description["backbone"])
 
 
 def test_c1_files_are_written_beside_their_places(

@@ -1,5 +1,6 @@
 """timm models as lists of feature maps: values, shapes, normalisation, weights, errors. No network."""
 
+import copy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,79 @@ def test_a_model_with_channels_last_gives_channels_first() -> None:
 
 def test_normalisation_is_no_part_of_a_checkpoint() -> None:
     assert all(key.startswith("model.") for key in make().state_dict())
+
+
+# ---------------------------------------------------------------- what is not trained
+
+
+def trained(backbone: Backbone, steps: int = 2) -> set[str]:
+    """Train for some steps; return the first parts of the names of the tensors that changed."""
+    backbone.train()
+    optimizer = torch.optim.Adam(
+        [p for p in backbone.parameters() if p.requires_grad], lr=0.1
+    )  # however small gradients
+    before = copy.deepcopy(backbone.model.state_dict())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        torch.stack([m.square().mean() for m in backbone(random_image(64, 64, batch=2))]).sum().backward()
+        optimizer.step()
+    return {
+        name for name, value in backbone.model.state_dict().items() if not torch.equal(value, before[name])
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze", "still"),
+    [
+        ("test_resnet", ["stem", 1, 2], {"conv1", "bn1", "layer1", "layer2"}),
+        ("test_resnet", ["layer1"], {"layer1"}),
+        ("test_convnext", ["stem", "stages.2"], {"stem_0", "stem_1", "stages_2"}),
+        ("test_efficientnet", [], set()),
+    ],
+)
+def test_frozen_parts_do_not_change_and_all_others_do(
+    name: str, freeze: list[int | str], still: set[str]
+) -> None:
+    backbone = make(name, freeze=freeze)
+    changed = trained(backbone)
+    everything = set(backbone.model.state_dict())
+    assert changed == {key for key in everything if key.split(".")[0] not in still}
+    frozen = {key for key, part in backbone.model.named_modules() if key and not part.training}
+    assert {key.split(".")[0] for key in frozen} == still
+
+
+def test_the_stem_of_a_vit_is_its_embedding_and_blocks_are_its_stages() -> None:
+    backbone = make("test_vit", freeze=["stem", 1])
+    frozen = {
+        name.removeprefix("model.") for name, p in backbone.model.named_parameters() if not p.requires_grad
+    }
+    assert {name.split(".")[0] for name in frozen} == {"cls_token", "pos_embed", "patch_embed", "blocks"}
+    assert {name[:8] for name in frozen if name.startswith("blocks")} == {"blocks.0"}
+
+
+def test_norms_keep_their_statistics_and_train_their_weights() -> None:
+    backbone = make(norm_eval=True)
+    changed = trained(backbone)
+    assert {"bn1.weight", "bn1.bias", "layer1.0.bn1.weight"} <= changed
+    assert not any(key.endswith(("_mean", "_var", "_tracked")) for key in changed)
+    assert backbone.training and backbone.model.layer1.training
+    assert not backbone.eval().model.layer1.training
+
+
+@pytest.mark.parametrize(
+    ("part", "match"),
+    [
+        (
+            "layer5",
+            r"stem, numbers of stages from 1 to 4 or .*layer4\), got 'layer5'; did you mean 'layer4'\?",
+        ),
+        (5, "from 1 to 4 .* got 5"),
+        ("layer", "got 'layer'; did you mean"),
+    ],
+)
+def test_an_unknown_part_to_freeze_is_refused(part: int | str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        make(freeze=["stem", part])
 
 
 # ---------------------------------------------------------------- weights

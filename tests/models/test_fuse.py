@@ -4,15 +4,14 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from isaseg import config
 from isaseg.models import context_modules
 from isaseg.models.attention_cores import by_definition
 from isaseg.models.backbone import Backbone
@@ -21,10 +20,10 @@ from isaseg.models.criss_cross import PlainCrissCross
 from isaseg.models.fuse import FusedBlock, fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
+from tests.conftest import compose_overrides
 from tests.models.references import random_map, randomise, relative
 
-CONF = Path(__file__).parents[2] / "conf"
-BACKBONES = [path.stem for path in sorted((CONF / "backbone").glob("*.yaml"))]
+BACKBONES = sorted(path.stem for path in (config.conf_dir() / "backbone").glob("[!_]*.yaml"))
 ISA = partial(InterlacedSparseAttention, group_size=(4, 4))
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "isa": ISA,
@@ -38,10 +37,9 @@ BLOCKS: dict[str, Callable[[int], nn.Module]] = {
 
 def make(backbone: str = "tiny_d8", attention: Callable[[int], nn.Module] = ISA, **kwargs: Any) -> Segmenter:
     """Return a float32 network in evaluation mode with random weights and random statistics."""
-    arguments = yaml.safe_load((CONF / "backbone" / f"{backbone}.yaml").read_text())
-    del arguments["_target_"]
     torch.manual_seed(0)
-    segmenter = build_segmenter(Backbone(**arguments), 5, attention, 16, aux_channels=None, **kwargs)
+    built = config.build(compose_overrides(f"backbone={backbone}").backbone, "backbone")
+    segmenter = build_segmenter(built, 5, attention, 16, aux_channels=None, **kwargs)
     for norm in norms(segmenter):
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, 0, 0.3)

@@ -47,20 +47,23 @@ def check_equal(cut: Path, whole: Path) -> None:
         assert a[name] == b[name], name
 
 
-MIXED = {"isa": [(0, 0, 0, 0), (2, 2, 2, 2)], "dense": [(2, 0, 2, 0)], "criss_cross": [(0, 2, 0, 2)]}
+MIXED = {
+    "attention=isa": [(0, 0, 0, 0), (2, 2, 2, 2)],
+    "attention=dense": [(2, 0, 2, 0)],
+    "attention=criss_cross": [(0, 2, 0, 2)],
+    "backbone.freeze=[stem,1] backbone.norm_eval=true": [(0, 0, 0, 0)],
+}
 EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
 
 
-@pytest.mark.parametrize("attention", MIXED)
-def test_r1_r2_a_run_that_is_killed_three_times_equals_one_that_is_not(
-    attention: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("choice", MIXED)
+def test_r1_r2_a_run_that_is_killed_three_times_equals_one_that_is_not(choice: str, tmp_path: Path) -> None:
     """Bit for bit, with loaders or without: samples, losses, scores, weights, state of the optimizer."""
-    words = [*TWELVE, f"attention={attention}"]
+    words = [*TWELVE, *choice.split()]
     whole = tmp_path / "whole"
     assert train_in_processes([*words, "data.num_workers=0"], whole) == [0], said(whole)
-    for number, workers in enumerate(EACH if STRESS else MIXED[attention]):
-        cuts = random.Random(f"{attention} {workers}").sample(range(1, 12), 3)
+    for number, workers in enumerate(EACH if STRESS else MIXED[choice]):
+        cuts = random.Random(f"{choice} {workers}").sample(range(1, 12), 3)
         check_resumed(words, sorted(cuts), workers, tmp_path / f"cut{number}", whole)
 
 

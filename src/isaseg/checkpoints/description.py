@@ -18,7 +18,8 @@ from isaseg.trust import import_trusted, is_trusted
 
 _LARGEST = 4096  # of any number in a description: no published width, window or class count comes near
 _LONGEST = 64  # of any list of arguments
-NOT_DESCRIBED = {"pretrained", "weights", "weights_sha256"}  # a description must not name further files
+# a description must not name further files, and only training freezes parts
+NOT_DESCRIBED = {"pretrained", "weights", "weights_sha256", "freeze", "norm_eval"}
 # of timm's models: sizes, rates, flags and names of layers, nothing that reads a file
 _MODEL_ARGS = {"feature_location", "img_size", "strict_img_size", "dynamic_img_size", "dynamic_img_pad"}
 _MODEL_ARGS |= {"patch_size", "window_size", "always_partition", "init_values", "act_layer", "norm_layer"}

@@ -2,18 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from isaseg.errors import CheckpointError, ConfigError
-from isaseg.files import sha256
-from isaseg.models.tensor_files import load_file
+from isaseg.errors import ConfigError
+from isaseg.models.timm_models import create, depths
 
 
 class Backbone(nn.Module):
@@ -36,6 +32,9 @@ class Backbone(nn.Module):
         bgr: Reorder the channels to blue, green, red for the network, as in openseg. The image itself is RGB.
         mean: Mean of each channel in the network's order, 0 to 255; None takes timm's.
         std: Standard deviation of each channel, likewise.
+        freeze: What is not trained: `stem`, numbers of stages from 1, or names of timm's modules, e.g. `layer1`. These
+            parts stay in evaluation mode, as mmsegmentation's `frozen_stages` do.
+        norm_eval: Batch norms keep their statistics in training; their weights are trained.
 
     Raises:
         ConfigError: If timm has no such model, the weights cannot be loaded, or an argument does not fit the model.
@@ -63,6 +62,8 @@ class Backbone(nn.Module):
         bgr: bool = False,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        freeze: Sequence[int | str] = (),
+        norm_eval: bool = False,
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
@@ -72,8 +73,7 @@ class Backbone(nn.Module):
             raise ConfigError(f"expected backbone.input_multiple of at least 1, got {input_multiple}")
         if not out_indices:
             raise ConfigError("expected backbone.out_indices to name at least one feature map, got none")
-        tensors = None if weights is None else _tensors(name, Path(weights), weights_sha256)
-        self.model = _create(name, tuple(out_indices), pretrained, weights, tensors, args)
+        self.model = create(name, tuple(out_indices), pretrained, weights, weights_sha256, args)
         if ceil_pool:
             _round_up(self.model, name)
         info: Any = self.model.feature_info
@@ -90,6 +90,19 @@ class Backbone(nn.Module):
         source: Any = self.model.pretrained_cfg
         self.register_buffer("mean", _stat("mean", mean, source, (0.485, 0.456, 0.406)), persistent=False)
         self.register_buffer("std", _stat("std", std, source, (0.229, 0.224, 0.225)), persistent=False)
+        self.norm_eval = norm_eval
+        _freeze(self.model, name, freeze)
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what is frozen and, with `norm_eval`, norms with statistics stay in evaluation mode."""
+        super().train(mode)
+        for part in self.model.modules():
+            weights = list(part.parameters())
+            is_frozen = weights and not any(weight.requires_grad for weight in weights)
+            if is_frozen or (self.norm_eval and getattr(part, "running_var", None) is not None):
+                part.eval()
+        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or of the float image that `normalise` returns."""
@@ -135,6 +148,26 @@ def _stat(
     return torch.tensor(given, dtype=torch.float32).view(1, 3, 1, 1)
 
 
+def _freeze(model: nn.Module, name: str, parts: Sequence[int | str]) -> None:
+    known = depths(model, name) if parts else {}
+    for part in parts:
+        chosen = [
+            key
+            for key, (own, depth) in known.items()
+            if depth == (0 if part == "stem" else part) or f"{own}.".startswith(f"{part}.")
+        ]
+        if not chosen:
+            last = max(depth for _, depth in known.values())
+            top = list(dict.fromkeys(own.split(".")[0] for own, _ in known.values()))
+            near = get_close_matches(str(part), ["stem", *top], n=1)
+            raise ConfigError(
+                f"expected backbone.freeze to hold stem, numbers of stages from 1 to {last} or names of modules "
+                f"({', '.join(top)}), got {part!r}" + "".join(f"; did you mean '{it}'?" for it in near)
+            )
+        for key in chosen:
+            model.get_parameter(key).requires_grad_(False)
+
+
 def _round_up(model: nn.Module, name: str) -> None:
     pool = getattr(model, "maxpool", None)
     if not isinstance(pool, nn.MaxPool2d):
@@ -143,89 +176,3 @@ def _round_up(model: nn.Module, name: str) -> None:
             "set backbone.ceil_pool=false"
         )
     pool.ceil_mode = True
-
-
-def _create(
-    name: str,
-    out_indices: tuple[int, ...],
-    pretrained: bool,
-    weights: str | None,
-    tensors: dict[str, Tensor] | None,
-    args: dict[str, Any],
-) -> nn.Module:
-    if tensors is not None:
-        pretrained, args["pretrained_cfg_overlay"] = True, {"state_dict": dict(tensors)}
-    if not timm.is_model(name.split(".")[0]):
-        near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
-        raise ConfigError(
-            f"expected the name of a timm model, got backbone.name='{name}'; "
-            f"similar: {', '.join(near) or 'none'}"
-        )
-    try:
-        model: nn.Module = timm.create_model(
-            name, features_only=True, out_indices=out_indices, pretrained=pretrained, **args
-        )
-    except Exception as error:
-        if not pretrained:
-            raise ConfigError(
-                f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
-            ) from error
-        raise _unloaded(name, f"{type(error).__name__}: {str(error)[:300]}", weights) from error
-    if tensors is not None:
-        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator,union-attr]
-        _check_loaded(model, name, str(weights), tensors)
-    return model
-
-
-def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
-    """Return the tensors of a weights file or a training checkpoint of timm."""
-    if not path.is_file():
-        raise ConfigError(
-            f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
-        )
-    if expected is not None and (found := sha256(path)) != expected.lower():
-        raise ConfigError(
-            f"expected backbone.weights='{path}' with the SHA-256 {expected}, got {found}; fetch the file again, or "
-            "set backbone.weights_sha256=null"
-        )
-    try:
-        content = load_file(path)
-    except CheckpointError as error:
-        raise _unloaded(name, str(error), str(path)) from error
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-        raise _unloaded(name, "it holds more than named tensors", str(path))
-    if not content:  # timm would look for weights on the network
-        raise _unloaded(name, "it holds no tensor", str(path))
-    return dict(clean_state_dict(content))
-
-
-def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:
-    of = "" if weights is None else f" from backbone.weights='{weights}'"
-    return ConfigError(
-        f"could not load the weights of backbone.name='{name}'{of}: {said}. "
-        "Without network, fetch them elsewhere and set backbone.weights=FILE "
-        "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
-    )
-
-
-def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, Tensor]) -> None:
-    """Raise unless the model has the file's tensors. timm itself accepts any file for a feature extractor.
-
-    Tensors are recognised by size and sum, because timm may rename and reshape them.
-    """
-
-    def mark(tensor: Tensor) -> tuple[int, float]:
-        return tensor.numel(), round(float(tensor.double().abs().sum()), 4)
-
-    found = {mark(tensor) for tensor in tensors.values()}
-    parameters = list(model.parameters())
-    arrived = sum(mark(p.detach()) in found for p in parameters)
-    if arrived < 0.9 * len(parameters):
-        raise ConfigError(
-            f"expected the weights of {name}, got backbone.weights='{weights}', which holds {arrived} of the "
-            f"model's {len(parameters)} parameters; set backbone.name to the model that the file belongs to"
-        )

@@ -156,7 +156,7 @@ def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str,
     left_out = {"_target_", "_partial_"}
     name = known.get(get_object(target))
     if name is not None:
-        left_out |= NOT_DESCRIBED  # the file has the weights
+        left_out |= NOT_DESCRIBED
     return {
         **({"_target_": target} if name is None else name),
         **{key: value for key, value in _plain(node).items() if key not in left_out},

@@ -1,0 +1,123 @@
+"""timm's models: made by name, with weights from the hub or from a local file."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import clean_state_dict, group_parameters
+from torch import Tensor, nn
+
+from isaseg.errors import CheckpointError, ConfigError
+from isaseg.files import sha256
+from isaseg.models.tensor_files import load_file
+
+
+def create(
+    name: str,
+    out_indices: tuple[int, ...],
+    pretrained: bool,
+    weights: str | None,
+    weights_sha256: str | None,
+    args: dict[str, Any],
+) -> Any:
+    """Return a timm model that gives feature maps; the arguments are those of `Backbone`.
+
+    Raises:
+        ConfigError: If timm has no such model, an argument does not fit it, or the weights cannot be loaded.
+    """
+    tensors = None if weights is None else _tensors(name, Path(weights), weights_sha256)
+    if tensors is not None:
+        pretrained, args["pretrained_cfg_overlay"] = True, {"state_dict": dict(tensors)}
+    if not timm.is_model(name.split(".")[0]):
+        near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        raise ConfigError(
+            f"expected the name of a timm model, got backbone.name='{name}'; "
+            f"similar: {', '.join(near) or 'none'}"
+        )
+    try:
+        model: Any = timm.create_model(
+            name, features_only=True, out_indices=out_indices, pretrained=pretrained, **args
+        )
+    except Exception as error:
+        if not pretrained:
+            raise ConfigError(
+                f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
+            ) from error
+        raise _unloaded(name, f"{type(error).__name__}: {str(error)[:300]}", weights) from error
+    if tensors is not None:
+        model.pretrained_cfg.pop("state_dict", None)
+        _check_loaded(model, name, str(weights), tensors)
+    return model
+
+
+def depths(model: nn.Module, name: str, coarse: bool = True) -> dict[str, tuple[str, int]]:
+    """Return the name in timm and the depth of each parameter of a model made by `create`, by its name in that model.
+
+    The stem has depth 0; stages count from 1, or blocks if not `coarse`, as timm groups them for layer-wise decay.
+    """
+    with torch.device("meta"):  # takes neither memory nor random numbers
+        whole: Any = timm.create_model(name)
+    depth = group_parameters(whole, whole.group_matcher(coarse=coarse), reverse=True)
+    names = {own.replace(".", "_", 1): own for own in depth} | {own: own for own in depth}
+    found = {}
+    for key, _ in model.named_parameters():
+        short = key.removeprefix("model.").removeprefix("body.")  # timm's wrappers
+        own = names.get(short, short)
+        found[key] = own, depth.get(own, max(depth.values()))
+    return found
+
+
+def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
+    """Return the tensors of a weights file or a training checkpoint of timm."""
+    if not path.is_file():
+        raise ConfigError(
+            f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
+        )
+    if expected is not None and (found := sha256(path)) != expected.lower():
+        raise ConfigError(
+            f"expected backbone.weights='{path}' with the SHA-256 {expected}, got {found}; fetch the file again, or "
+            "set backbone.weights_sha256=null"
+        )
+    try:
+        content = load_file(path)
+    except CheckpointError as error:
+        raise _unloaded(name, str(error), str(path)) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        raise _unloaded(name, "it holds more than named tensors", str(path))
+    if not content:  # timm would look for weights on the network
+        raise _unloaded(name, "it holds no tensor", str(path))
+    return dict(clean_state_dict(content))
+
+
+def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:
+    of = "" if weights is None else f" from backbone.weights='{weights}'"
+    return ConfigError(
+        f"could not load the weights of backbone.name='{name}'{of}: {said}. "
+        "Without network, fetch them elsewhere and set backbone.weights=FILE "
+        "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
+    )
+
+
+def _check_loaded(model: nn.Module, name: str, weights: str, tensors: dict[str, Tensor]) -> None:
+    """Raise unless the model has the file's tensors. timm itself accepts any file for a feature extractor.
+
+    Tensors are recognised by size and sum, because timm may rename and reshape them.
+    """
+
+    def mark(tensor: Tensor) -> tuple[int, float]:
+        return tensor.numel(), round(float(tensor.double().abs().sum()), 4)
+
+    found = {mark(tensor) for tensor in tensors.values()}
+    parameters = list(model.parameters())
+    arrived = sum(mark(p.detach()) in found for p in parameters)
+    if arrived < 0.9 * len(parameters):
+        raise ConfigError(
+            f"expected the weights of {name}, got backbone.weights='{weights}', which holds {arrived} of the "
+            f"model's {len(parameters)} parameters; set backbone.name to the model that the file belongs to"
+        )
