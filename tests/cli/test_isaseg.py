@@ -23,7 +23,7 @@ sys.exit(found.load()())
 """
 
 SHORT = ["backbone=tiny_d8", "data.crop_size=[32,32]", "data.val_length=2", "head.channels=16", "logger=csv"]
-SHORT += ["head.aux_channels=8", "trainer.accelerator=cpu", "callbacks.pictures=0", "output_dir=out"]
+SHORT += ["head.aux_channels=8", "trainer.accelerator=cpu", "pictures=0", "output_dir=out"]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])

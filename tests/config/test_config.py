@@ -60,6 +60,9 @@ FOLDER = "data=folder data.classes=[a,b] data.root=a"
     [
         ("", "data.num_workers=2 trainer.devices=1 resume=never logger=csv", True),
         ("", "recipe.lr=2", True),  # of optim=sgd_poly alone
+        ("", "callbacks=[] pictures=0", True),
+        ("", "callbacks=[default,lr_monitor,device_stats] ~callbacks.pictures trainer=default", True),
+        ("", "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", False),
         ("", "seed=1", False),
         ("", "optim.lr=0.1", False),
         ("", "attention=dense", False),

@@ -35,7 +35,7 @@ SMALL = [
     "logger=csv",
     "score_test=false",
     "check_data=false",
-    "callbacks.pictures=0",
+    "pictures=0",
 ]
 
 

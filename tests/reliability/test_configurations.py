@@ -118,7 +118,12 @@ def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
         (["experiment=lamp_isa"], "did you mean 'lamps_isa'"),
         (["attention.group_sizes=[4,4]"], "did you mean 'attention.group_size'"),
         (["data.transform.extra=[{_target_: albumentations.Blur, prob: 1}]"], "data.transform.extra[0].prob"),
+        (["+callbacks.pictures.cuont=3"], "did you mean 'count'"),
         (["+callbacks.picturs=3"], "did you mean 'pictures'"),
+        (
+            ["callbacks=[default,lr_monitr]"],
+            "no option 'lr_monitr' in the group callbacks; did you mean 'lr_monitor'",
+        ),
         (["+head.channel=3"], "did you mean 'channels'"),
         (["+sede=3"], "did you mean 'seed'"),
     ],
@@ -205,7 +210,10 @@ VALUES = [
     ("seed=99999999999", "seed to be less than 4294967296"),
     ("name='...'", "name to be text with a letter"),
     ("name=???", "a value for name, got none; give it as name=VALUE"),
-    ("callbacks.pictures=-1", "callbacks.pictures to be greater than or equal to 0"),
+    ("pictures=-1", "pictures to be greater than or equal to 0"),
+    ("callbacks.pictures.count=-1", "callbacks.pictures.count to be greater than or equal to 0"),
+    ("callbacks.pictures=0", "callbacks.pictures to be a node with _target_"),
+    ("~callbacks.model_summary ~callbacks.pictures", ""),
     ("check_data=1", "check_data to be true or false"),
     ("logger.mode=onlin", "logger.mode"),
     ("resume=1", "resume to be auto, must, never or the path of a checkpoint, got resume=1"),
@@ -226,7 +234,7 @@ def test_x3_an_invalid_value_is_refused_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
-ONE = [*SMALL, "trainer.max_steps=1", "callbacks.wandb_pictures=0"]
+ONE = [*SMALL, "trainer.max_steps=1", "callbacks.pictures.count=0"]
 OPTIONS = {
     group: sorted(p.stem for p in (CONF / group).glob("[!_]*.yaml"))
     for group in ("attention", "loss", "optim")

@@ -22,7 +22,7 @@ from tests.wandb_file import WandbFile, read_run_folder
 
 ROOT = Path(__file__).parents[2]
 TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=1"]
-TINY += ["check_data=false", "score_test=false", "callbacks.pictures=0", "trainer.accelerator=cpu"]
+TINY += ["check_data=false", "score_test=false", "pictures=0", "trainer.accelerator=cpu"]
 TINY += ["trainer.log_every_n_steps=1"]
 
 

@@ -225,7 +225,7 @@ def test_what_cannot_work_is_told_before_anything_is_submitted(
 
 
 TINY = ["hydra.launcher.cpus_per_task=1", "data.val_length=4", "data.num_workers=0", "logger=csv"]
-TINY += ["callbacks.pictures=0", "score_test=false", "check_data=false"]
+TINY += ["pictures=0", "score_test=false", "check_data=false"]
 STEPS = "step "  # of a line of progress
 
 

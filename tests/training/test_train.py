@@ -77,7 +77,7 @@ def test_the_best_checkpoint_scores_what_metrics_json_says(
 def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
     compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    common = [*TINY, "data.crop_size=[32,32]", "backbone=tiny_d8", "callbacks.pictures=0", "logger=csv"]
+    common = [*TINY, "data.crop_size=[32,32]", "backbone=tiny_d8", "pictures=0", "logger=csv"]
     common += ["score_test=false", f"run_dir={tmp_path}", "trainer.accelerator=cpu"]
     train(compose(*common))
     (tmp_path / "wandb_id.txt").write_text("of-the-first")

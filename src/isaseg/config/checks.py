@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from isaseg.config.composition import conf_dir
 from isaseg.config.targets import check_targets
-from isaseg.config.values import check_keys
+from isaseg.config.values import check_keys, suggest
 from isaseg.errors import ConfigError
 
 Group = dict[str, Any]
@@ -24,6 +24,7 @@ class _Run(TypedDict):
     resume: Annotated[str, Field(description="auto, must, never or the path of a checkpoint")]
     check_data: bool
     score_test: bool
+    pictures: NonNegativeInt
     checkpoint_every_n_steps: PositiveInt
     compile: bool
     aux_weight: Annotated[float, Field(ge=0, le=1000)]
@@ -31,7 +32,7 @@ class _Run(TypedDict):
     run_dir: str | None
     attention: Group
     backbone: Group
-    callbacks: Group
+    callbacks: NotRequired[Group]  # none with callbacks=[]
     data: Group
     head: Group
     logger: Group
@@ -48,12 +49,6 @@ class _Head(TypedDict):
     aux_channels: PositiveInt | None
     align_corners: bool
     negative_slope: NotRequired[float]  # openseg's InPlaceABN
-
-
-class _Callbacks(TypedDict):
-    pictures: NonNegativeInt
-    wandb_pictures: NonNegativeInt
-    profile: bool
 
 
 class _Recipe(TypedDict):
@@ -109,7 +104,7 @@ def check_sections(cfg: DictConfig) -> dict[str, Any]:
     own = re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg)))
     _check_section("", plain, _Run, own)
     _check_section("head", plain["head"], _Head)
-    _check_section("callbacks", plain["callbacks"], _Callbacks)
+    _check_named("callbacks", plain.get("callbacks", {}))
     _check_section("recipe", plain["recipe"], _Recipe)
     _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
     return plain
@@ -149,6 +144,17 @@ def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Itera
     if absent := sorted(section.__required_keys__ - node.keys()):
         raise ConfigError(f"expected a value for {f'{name}.{absent[0]}'.lstrip('.')}, got none")
     check_keys(name, node, dict.fromkeys(more, Any) | known, f"known here: {', '.join(known)}")
+
+
+def _check_named(name: str, nodes: Mapping[str, Any]) -> None:
+    """Check a section of which each key is a name and each value a node that is built."""
+    for key, node in nodes.items():
+        if not isinstance(node, dict) or "_target_" not in node:
+            raise ConfigError(
+                f"expected {name}.{key} to be a node with _target_, got {name}.{key}={node}; "
+                f"{suggest(key, nodes.keys() - {key})}add one by +{name}.NAME._target_=PACKAGE.CLASS, leave one out by "
+                f"~{name}.NAME"
+            )
 
 
 def _check_agreement(cfg: DictConfig) -> None:

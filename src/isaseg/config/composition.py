@@ -40,8 +40,8 @@ def require(cfg: DictConfig, key: str) -> Any:
 
 
 def shortened(cfg: DictConfig) -> DictConfig:
-    """Return the configuration of the few steps that are watched where `callbacks.profile` asks for it, else itself."""
-    if OmegaConf.select(cfg, "callbacks.profile") is not True:
+    """Return the configuration of the few steps that are watched where there is `callbacks.profile`, else itself."""
+    if OmegaConf.select(cfg, "callbacks.profile") is None:
         return cfg
     few = OmegaConf.merge(cfg, {"trainer": {"max_steps": PROFILED, "val_check_interval": PROFILED}})
     assert isinstance(few, DictConfig)
@@ -58,10 +58,12 @@ def explain(error: Exception, config_name: str = "train") -> str:
     if isinstance(error, OverrideParseException):
         return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
     text = str(error)
-    group = re.search(r"Could not find '([^']+)'", text)
-    if group and "Available options" in text:
+    group = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if group:
         folder, _, option = group.group(1).rpartition("/")
         options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files are for others to inherit
+        # of an option in a list, Hydra does not list the others
+        options = options or sorted(path.stem for path in (conf_dir() / folder).glob("[!_]*.yaml"))
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:

@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from isaseg.config.composition import conf_dir
 
+# Callbacks that only watch; any other one may change what a run computes.
+_WATCHING = ("pictures", "model_summary", "profile", "lr_monitor", "device_stats")
+
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
     "resume",
@@ -20,7 +23,8 @@ _NOT_IDENTITY = (
     "output_dir",
     "run_dir",
     "logger",
-    "callbacks",
+    "pictures",
+    *(f"callbacks.{name}" for name in _WATCHING),
     "data.root",
     "data.source.root",
     "data.num_workers",
@@ -69,6 +73,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
+    if not plain.get("callbacks"):
+        plain.pop("callbacks", None)
     return {str(key): value for key, value in plain.items()}
 
 

@@ -39,7 +39,8 @@ ALLOWED = {
     "torch.optim.Optimizer": ["torch.optim.", "timm.optim."],
     "torch.optim.lr_scheduler.LRScheduler": ["torch.optim.lr_scheduler."],
     "lightning.pytorch.Trainer": ["lightning.pytorch.Trainer"],
-    "lightning.pytorch.Callback": ["lightning.pytorch.callbacks.", "isaseg.training.callbacks."],
+    "lightning.pytorch.Callback": ["lightning.pytorch.callbacks."]
+    + ["isaseg.training.callbacks.", "isaseg.training.step_profile."],
     "lightning.pytorch.loggers.Logger": ["lightning.pytorch.loggers.", "isaseg.runs.loggers."],
     "torchmetrics.Metric": ["torchmetrics.classification.", "torchmetrics.segmentation."],
     "albumentations.core.serialization.Serializable": [

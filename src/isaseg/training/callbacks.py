@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: divergence, speed, progress, pictures for W&B."""
+"""Callbacks that watch a run: divergence, speed, progress, pictures."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from pydantic import NonNegativeInt
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -133,19 +134,19 @@ def progress() -> Callback:
     return RichProgressBar(console_kwargs={"stderr": True}) if sys.stderr.isatty() else PlainProgress()
 
 
-class WandbPictures(Callback):
+class ValidationPictures(Callback):
     """Sends the same few validation images to W&B after every validation, with truth and prediction as overlays.
 
     Args:
         count: How many; 0 for none.
     """
 
-    def __init__(self, count: int = 4) -> None:
+    def __init__(self, count: NonNegativeInt = 4) -> None:
         self.count = count
         self._samples: list[pictures.Sample] | None = None
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Predict and send, in the first process, if there is a W&B logger."""
+    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Predict and send, in the first process, if there is a W&B logger; the weights are still those validated."""
         loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalWandbLogger)]
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not (loggers and self.count and fitting and trainer.is_global_zero):

@@ -247,7 +247,7 @@ def _write_results(
 ) -> None:
     """Write pictures, curves, confusion.json and metrics.json, and print the table of classes."""
     classes = datamodule.classes
-    save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.callbacks.pictures)
+    save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.pictures)
     plot_curves(folder)
     confusion = {"classes": list(classes), "matrix": scores["matrix"].long().tolist()}  # rows are targets
     write_json(folder / "confusion.json", confusion, indent=None)

@@ -21,20 +21,18 @@ class Profile(Callback):
     """Profiles a few steps.
 
     Writes profile.txt, a table of the operations that take the most time of their own, and profile.json.gz, a trace that
-    chrome://tracing and ui.perfetto.dev open.
-
-    Args:
-        folder: Of the run.
+    chrome://tracing and ui.perfetto.dev open, to the trainer's root folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
+        self._folder = Path()
         self._profiler: Any = None
         self._key = "self_cpu_time_total"
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Start the profiler, which counts the steps."""
         if trainer.is_global_zero:
+            self._folder = Path(trainer.default_root_dir)
             if pl_module.device.type == "cuda":
                 self._key = "self_device_time_total"
             steps = schedule(wait=WAIT, warmup=WARM, active=ACTIVE, repeat=1)
@@ -57,12 +55,12 @@ class Profile(Callback):
         self.on_train_end()
 
     def _write(self, done: Any) -> None:
-        with replace_file(self.folder / "profile.txt") as file:
+        with replace_file(self._folder / "profile.txt") as file:
             file.write(done.key_averages().table(sort_by=self._key, row_limit=40).encode())
-        partial = self.folder / ".profile.json.gz"  # torch chooses the format by the name
+        partial = self._folder / ".profile.json.gz"  # torch chooses the format by the name
         done.export_chrome_trace(str(partial))
-        partial.replace(self.folder / "profile.json.gz")
+        partial.replace(self._folder / "profile.json.gz")
         log.info(
             "what takes the time: %s; a trace for ui.perfetto.dev: profile.json.gz",
-            self.folder / "profile.txt",
+            self._folder / "profile.txt",
         )

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, RichModelSummary
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig
@@ -20,7 +20,6 @@ from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import ConfigError
 from isaseg.training import callbacks, interruptions
 from isaseg.training.module import SegmentationModule
-from isaseg.training.step_profile import Profile
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,7 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
         # torch takes no batch without communication before the graph is known (pytorch#143580)
         static = cfg.trainer.accumulate_grad_batches == 1
         options["strategy"] = DDPStrategy(static_graph=static, gradient_as_bucket_view=True)
+    hooks = _callbacks(cfg, folder, interval)
     plugins: list[Any] = [DurableCheckpointIO(max_steps)]
     if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
         # Lightning's requeueing writes hpc_ckpt files, which would outrank newer checkpoints
@@ -53,30 +53,46 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
         use_distributed_sampler=False,
         default_root_dir=str(folder),
         logger=loggers,
-        callbacks=_callbacks(cfg, folder, interval),
-        enable_progress_bar=sys.stderr.isatty(),
+        callbacks=hooks,
+        enable_model_summary=False,  # it is the node callbacks.model_summary
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in hooks),
         plugins=plugins,
     )
     return trainer
 
 
 def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
+    """Return those of the configuration between those that are always on; Lightning moves checkpoints to the end.
+
+    What they draw follows the random state that is restored, and what they do to gradients is checked. An average of the
+    weights comes last of them: the others see it at the end of a validation, before it is swapped back.
+    """
+    own = [_callback(node, f"callbacks.{name}") for name, node in cfg.get("callbacks", {}).items()]
+    own.sort(key=lambda callback: isinstance(callback, WeightAveraging))
     checkpoints = folder / "checkpoints"
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     if every == cfg.trainer.val_check_interval:
         every = interval
     return [
-        interruptions.BestCheckpoint(checkpoints),
-        interruptions.LastCheckpoint(checkpoints / "last.ckpt", every),
         interruptions.RngState(),
         interruptions.RepeatValidation(interval),
+        *own,
         callbacks.DivergenceGuard(),
         callbacks.StepTimer(),
-        callbacks.progress(),
-        RichModelSummary(max_depth=2),
-        callbacks.WandbPictures(cfg.callbacks.wandb_pictures),
-        *([Profile(folder)] if cfg.callbacks.profile else []),
+        *([] if any(isinstance(callback, ProgressBar) for callback in own) else [callbacks.progress()]),
+        interruptions.BestCheckpoint(checkpoints),
+        interruptions.LastCheckpoint(checkpoints / "last.ckpt", every),
     ]
+
+
+def _callback(node: DictConfig, key: str) -> Callback:
+    built = config.build(node, key)
+    if not isinstance(built, Callback):
+        raise ConfigError(
+            f"expected {key} to be a callback of Lightning, got {type(built).__name__}; name a class that inherits from "
+            "lightning.pytorch.Callback"
+        )
+    return built
 
 
 def compile_network(module: SegmentationModule, device: torch.device) -> None:
