@@ -17,8 +17,8 @@ from isaseg.runs.facts import git_commit, run_facts
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import build_module
 
-SOURCE = SimpleNamespace(groups=None, palette=torch.zeros(0, 3))
-DATA: Any = SimpleNamespace(classes=(), source=lambda split: SOURCE)
+SOURCE = SimpleNamespace(groups=None, palette=torch.zeros(8, 3, dtype=torch.uint8))
+DATA: Any = SimpleNamespace(classes="abcdefgh", source=lambda split: SOURCE)
 
 
 def counted_by_hand(module: SegmentationModule, size: tuple[int, int]) -> tuple[int, list[tuple[int, ...]]]:

@@ -58,7 +58,7 @@ def data_dir(cfg: DictConfig) -> Path:
 def run_name(cfg: DictConfig) -> str:
     """Return a readable name: context module, backbone, seed and a digest of all that defines the run."""
     plain = identity(cfg)
-    return safe_name(f"{attention_label(cfg)}_{plain['backbone']['name']}_seed{cfg.seed}_{digest(plain)}")
+    return safe_name(f"{attention_label(cfg)}_{backbone_label(cfg)}_seed{cfg.seed}_{digest(plain)}")
 
 
 def identity(cfg: DictConfig) -> dict[str, Any]:
@@ -134,6 +134,11 @@ def attention_label(cfg: DictConfig) -> str:
     if node.get("depth", 1) != 1:
         name += f"-d{node.depth}"
     return name
+
+
+def backbone_label(cfg: DictConfig) -> str:
+    """Return the name of the backbone, or that of its class if it has none."""
+    return str(cfg.backbone.get("name") or str(cfg.backbone["_target_"]).rpartition(".")[2])
 
 
 def safe_name(name: str) -> str:

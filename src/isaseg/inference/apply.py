@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
+from isaseg.errors import ConfigError
 from isaseg.inference.labels import labels_from_coarse, largest, resize
 from isaseg.models.segmenter import Segmenter
 
@@ -86,6 +87,19 @@ def predict_logits(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
     Of one view these are its logits; of several the mean of their probabilities or the sum of their logits.
     """
     return torch.stack([torch.cat(list(_strips(segmenter, one, how)), dim=1) for one in image])
+
+
+def check_applies(segmenter: Segmenter, how: Inference) -> None:
+    """Check that a network can be applied as the protocol says.
+
+    Raises:
+        ConfigError: If the protocol scales the normalised input, and the backbone does not normalise by itself.
+    """
+    if how.scaling == "network" and not hasattr(segmenter.backbone, "normalise"):
+        raise ConfigError(
+            "expected a backbone with `normalise` (CONTRIBUTING.md) for test.scaling=network, of protocol=openseg, got "
+            f" {type(segmenter.backbone).__name__} without it; add it, or choose protocol=none or mmseg"
+        )
 
 
 def _device(segmenter: Segmenter) -> torch.device:

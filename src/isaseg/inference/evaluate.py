@@ -27,7 +27,7 @@ from isaseg.data.loader import EvalLoader
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
-from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.apply import Inference, check_applies, predict_labels
 from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
@@ -124,6 +124,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
     datamodule: SegmentationDataModule = config.build(cfg.data, "data", val_resize=None)
     source = datamodule.source(cfg.split)
     how = inference_of(cfg, source.flip_pairs)
+    check_applies(model.segmenter, how)
     if not datamodule.is_labelled(cfg.split):
         raise ConfigError(
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "

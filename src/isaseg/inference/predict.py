@@ -21,7 +21,7 @@ from isaseg.console import counted
 from isaseg.data.overlay import write_legend, write_overlay
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
-from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.apply import Inference, check_applies, predict_labels
 from isaseg.inference.label_files import LabelFormat, label_format, write_label_file
 from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
 from isaseg.inference.protocol import inference_of
@@ -60,6 +60,7 @@ def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
     pictures = find_pictures(_inputs(cfg, files), folder)
     model = load_model(Path(str(cfg.checkpoint)))
     form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
+    check_applies(model.segmenter, windowed(cfg))
     folder.mkdir(parents=True, exist_ok=True)
     with pixels_at_most(cfg.max_pixels):
         labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)

@@ -27,14 +27,17 @@ def fuse(module: M) -> M:
     """Return a copy of a network, or of a part of one, for inference: evaluation mode, no gradients, norms folded.
 
     A batch norm is folded if it follows a convolution in an `nn.Sequential` or, in a `Backbone`, if it is the only reader
-    of a convolution's output. Other norms stay. The copy has other parameters than the module, and hooks on layers that
-    are replaced are lost: it is not meant to be trained or saved.
+    of a convolution's output. Other norms stay, and so does all inside a module of a class outside this project. The copy
+    has other parameters than the module, and hooks on layers that are replaced are lost: it is not meant to be trained or
+    saved.
     """
     fused: M = _fused(copy.deepcopy(module).requires_grad_(False))
     return fused.eval()
 
 
 def _fused(module: nn.Module) -> Any:
+    if not type(module).__module__.startswith(("isaseg.", "torch.nn.")):
+        return module  # what its forward makes of its layers is not known
     if isinstance(module, Backbone):
         _fold_traced(module.model)
         for name, part in list(module.model.named_modules()):

@@ -108,8 +108,18 @@ def build_segmenter(
         negative_slope: Slope of the heads' activations below zero: 0 is ReLU, 0.01 is openseg's InPlaceABN.
 
     Raises:
-        ValueError: If there is to be an auxiliary head and the backbone returns a single map.
+        ValueError: If the backbone has no `channels`, or a single map where there is to be an auxiliary head.
     """
+    widths = getattr(backbone, "channels", None)
+    if (
+        not isinstance(widths, list | tuple)
+        or not widths
+        or not all(type(c) is int and c > 0 for c in widths)
+    ):
+        raise ValueError(
+            f"expected a backbone with `channels`, a list of the channels of each map that it returns, got {widths!r} "
+            f"of {type(backbone).__name__}; see CONTRIBUTING.md"
+        )
     head = ContextHead(backbone.channels[-1], channels, num_classes, attention, dropout)
     aux_head = None
     if aux_channels is not None:

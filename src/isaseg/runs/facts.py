@@ -25,17 +25,17 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
     without the auxiliary head; the memory of the scores is that of float32. What cannot be known is None.
     """
     attention = segmenter.head.attention
-    outside, height, width = _outside(segmenter, cfg.data.crop_size)
-    cost = attention.cost(height, width)  # type: ignore[operator]
+    outside, size = _outside(segmenter, cfg.data.crop_size)
+    cost = None if size is None else attention.cost(*size)  # type: ignore[operator]
     return {
         "attention_label": config.attention_label(cfg),
         "data": cfg.data.name,
-        "backbone": cfg.backbone.name,
+        "backbone": config.backbone_label(cfg),
         "seed": cfg.seed,
         "parameters": sum(p.numel() for p in segmenter.parameters()),
-        "mult_adds": None if outside is None else outside + cost.mult_adds,
-        "attention_mult_adds": cost.attention_mult_adds,
-        "attention_score_mib": cost.score_entries * 4 / 2**20,
+        "mult_adds": None if outside is None or cost is None else outside + cost.mult_adds,
+        "attention_mult_adds": cost and cost.attention_mult_adds,
+        "attention_score_mib": cost and cost.score_entries * 4 / 2**20,
         "git_commit": git_commit(_ROOT),
         "torch": torch.__version__,
         "device": _device_name(cfg),
@@ -68,22 +68,23 @@ def git_commit(folder: Path) -> str | None:
     return commit + ("" if all(line.startswith("#") for line in rest) else "+dirty")
 
 
-def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, int, int]:
-    """Return the multiply-adds outside the context module, None if they cannot be counted, and the size of its map.
+def _outside(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, tuple[int, int] | None]:
+    """Return the multiply-adds outside the context module and the size of its map; None for what cannot be known.
 
     Those of the context module are left to its `cost`: what a kernel really does depends on the machine.
     """
     network = copy.deepcopy(segmenter).to("meta").eval()
-    sizes = [tuple(-(-side // segmenter.backbone.strides[-1]) for side in crop_size)]
+    strides = getattr(segmenter.backbone, "strides", None)  # a backbone of the user's own need not have them
+    sizes: list[Any] = [strides and tuple(-(-side // strides[-1]) for side in crop_size)]
     network.head.attention.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[-2:]))
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
             network(torch.zeros(1, 3, *crop_size, dtype=torch.uint8, device="meta"))
     except Exception:  # a part of the user's own may look at values: no run fails for this number
-        return None, *sizes[-1]
+        return None, sizes[-1]
     inside = counter.get_flop_counts().get(f"{type(network).__name__}.head.attention", {})
-    return (counter.get_total_flops() - sum(inside.values())) // 2, *sizes[-1]
+    return (counter.get_total_flops() - sum(inside.values())) // 2, sizes[-1]
 
 
 def _device_name(cfg: DictConfig) -> str:

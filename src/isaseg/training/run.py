@@ -22,9 +22,11 @@ from isaseg.console import quiet
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError, ConfigError, OutOfMemory
 from isaseg.files import replace_file
+from isaseg.inference.apply import Inference, check_applies
 from isaseg.inference.label_files import label_format
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
+from isaseg.models.contract import check_parts
 from isaseg.models.segmenter import build_segmenter
 from isaseg.runs.facts import run_facts
 from isaseg.runs.loggers import finish_loggers
@@ -75,7 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         run_dir=folder,
         group=cfg.logger.get("group") or cfg.name,
         name=cfg.logger.get("name") or config.run_name(cfg),
-        tags=[cfg.data.name, config.attention_label(cfg), cfg.backbone.name],
+        tags=[cfg.data.name, config.attention_label(cfg), config.backbone_label(cfg)],
         config={**_plain(cfg), **{key: value for key, value in known.items() if key not in cfg}},
     )
     try:
@@ -107,10 +109,15 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         segmenter = build_segmenter(backbone, cfg.data.num_classes, attention, **_plain(cfg.head))
     except (ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(f"attention or head cannot be built: {error}") from error
+    on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+    height, width = cfg.data.crop_size
+    check_parts(segmenter, height, width, "cpu" if on_cpu else "cuda")
     description = describe(cfg, datamodule)
     try:
         check_described(description, segmenter)
         label_format(description)
+        scaling = OmegaConf.select(cfg, "test.scaling", default="file")
+        check_applies(segmenter, Inference(scaling=scaling))
     except (CheckpointError, ConfigError) as error:
         raise ConfigError(
             f"evaluate, predict and export could not use a checkpoint of this network: {error}"

@@ -1,0 +1,63 @@
+"""What a backbone and a context module of the user's own must return, checked on one image before a run."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isaseg.errors import ConfigError
+from isaseg.models.segmenter import Segmenter
+
+
+@torch.no_grad()
+def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cpu") -> None:
+    """Run the parts of a network that are not of this project on a black image, in a copy, and compare shapes.
+
+    Args:
+        segmenter: The network; it stays as it is.
+        height: Of the image.
+        width: Of the image.
+        device: Where the copy runs.
+
+    Raises:
+        ConfigError: If a part returns anything but floating-point maps of the channels that it promises.
+    """
+    if all(is_ours(part) for part in (segmenter.backbone, segmenter.head.attention)):
+        return
+    network = copy.deepcopy(segmenter).to(device).eval()
+    maps = network.backbone(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device))
+    channels = list(network.backbone.channels)
+    if not isinstance(maps, list | tuple) or [_channels(m) for m in maps] != channels:
+        raise ConfigError(
+            f"expected the backbone {type(network.backbone).__name__} to return floating-point maps (B, C, H, W) of "
+            f"channels={channels}, got {_shown(maps)}; correct its forward or its channels"
+        )
+    x = network.head.reduce(maps[-1])
+    promised: Any = network.head.fuse[0].weight
+    context, wanted = network.head.attention(x), (1, promised.shape[1] // 2, *x.shape[-2:])
+    if _channels(context) is None or tuple(context.shape) != wanted:
+        raise ConfigError(
+            f"expected the context module {type(network.head.attention).__name__} to return a floating-point map "
+            f"{wanted} for one of {tuple(x.shape)}, got {_shown(context)}; correct its forward or its out_channels"
+        )
+
+
+def is_ours(part: object) -> bool:
+    """Return whether a module is of a class of this project."""
+    return type(part).__module__.startswith("isaseg.")
+
+
+def _channels(value: object) -> int | None:
+    """Return C of a floating-point map (1, C, H, W), None for anything else."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 4 and len(value) == 1:
+        return value.shape[1]
+    return None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{tuple(value.shape)} of {value.dtype}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_shown(part) for part in value)}]"
+    return type(value).__name__
