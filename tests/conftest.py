@@ -5,8 +5,10 @@ import ipaddress
 import os
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.update(
@@ -27,6 +29,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from isaseg import config
+from isaseg.trust import VARIABLE
+from tests.ownlab import CONF, OWNLAB
 
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 torch.set_num_threads(1)
@@ -66,3 +70,18 @@ def compose_overrides(*overrides: str) -> DictConfig:
 def compose() -> Callable[..., DictConfig]:
     """Give `compose(*overrides)`, as `compose_overrides`."""
     return compose_overrides
+
+
+@pytest.fixture
+def ownlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the current folder, with a package `ownlab`, which leaves a file `ran` when imported, and `conf` for it."""
+    (tmp_path / "ownlab.py").write_text(OWNLAB)
+    for name, text in CONF.items():
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ownlab", raising=False)
+    monkeypatch.setenv(VARIABLE, "otherlab,ownlab")
+    yield tmp_path
+    sys.modules.pop("ownlab", None)

@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,73 +15,11 @@ from isaseg.errors import CheckpointError
 from isaseg.trust import VARIABLE
 from tests.checkpoints.test_description import DESCRIPTION, NESTED
 
-OWNLAB = """
-import math
-from subprocess import Popen
-
-import torch
-from torch import nn
-
-open("ran", "a").close()
-
-
-class Gate(nn.Module):
-    def __init__(self, channels, gain: float = 1.0, name="gate", sizes=(1,)):
-        super().__init__()
-        self.out_channels = channels
-        self.gain = torch.linspace(0, gain, 3)[-1].item()  # cannot be run on meta
-        self.point = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x):
-        return self.gain * self.point(x)
-
-
-class Open(nn.Module):
-    def __init__(self, channels, **more):
-        super().__init__()
-        self.out_channels = channels
-        self.weight = nn.Parameter(torch.rand(more["size"]))
-
-    def forward(self, x):
-        return x * self.weight.sum()
-
-
-class Net(nn.Module):
-    def __init__(self, width=6):
-        super().__init__()
-        self.channels = [3, width]
-        self.conv = nn.Conv2d(3, width, 3, 4, 1)
-
-    def forward(self, image):
-        return [image.float(), self.conv(image / 255)]
-
-
-class Plain:
-    def __init__(self):
-        open("built", "w").close()
-
-
-def function(channels):
-    open("built", "w").close()
-"""
-
 OWN: dict[str, Any] = {
     **DESCRIPTION,
     "backbone": {"_target_": "ownlab.Net", "width": 5},
     "attention": {"_target_": "ownlab.Gate", "gain": 2.0, "name": "mine", "sizes": [2, 3]},
 }
-
-
-@pytest.fixture
-def ownlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Return the current folder, in which a package `ownlab` lies; importing it leaves a file `ran`."""
-    (tmp_path / "ownlab.py").write_text(OWNLAB)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "ownlab", raising=False)
-    monkeypatch.setenv(VARIABLE, "otherlab,ownlab")
-    yield tmp_path
-    sys.modules.pop("ownlab", None)
 
 
 @torch.no_grad()
@@ -100,6 +37,12 @@ def test_own_parts_are_built_again_from_a_file(ownlab: Path) -> None:
         CheckpointError, match="only gain, name, sizes in attention, got attention.group_size"
     ):
         load_model(ownlab / "a.safetensors", group_size=(2, 2))
+    twice = build_described(OWN).eval()
+    twice.backbone.other = torch.nn.Sequential(twice.backbone.conv, torch.nn.BatchNorm2d(5).eval())
+    twice.backbone.other[1].running_mean.fill_(1)
+    assert torch.allclose(twice.fuse()(x), twice(x), atol=1e-5), (
+        "what is inside a part of the user's is left as it is"
+    )
     two = {**OWN, "attention": {"_target_": "ownlab.Open", "size": 2}}
     with pytest.raises(CheckpointError, match=r"weight \(3,\) -> \(2,\)"):
         check_described(two, build_described({**two, "attention": {"_target_": "ownlab.Open", "size": 3}}))

@@ -98,7 +98,7 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
     if how.scaling == "network" and not hasattr(segmenter.backbone, "normalise"):
         raise ConfigError(
             "expected a backbone with `normalise` (CONTRIBUTING.md) for test.scaling=network, of protocol=openseg, got "
-            f" {type(segmenter.backbone).__name__} without it; add it, or choose protocol=none or mmseg"
+            f"{type(segmenter.backbone).__name__} without it; add it, or choose protocol=none or mmseg"
         )
 
 

@@ -26,7 +26,7 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
     """
     attention = segmenter.head.attention
     outside, size = _outside(segmenter, cfg.data.crop_size)
-    cost = None if size is None else attention.cost(*size)  # type: ignore[operator]
+    cost = attention.cost(*size) if size and hasattr(attention, "cost") else None  # type: ignore[operator]
     return {
         "attention_label": config.attention_label(cfg),
         "data": cfg.data.name,

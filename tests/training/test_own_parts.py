@@ -1,0 +1,88 @@
+"""Runs with parts of a user's own package: trained, resumed, evaluated, predicted and exported from the checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from isaseg import config
+from isaseg.checkpoints.loading import load_model
+from isaseg.errors import ConfigError
+from isaseg.inference.evaluate import evaluate_model
+from isaseg.inference.export import export_checkpoint
+from isaseg.inference.predict import predict_pictures
+from isaseg.training.run import train
+from isaseg.trust import VARIABLE
+from tests.conftest import compose_overrides
+from tests.inference.tiny import save_picture
+from tests.reliability.small import SMALL, equal, loaded, weights
+
+OWN = ["hydra.searchpath=[file://conf]", "attention=gate", "backbone=net"]
+RUN = [*SMALL[1:], *OWN, "trainer.val_check_interval=1", "run_dir=run"]
+
+
+def compose_for(command: str, *words: str) -> DictConfig:
+    GlobalHydra.instance().clear()
+    return config.compose_from(command, ["checkpoint=run/checkpoints/best.ckpt", *words])
+
+
+@pytest.mark.usefixtures("ownlab")
+def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train(compose_overrides(*RUN, "trainer.max_steps=1", "optim.total_steps=2"))
+    first = weights(Path("run"))
+    train(compose_overrides(*RUN, "trainer.max_steps=2", "optim.total_steps=2", "resume=must"))
+    assert loaded(Path("run/checkpoints/last.ckpt"))["global_step"] == 2
+    assert not equal(first, weights(Path("run")))
+    assert json.loads(Path("run/facts.json").read_text())["backbone"] == "Net"
+
+    best = Path("run/checkpoints/best.ckpt")
+    model = load_model(best)
+    assert type(model.segmenter.head.attention).__name__ == "Gate"
+    words = ["data.val_length=2", "trainer.accelerator=cpu", "output=scores"]
+    evaluate_model(compose_for("evaluate", *words), model)
+    assert json.loads(Path("scores/metrics.json").read_text())["images"] == 2
+
+    save_picture(Path("a.png"))
+    assert predict_pictures(compose_for("predict", "input=a.png", "output=out", "device=cpu")) == 0
+    assert Path("out/labels/a.png").exists()
+    export_checkpoint(compose_for("export", "output=exported", "formats=[safetensors,onnx]"))
+    image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+    again = load_model(Path("exported/best.safetensors")).segmenter
+    assert torch.equal(again(image), model.segmenter(image))
+    assert Path("exported/best.onnx").exists()
+
+    monkeypatch.setenv(VARIABLE, "otherlab")
+    for refuse in (
+        lambda: predict_pictures(compose_for("predict", "input=a.png", "output=out2", "device=cpu")),
+        lambda: export_checkpoint(compose_for("export", "output=out2")),
+    ):
+        with pytest.raises(Exception, match=r"best.ckpt.*backbone._target_.*trust=\[ownlab\]"):
+            refuse()
+    assert not Path("out2").exists()
+
+
+@pytest.mark.usefixtures("ownlab")
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("attention.gain=5000", "predict and export.*at most 4096.*got attention.gain=5000"),
+        ("+attention.sizes=[{a:1}]", "a flag, a short string.*got attention.sizes"),
+        ("attention._target_=ownlab.make", "expected a torch.nn.Module that is defined.*attention._target_"),
+        ("+test={scaling:network}", "`normalise`.*got Net without it"),
+        (
+            "backbone._target_=ownlab.WrongNet",
+            r"WrongNet to return.*channels=\[3, 5\], got \[\(1, 3, 32, 32\) of torch.uint8, .*, int\]",
+        ),
+        ("attention._target_=ownlab.WrongGate", r"\(1, 16, 8, 8\) for one.*got \(1, 16, 8, 7\)"),
+        ("backbone._target_=ownlab.NoChannels", "with `channels`.*got None of NoChannels"),
+    ],
+)
+def test_what_our_own_commands_would_refuse_is_refused_before_the_first_step(words: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        train(compose_overrides(*RUN, words, "trainer.max_steps=1"))
+    assert not Path("run").exists()
