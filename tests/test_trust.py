@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from isaseg.errors import ConfigError
-from isaseg.trust import VARIABLE, import_trusted, trust, trusted
+from isaseg.trust import VARIABLE, as_words, import_trusted, refuse_trust, take_trust, trust, trusted
 
 
 @pytest.fixture
@@ -43,3 +43,31 @@ def test_a_trusted_package_is_found_in_the_current_folder(
         import_trusted("otherlab.Mine")
     with pytest.raises(ConfigError, match="name of a package"):
         trust(["a/b"])
+
+
+@pytest.mark.parametrize(
+    ("words", "rest", "given"),
+    [
+        (["+trust=[ownlab, otherlab]", "seed=1"], ["seed=1"], "ownlab,otherlab"),
+        (["trust=ownlab"], [], "ownlab"),
+        (["++trust=['ownlab']", "+trust=ownlab.part"], [], "ownlab,ownlab.part"),
+        (["a=+trust=[ownlab]", " trust=ownlab", "~trust", "+trust@_global_=ownlab"], None, ""),
+    ],
+)
+def test_trust_is_taken_out_of_a_command_line(
+    words: list[str], rest: list[str] | None, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    assert take_trust(words) == (words if rest is None else rest)
+    assert ",".join(trusted()) == given
+    assert take_trust(as_words()) == []
+    assert ",".join(trusted()) == given
+
+
+@pytest.mark.parametrize("word", ["trust", "trust=ownlab", "+trust=[ownlab]", "++trust=ownlab"])
+def test_no_word_of_a_file_gives_trust(word: str) -> None:
+    with pytest.raises(ConfigError, match="no trust from a file, got '.*; give it on the command line"):
+        refuse_trust(["seed=1", word])
+    for empty in ("+trust=", "+trust=[]", "+trust=[a b]"):
+        with pytest.raises(ConfigError, match="the name of a package to trust"):
+            take_trust([empty])

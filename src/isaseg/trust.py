@@ -5,13 +5,15 @@ Trust is given by the environment or on the command line, never by a file that i
 
 import importlib
 import os
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from isaseg.errors import ConfigError
 
 VARIABLE = "ISASEG_TRUST"
+_WORD = re.compile(r"\+{0,2}trust=\[?([^]]*)]?")  # of the command line
 
 
 def trusted() -> tuple[str, ...]:
@@ -30,6 +32,33 @@ def trust(packages: Iterable[str]) -> None:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(f"expected the name of a package to trust, e.g. mylab, got '{name}'")
     os.environ[VARIABLE] = ",".join(dict.fromkeys([*trusted(), *packages]))
+
+
+def take_trust(words: Sequence[str]) -> list[str]:
+    """Trust the packages of `+trust=[mylab,otherlab]` among the words of a command line, and return the other words.
+
+    Raises:
+        ConfigError: If one is no name of a package.
+    """
+    for word in words:
+        if found := _WORD.fullmatch(word):
+            trust(name.strip(" '\"") for name in found[1].split(","))
+    return [word for word in words if not _WORD.fullmatch(word)]
+
+
+def refuse_trust(words: Iterable[str]) -> None:
+    """Raise a ConfigError if words, or keys, that a file may have written give trust."""
+    for word in words:
+        if word == "trust" or _WORD.fullmatch(word):
+            raise ConfigError(
+                f"expected no trust from a file, got '{word}'; give it on the command line, e.g. +trust=[mylab], or as "
+                f"{VARIABLE}=mylab in the environment"
+            )
+
+
+def as_words() -> list[str]:
+    """Return the word of a command line that gives the trust of this process to another one, or none."""
+    return [f"+trust=[{','.join(trusted())}]"] if trusted() else []
 
 
 def is_trusted(name: str) -> bool:

@@ -4,6 +4,7 @@ import argparse
 import errno
 import gc
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
 from isaseg.errors import IsasegError
+from isaseg.trust import take_trust
 
 
 class Terminated(KeyboardInterrupt):
@@ -41,11 +43,13 @@ def main(
     words = sys.argv[1:] if words is None else list(words)
     options = words[: words.index("--")] if "--" in words else words  # what follows may have any name
     is_empty = needs_words and not words
+    rest = words[len(options) :]
     if is_empty or {"-h", "--help"} & set(options):
-        summary, usage, rest = as_typed(str(text)).split("\n\n", 2)
-        print(f"{usage}\n\n{summary}\n\n{rest.rstrip()}")
+        summary, usage, details = as_typed(str(text)).split("\n\n", 2)
+        print(f"{usage}\n\n{summary}\n\n{details.rstrip()}")
         return 2 if is_empty else 0
-    return run(lambda: work(words), interrupted)
+    # before Hydra sees them: no file can give trust
+    return run(lambda: work([*_one_word(take_trust(options)), *rest]), interrupted)
 
 
 def parser(name: str, text: str | None) -> argparse.ArgumentParser:
@@ -116,6 +120,12 @@ def fast_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _one_word(words: Sequence[str]) -> list[str]:
+    """Return the words with `--config-dir DIR` as `--config-dir=DIR`."""
+    text = re.sub(r"(^|\0)(?:--config-dir|-cd)\0", r"\1--config-dir=", "\0".join(words))
+    return text.split("\0") if text else []
 
 
 def _of_file(error: OSError) -> str:

@@ -52,13 +52,15 @@ def _work(words: list[str]) -> int:
         from isaseg.inference.evaluate import evaluate_model
 
     model = load_model(path)
-    implied = _implied(given, model, path)
+    implied = _implied(given, model, path, config.user_dirs(words))
     more = [f"{key}={value}" for key, value in implied.items() if key not in given]
     evaluate_model(config.compose_from("evaluate", [*words, *more]), model)
     return 0
 
 
-def _implied(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, str]:
+def _implied(
+    given: Mapping[str, str], model: "Model", path: Path, own: Sequence[Path] = ()
+) -> dict[str, str]:
     """Return what a checkpoint implies: data set, protocol, the classes of a user's own folder."""
     description = model.description
     data = given.get("data") or description.get("data")
@@ -67,8 +69,8 @@ def _implied(given: Mapping[str, str], model: "Model", path: Path) -> dict[str, 
     protocols = [description.get("protocol", "none")]
     if model.kind == "mmseg" and description["head"]["align_corners"]:
         protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
-    recipes = config.conf_dir() / "recipe"
-    known = (protocol for protocol in protocols if (recipes / f"{data}_{protocol}.yaml").is_file())
+    folders = [folder / "recipe" for folder in (config.conf_dir(), *own)]
+    known = (p for p in protocols if any((folder / f"{data}_{p}.yaml").is_file() for folder in folders))
     implied = {"data": data, "protocol": next(known, "none")}
     classes = description.get("classes")
     # OmegaConf would interpolate a name with $

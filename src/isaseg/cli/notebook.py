@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from isaseg import config
+from isaseg.trust import take_trust
 
 # tqdm, which some library imports, advertises ipywidgets
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -30,7 +31,7 @@ def train_run(*overrides: str) -> Path:
         ConfigError: For an override that cannot work.
         IsasegError: For any other fault that the user can fix.
     """
-    words = list(overrides)
+    words = take_trust(overrides)
     if not any(word.startswith("logger=") for word in words):
         words.append("logger=csv")
     cfg = config.compose_from("train", words)

@@ -11,6 +11,8 @@ Trains on the generated scenes of Lamps unless told otherwise. Everything that a
   data.root=/path/to/it        the folder of the data set
   resume=never                 start over; must: only continue; or the path of a checkpoint
   trainer=ddp                  all GPUs of this machine
+  +trust=[mylab]               a package of your own, whose classes `_target_` may then name
+  --config-dir DIR             a folder of your own with more options of the groups below
   -m attention=isa,dense       a sweep: one run for each combination, or those of a file: -m sweep=group_size
 
 Examples:
@@ -31,7 +33,9 @@ from omegaconf import DictConfig
 
 from isaseg import config
 from isaseg.cli import command
+from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import record_failure, report_if_complete
+from isaseg.trust import VARIABLE, trusted
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -45,9 +49,15 @@ def main(words: Sequence[str] | None = None) -> int:
 def _work(words: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes exceptions on instead of exiting
     failed: list[Exception] = []
+    given = trusted()
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
     def job(cfg: DictConfig) -> float | None:
+        if trusted() != given:  # by hydra.job.env_set
+            failed.append(
+                ConfigError(f"expected no trust from a file, got {VARIABLE} in hydra.job.env_set; remove it")
+            )
+            return None
         cfg = config.shortened(cfg)
         finished = report_if_complete(cfg)
         if finished is not None:

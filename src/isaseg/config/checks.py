@@ -12,6 +12,7 @@ from isaseg.config.composition import conf_dir
 from isaseg.config.targets import check_targets
 from isaseg.config.values import check_keys, suggest
 from isaseg.errors import ConfigError
+from isaseg.trust import refuse_trust
 
 Group = dict[str, Any]
 
@@ -135,6 +136,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
         where = f"{key[1]} of the configuration" if key else "the configuration"
         raise ConfigError(f"{where} does not resolve: {text.splitlines()[0]}") from error
     assert isinstance(plain, dict)
+    refuse_trust(map(str, plain))
     return {str(key): value for key, value in plain.items()}
 
 

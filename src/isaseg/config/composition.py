@@ -14,10 +14,12 @@ from omegaconf.errors import OmegaConfBaseException
 from isaseg.config.targets import nodes
 from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
+from isaseg.trust import refuse_trust
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
 
+_CONFIG_DIR = "--config-dir="  # the option of Hydra's own commands
 PROFILED = 8  # steps of a run that is profiled
 
 
@@ -26,6 +28,19 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parents[1]
     checkout = package.parents[1] / "conf"
     return checkout if checkout.is_dir() else package / "conf"
+
+
+def user_dirs(words: Sequence[str]) -> list[Path]:
+    """Return the user's own folder of options, --config-dir=DIR among the words of a command, if there is one.
+
+    Raises:
+        ConfigError: If it is no folder.
+    """
+    found = [Path(word.removeprefix(_CONFIG_DIR)) for word in words if word.startswith(_CONFIG_DIR)][-1:]
+    for folder in found:
+        if not folder.is_dir():
+            raise ConfigError(f"expected a folder as --config-dir, got '{folder}'")
+    return found
 
 
 def require(cfg: DictConfig, key: str) -> Any:
@@ -86,16 +101,23 @@ def _all_keys(config_name: str) -> list[str]:
 
 
 def compose_from(config_name: str, words: Sequence[str]) -> DictConfig:
-    """Return the configuration of KEY=VALUE words.
+    """Return the configuration of KEY=VALUE words and of --config-dir=DIR, a folder of the user's own.
 
     Raises:
         ConfigError: For any other word, an unknown key or option, or a value that cannot be read.
     """
+    folders = user_dirs(words)
+    words = [word for word in words if not word.startswith(_CONFIG_DIR)]
     strange = [word for word in words if word.startswith("-") or "=" not in word]
     if strange:
         raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see --help")
+    paths = [f"file://{folder.resolve()}" for folder in folders]
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose(config_name, overrides=list(words))
+            cfg = compose(
+                config_name, overrides=[*words, f"hydra.searchpath={paths}"] if folders else list(words)
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error, config_name)) from error
+    refuse_trust(cfg)
+    return cfg

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg import config
 from isaseg.config.checks import check_sections
 from isaseg.errors import ConfigError
+from isaseg.trust import as_words, refuse_trust
 
 Compose = Callable[[list[str]], DictConfig]
 
@@ -48,6 +49,7 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> list[Job]:
     jobs = []
     shared = set.intersection(*map(set, combinations))
     for overrides in combinations:
+        refuse_trust(overrides)
         cfg = compose(list(overrides))
         check_sections(cfg)
         folder, run = config.run_dir(cfg), config.run_name(cfg)
@@ -62,8 +64,8 @@ def plan(combinations: Sequence[Sequence[str]], compose: Compose) -> list[Job]:
 
 
 def command(job: Job) -> list[str]:
-    """Return the command line that trains `job` on one device."""
-    return [sys.executable, *_TRAIN, *job.overrides, "hydra.mode=RUN"]
+    """Return the command line that trains `job` on one device; it gives trust even where Slurm passes no environment."""
+    return [sys.executable, *_TRAIN, *job.overrides, *as_words(), "hydra.mode=RUN"]
 
 
 def processes(cfg: DictConfig) -> int | None:

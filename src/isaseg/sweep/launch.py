@@ -14,6 +14,7 @@ from isaseg.console import say
 from isaseg.files import replace_file
 from isaseg.sweep.jobs import Job, plan
 from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
+from isaseg.trust import refuse_trust
 
 # Runs combinations of overrides, as `launch` does
 Launch = Callable[[Sequence[Sequence[str]], Watch | None], list[tuple[Job, Outcome]]]
@@ -45,6 +46,7 @@ def launch(
         say(console, f"{twice} of {len(planned)} combinations describe the same run as another one")
     flags, name = command_flags(master), sweep_name(master)
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
+    refuse_trust(words)
     jobs = {
         job: replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words))
         for job in planned
