@@ -1,10 +1,14 @@
 """Interlaced sparse self-attention for semantic segmentation."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isaseg.checkpoints.loading import load_segmenter
     from isaseg.models.interlaced import InterlacedSparseAttention
+
+# Otherwise albumentations asks pypi.org for a newer version in every process.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 __all__ = ["InterlacedSparseAttention", "load_segmenter"]
 __version__ = "0.1.0"

@@ -121,8 +121,8 @@ def test_a_transform_of_albumentations_can_be_added_and_asks_no_server() -> None
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
         "from tests.config.test_config import load, config\n"
         "cfg = load('data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
-        "  'data.transform.extra=[{_target_: albumentations.GaussianBlur, p: 0.2}]')\n"
-        "print(config.build(cfg.data.transform, 'data.transform').extra)"
+        "  'data.transform.augment=[{_target_: albumentations.GaussianBlur, p: 0.2}]')\n"
+        "print(config.build(cfg.data.transform, 'data.transform').augment)"
     )
     env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
     command = [sys.executable, "-W", "error::UserWarning", "-c", code]
@@ -160,7 +160,7 @@ def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) 
         shared = OmegaConf.merge(OmegaConf.load(CONF / "protocol" / f"{base}.yaml"), shared)
     assert cfg.data.crop_size == recipe.data.crop_size
     assert cfg.data.val_resize == cfg.data.transform.resize == recipe.data.val_resize
-    assert cfg.data.transform.colours == shared.data.transform.colours
+    assert cfg.data.transform.augment == shared.data.transform.augment
     assert cfg.trainer.max_steps == recipe.trainer.max_steps
     assert cfg.optim.lr == OmegaConf.merge(shared, recipe).recipe.lr
     assert cfg.head.dropout == shared.head.dropout

@@ -14,7 +14,7 @@ from isaseg.data.cache import CachedPicture, CacheError, LazyArray, cached_pictu
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.source import FileSource
 from isaseg.data.tools.build_cache import build_cache
-from isaseg.data.transforms import TrainTransform
+from isaseg.data.transforms import HorizontalFlip, PhotometricDistortion, TrainTransform
 from isaseg.errors import DataError
 from tests.data.cases import BY_NAME
 
@@ -130,7 +130,8 @@ def test_a_cache_is_of_one_file_of_one_size_and_time(tmp_path: Path) -> None:
 def test_samples_are_the_same_with_and_without_cache(name: str, tmp_path: Path) -> None:
     with_cache = cached(name, tmp_path)
     plain = BY_NAME[name].load(tmp_path / "data")
-    transform = TrainTransform((24, 40), cat_max_ratio=0.75, aspect=(0.9, 1.1))
+    augment = [PhotometricDistortion(), HorizontalFlip(p=0.5)]
+    transform = TrainTransform((24, 40), cat_max_ratio=0.75, aspect=(0.9, 1.1), augment=augment)
     sets = [
         [SegmentationDataset(source, t, seed=3) for t in (None, transform)] for source in (plain, with_cache)
     ]

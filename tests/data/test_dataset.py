@@ -15,10 +15,11 @@ from isaseg.data.info import DatasetInfo
 from isaseg.data.sampler import BatchPlan
 from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import FileSource, Loaded
-from isaseg.data.transforms import TrainTransform
+from isaseg.data.transforms import HorizontalFlip, PhotometricDistortion, RandomRotate90, TrainTransform
 from isaseg.errors import DataError
 
 SIZE = (12, 16)
+AUGMENT = [PhotometricDistortion(), HorizontalFlip(p=0.5), RandomRotate90()]
 INFO = DatasetInfo("toy", ("road", "car"), np.zeros((2, 3), np.uint8), {0: 255, 7: 0, 8: 1})
 
 
@@ -107,7 +108,7 @@ def test_samples_are_tensors() -> None:
 
 @pytest.mark.parametrize("crop", [(1, 1), (6, 1)])
 def test_a_crop_one_pixel_wide_may_be_flipped_and_turned(crop: tuple[int, int]) -> None:
-    transform = TrainTransform(crop, quarter_turns=crop[0] == crop[1])
+    transform = TrainTransform(crop, augment=AUGMENT[: 3 if crop[0] == crop[1] else 2])
     dataset = SegmentationDataset(Lamps("train", train_length=4), transform)
     for step in range(8):
         sample = dataset[step % 4, step]
@@ -130,8 +131,8 @@ def test_order_and_geometry_of_samples_stay_as_they_are() -> None:
     """Every draw of a sample but those of its colours: another digest means other batches for the same seed."""
     digest = hashlib.sha256()
     for transform in (
-        TrainTransform((48, 48), pad="corner", cat_max_ratio=0.5),
-        TrainTransform((48, 48), None, {"short_side": 80}, (0.9, 1.1), pad="random", quarter_turns=True),
+        TrainTransform((48, 48), pad="corner", cat_max_ratio=0.5, augment=AUGMENT[:2]),
+        TrainTransform((48, 48), None, {"short_side": 80}, (0.9, 1.1), pad="random", augment=AUGMENT),
     ):
         dataset = SegmentationDataset(Ramp("train", train_length=7), transform, seed=3)
         for batch in BatchPlan(7, 4, 20, seed=3):

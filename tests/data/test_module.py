@@ -21,10 +21,12 @@ from isaseg.data.sets.ade20k import ade20k
 from isaseg.data.sets.lamps import Lamps
 from isaseg.data.source import FileSource, Loaded
 from isaseg.data.tools.build_cache import build_cache
-from isaseg.data.transforms import TrainTransform
+from isaseg.data.transforms import HorizontalFlip, PhotometricDistortion, RandomRotate90, TrainTransform
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import make_fake_ade20k
 from tests.reliability.small import SMALL, said, train_in_processes
+
+AUGMENT = [PhotometricDistortion(), HorizontalFlip(p=0.5), RandomRotate90()]
 
 
 def module(**changes: Any) -> SegmentationDataModule:
@@ -38,7 +40,7 @@ def module(**changes: Any) -> SegmentationDataModule:
         "num_workers": 0,
         "seed": 0,
         "max_steps": 6,
-        "transform": TrainTransform((64, 64), None, colours=None, quarter_turns=True),
+        "transform": TrainTransform((64, 64), None, augment=AUGMENT[1:]),
     }
     return SegmentationDataModule(**{**arguments, **changes})
 
@@ -69,7 +71,7 @@ def test_loading_leaves_the_global_random_states() -> None:
         return torch.get_rng_state().tolist(), random.getstate(), pickle.dumps(np.random.get_state())
 
     before = states()
-    data = module(transform=TrainTransform((64, 64), quarter_turns=True))
+    data = module(transform=TrainTransform((64, 64), augment=AUGMENT))
     list(data.train_dataloader())
     list(data.val_dataloader())
     assert states() == before
@@ -236,8 +238,9 @@ def cache(root: Path) -> Path:
     return root / "cache"
 
 
-def batches(root: Path, workers: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    transform = TrainTransform((32, 48), aspect=(0.9, 1.1), cat_max_ratio=0.75, pad="random")
+def batches(root: Path, workers: int = 0, augment: Any = AUGMENT[:2], **changes: Any) -> list[dict[str, Any]]:
+    geometry: dict[str, Any] = {"aspect": (0.9, 1.1), "cat_max_ratio": 0.75, "pad": "random"}
+    transform = TrainTransform((32, 48), augment=augment, **geometry)
     files = {"source": partial(ade20k, root=str(root)), "num_classes": 150, "transform": transform}
     return list(module(**files, num_workers=workers, **changes).train_dataloader())
 
@@ -274,7 +277,7 @@ def test_memory_stays_flat_over_2000_samples(root: Path, cache: Path, cached: bo
     source = ade20k("train", str(root))
     assert isinstance(source, FileSource)
     source.cache = cache if cached else None
-    dataset = SegmentationDataset(source, TrainTransform((32, 48), cat_max_ratio=0.75))
+    dataset = SegmentationDataset(source, TrainTransform((32, 48), cat_max_ratio=0.75, augment=AUGMENT[:2]))
     before = 0
     for k in range(2300):
         dataset[(k % len(dataset), k)]

@@ -69,7 +69,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(
-    "key", ["attention", "data.transform.extra", "backbone", "logger"] if STRESS else ["data.transform.extra"]
+    "key",
+    ["attention", "data.transform.augment", "backbone", "logger"] if STRESS else ["data.transform.augment"],
 )
 @pytest.mark.parametrize("trust", ["", "mylab,otherlab"])
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -117,7 +118,12 @@ def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
         (["attention=dnse"], "no option 'dnse' in the group attention; did you mean 'dense'"),
         (["experiment=lamp_isa"], "did you mean 'lamps_isa'"),
         (["attention.group_sizes=[4,4]"], "did you mean 'attention.group_size'"),
-        (["data.transform.extra=[{_target_: albumentations.Blur, prob: 1}]"], "data.transform.extra[0].prob"),
+        (
+            [
+                "data.transform.augment=[{_target_: albumentations.Blur}, {_target_: albumentations.Rotate, prob: 1}]"
+            ],
+            "'data.transform.augment[1].prob'; did you mean 'p'",
+        ),
         (["+callbacks.pictures.cuont=3"], "did you mean 'count'"),
         (["+callbacks.picturs=3"], "did you mean 'pictures'"),
         (
@@ -175,9 +181,12 @@ VALUES = [
     ("data.seed=-1", "data.seed to be greater than or equal to 0"),
     ("data.source.val_length=null", "data.source.val_length to be an integer"),
     ("data.source.train_length=0", "data.source.train_length to be greater than 0"),
-    ("data.transform.flip=yes", "data.transform.flip to be true or false"),
     ("data.transform.scale=[2,1]", "scale"),
-    ("data.transform.colours=blue", "colours"),
+    ("data.transform.augment=blue", "data.transform.augment to be a list"),
+    (
+        "data.transform.augment=[blue]",
+        r"data.transform.augment\[0\] to be an albumentations transform, got 'blue'",
+    ),
     ("loss.ignore_index=7", "loss.ignore_index to be data.ignore_index=255"),
     ("loss.class_weights=1", "loss.class_weights to be a list or null, got loss.class_weights=1"),
     ("loss.class_weights=[1,2]", "one weight of at least 0 for each of the 8 classes"),

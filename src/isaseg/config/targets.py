@@ -5,7 +5,6 @@ A configuration is code: these checks close the obvious doors, they are no sandb
 
 import importlib
 import inspect
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +18,6 @@ from omegaconf.resolvers import oc
 from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
 from isaseg.trust import import_trusted, is_trusted
-
-# Otherwise albumentations asks pypi.org for a newer version in every process.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 # What a `_target_` may name, beside what packages that the user trusts define: public classes that derive from the base
 # and are defined below one of these names; without a base, functions too. Not whole packages: a configuration need not

@@ -12,6 +12,7 @@ import lightning
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from isaseg.data.augment import check_mirrors
 from isaseg.data.check import check_files
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
@@ -129,6 +130,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 raise ConfigError(
                     f"expected data.ignore_index={source.ignore_index}, got data.ignore_index={self.ignore_index}"
                 )
+            if source is not None:
+                check_mirrors(self.transform.augment, source.flip_pairs)
             if isinstance(source, FileSource) and self.cache is not None and self.cache.is_dir():
                 source.cache = self.cache
             self._sources[split] = source
