@@ -14,6 +14,8 @@ from isaseg.errors import ConfigError
 from isaseg.inference.evaluate import evaluate_model
 from isaseg.inference.export import export_checkpoint
 from isaseg.inference.predict import predict_pictures
+from isaseg.models.losses import CrossEntropy
+from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from isaseg.trust import VARIABLE
 from tests.conftest import compose_overrides
@@ -21,6 +23,7 @@ from tests.inference.tiny import save_picture
 from tests.reliability.small import SMALL, equal, loaded, weights
 
 OWN = ["hydra.searchpath=[file://conf]", "attention=gate", "backbone=net"]
+LOSS = "~loss.class_weights ~loss.ignore_index loss._target_"
 RUN = [*SMALL[1:], *OWN, "trainer.val_check_interval=1", "run_dir=run"]
 
 
@@ -67,6 +70,42 @@ def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exporte
 
 
 @pytest.mark.usefixtures("ownlab")
+def test_what_the_contract_leaves_open_may_be_absent() -> None:
+    """No out_channels and no cost, no annotation, no `_partial_`, and a loss of two arguments."""
+    attention = "{_target_: ownlab.Bare, rank: [1, a], label: my gate}"
+    words = [*RUN[:-1], f"++attention={attention}", *f"{LOSS}=ownlab.plain +loss._partial_=true".split()]
+    words[words.index("attention=gate")] = "~attention"
+    cfg = compose_overrides(*words, "trainer.max_steps=1", "output_dir=out")
+    assert 0 <= train(cfg)["val/mIoU"] <= 1
+    folder = config.run_dir(cfg)
+    assert folder.name.startswith("my-gate_Net_seed0_")
+    facts = json.loads((folder / "facts.json").read_text())
+    assert facts["attention_label"] == "my gate"
+    assert [facts[key] for key in ("mult_adds", "attention_mult_adds", "attention_score_mib")] == [None] * 3
+    assert (
+        load_model(folder / "checkpoints/best.ckpt").segmenter.head.fuse[0].in_channels
+        == 2 * cfg.head.channels
+    )
+    other = cfg.copy()
+    other.attention.label = "another"
+    assert config.digest(config.identity(other)) == config.digest(config.identity(cfg))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corners: bool) -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 4, 5, 7), torch.randint(0, 4, (2, 17, 23))
+    target[:, :3] = 255
+    found = []
+    for loss in (CrossEntropy(), torch.nn.CrossEntropyLoss(ignore_index=255)):
+        segmenter = torch.nn.Identity()
+        segmenter.align_corners = align_corners  # type: ignore[assignment]
+        module = SegmentationModule(segmenter, loss, lambda network: None, 4)  # type: ignore[arg-type]
+        found.append(module._loss(logits, target))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("ownlab")
 @pytest.mark.parametrize(
     ("words", "match"),
     [
@@ -80,9 +119,20 @@ def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exporte
         ),
         ("attention._target_=ownlab.WrongGate", r"\(1, 16, 8, 8\) for one.*got \(1, 16, 8, 7\)"),
         ("backbone._target_=ownlab.NoChannels", "with `channels`.*got None of NoChannels"),
+        ("loss._target_=ownlab.plain", "no configuration key 'loss.ignore_index'"),
+        (f"{LOSS}=ownlab.plain", r"loss cannot be built: .*logits"),
+        (
+            f"{LOSS}=ownlab.map_of_losses +loss._partial_=true",
+            r"a scalar with a gradient, got \(1, .*float32",
+        ),
+        (
+            f"{LOSS}=torch.nn.CrossEntropyLoss",
+            "of which 255 does not count.*got IndexError.*loss.ignore_index",
+        ),
+        ("+attention.label=3", "attention.label to be text or null, got attention.label=3"),
     ],
 )
 def test_what_our_own_commands_would_refuse_is_refused_before_the_first_step(words: str, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        train(compose_overrides(*RUN, words, "trainer.max_steps=1"))
+        train(compose_overrides(*RUN, *words.split(), "trainer.max_steps=1"))
     assert not Path("run").exists()

@@ -172,7 +172,7 @@ def _check_agreement(cfg: DictConfig) -> None:
     if None not in (ignored, count) and ignored < count:
         raise ConfigError(f"expected data.ignore_index outside the classes 0 to {count - 1}, got {ignored}")
     weights = OmegaConf.select(cfg, "loss.class_weights")
-    if weights is not None and (len(weights) != count or min(weights) < 0):
+    if OmegaConf.is_list(weights) and (len(weights) != count or min(weights) < 0):
         raise ConfigError(
             f"expected one weight of at least 0 for each of the {count} classes, got loss.class_weights={weights}; "
             "set loss.class_weights=null or give all of them"

@@ -40,6 +40,7 @@ _NOT_IDENTITY = (
     "trainer.num_nodes",
     "trainer.log_every_n_steps",
     "attention.recompute",
+    "attention.label",
 )
 
 
@@ -119,11 +120,12 @@ def validation_interval(cfg: DictConfig) -> int:
 def attention_label(cfg: DictConfig) -> str:
     """Return a short name of the context module, e.g. `isa-8x8`, `isa-8x8-long`, `isa-8x8-d2`, `dense`.
 
-    It begins with the name of the YAML file in conf/attention, or with that of the class if there is no file.
+    It begins with `attention.label` where that is given, else with the name of the YAML file in conf/attention, or with
+    that of the class if there is no file.
     """
     node = cfg.attention
     target = str(node["_target_"])
-    name = _labels().get(target) or target.rsplit(".", 1)[-1]
+    name = str(node.get("label") or _labels().get(target) or target.rsplit(".", 1)[-1])
     if OmegaConf.is_list(node.get("group_size")):
         name += "-" + "x".join(str(p) for p in node.group_size)
     if node.get("order", "long_short") != "long_short":

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.resolvers import oc
 
 from isaseg.config.values import check_keys
@@ -74,12 +74,18 @@ OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
 
 
 def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
-    """Instantiate the configuration node `key`.
+    """Instantiate the configuration node `key`; a context module is left partial, for the channels of the head.
 
     Raises:
         ConfigError: If it names what is not allowed, or the constructor refuses its arguments.
     """
     check_targets(OmegaConf.to_container(node, resolve=True), key)
+    if key == "attention":
+        kwargs["_partial_"], node = True, node.copy()
+        with open_dict(node):
+            node.pop("label", None)
+    # Hydra 1.4 will want the same list here, as `_execution_whitelist_` from trusted code: hydra-ecosystem/hydra#3258.
+    # 1.3 has none, only a list of what it refuses.
     try:
         return instantiate(node, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -105,6 +111,8 @@ def check_targets(plain: Any, path: str = "") -> None:
         parameters = _parameters(target)
         is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         known = {**_OF_HYDRA, **{name: p.annotation for name, p in parameters.items()}}
+        if where == "attention":
+            known["label"] = str | None  # for people
         check_keys(where, node, known, node["_target_"], is_open)
 
 
@@ -183,5 +191,5 @@ def _import(name: str) -> Any:
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     try:
         return dict(inspect.signature(target, eval_str=True).parameters)
-    except NameError:  # an annotation that is imported for type checkers only
+    except Exception:  # an annotation that is imported for type checkers only, or is none
         return dict(inspect.signature(target).parameters)

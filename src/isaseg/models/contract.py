@@ -1,6 +1,8 @@
-"""What a backbone and a context module of the user's own must return, checked on one image before a run."""
+"""What a backbone, a context module and a loss of the user's own must return, checked on one image before a run."""
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,6 +43,33 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
             f"expected the context module {type(network.head.attention).__name__} to return a floating-point map "
             f"{wanted} for one of {tuple(x.shape)}, got {_shown(context)}; correct its forward or its out_channels"
         )
+
+
+def check_loss(loss: Callable[..., Any], num_classes: int, ignore_index: int) -> None:
+    """Apply a copy of a loss that is not of this project to logits for every class and pixels that do not count.
+
+    Raises:
+        ConfigError: If it refuses them, or does not return a scalar with a gradient.
+    """
+    if is_ours(loss):
+        return
+    side = math.isqrt(num_classes) + 8
+    target = torch.arange(side * side) % (num_classes + 1)
+    target = target.where(target < num_classes, ignore_index).view(1, side, side)
+    logits = torch.zeros(1, num_classes, side, side, requires_grad=True)
+    wanted = (
+        f"expected the loss to take logits (B, {num_classes}, H, W) and labels (B, H, W), int64, of which "
+    )
+    wanted += f"{ignore_index} does not count, and to return a scalar with a gradient, got"
+    try:
+        with torch.random.fork_rng(devices=[]):
+            value = copy.deepcopy(loss)(logits, target)
+    except Exception as error:
+        raise ConfigError(
+            f"{wanted} {type(error).__name__}: {error}; see loss._target_ and loss.ignore_index"
+        ) from error
+    if not (isinstance(value, Tensor) and value.ndim == 0 and value.requires_grad):
+        raise ConfigError(f"{wanted} {_shown(value)}; see loss._target_")
 
 
 def is_ours(part: object) -> bool:

@@ -1,7 +1,8 @@
 """The head of every experiment: the context module inside it is its only degree of freedom.
 
 A callable `attention(channels)` builds the context module: an `nn.Module` that maps (B, C, H, W) to
-(B, out_channels, H, W) for any H and W, has the attribute `out_channels`, adds no outer residual and knows no classes.
+(B, out_channels, H, W) for any H and W, has the attribute `out_channels` unless that is C, adds no outer residual and
+knows no classes.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class ContextHead(nn.Module):
         super().__init__()
         self.reduce = conv_norm_act(in_channels, channels, 3)
         self.attention = attention(channels)
-        width = int(self.attention.out_channels)  # type: ignore[arg-type]
+        width = int(getattr(self.attention, "out_channels", channels))
         # openseg lifts x to the width of several parallel contexts before it concatenates
         self.lift = Pointwise(channels, width) if width != channels else nn.Identity()
         self.fuse = conv_norm_act(2 * width, channels, 1)

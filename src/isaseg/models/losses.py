@@ -34,7 +34,7 @@ class CrossEntropy(nn.Module):
         Logits of another size are resized, with `align_corners` as in `torch.nn.functional.interpolate`.
         """
         if logits.shape[-2:] == target.shape[-2:] or torch.compiler.is_compiling():
-            logits = _resized(logits, target, align_corners)
+            logits = resize_logits(logits, target, align_corners)
             total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
         else:
             total = resized_cross_entropy(logits, target, self.weight, self.ignore_index, align_corners)
@@ -73,7 +73,7 @@ class OhemCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """Return the loss, a scalar; arguments as in `CrossEntropy.forward`."""
-        logits = _resized(logits, target, align_corners)
+        logits = resize_logits(logits, target, align_corners)
         losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
         losses = losses[valid]
@@ -88,7 +88,8 @@ class OhemCrossEntropy(nn.Module):
         return losses[hard].sum() / hard.sum().clamp(min=1)
 
 
-def _resized(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    """Return logits (B, K, H, W), bilinearly resized to the size of the target (B, H, W) where theirs is another."""
     if logits.shape[-2:] == target.shape[-2:]:
         return logits
     size = target.shape[-2:]

@@ -60,7 +60,7 @@ def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
     The result is bool (N, N) with N = height * width, row-major; the module has as many channels in as out.
     """
     opened = _opened(module, torch.float32)  # all terms are positive, so nothing cancels
-    depth = int(module.out_channels)  # type: ignore[arg-type]
+    depth = int(getattr(module, "out_channels", _CHANNELS))
     cells = height * width
     x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
     chunk = max(1, min(cells, 2**16 // cells))

@@ -1,5 +1,6 @@
 """The LightningModule: which loss, which metric, which log key. The mathematics is elsewhere."""
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
-from isaseg.models.losses import CrossEntropy
+from isaseg.models.losses import CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
 from isaseg.training.optim import Schedule
 
@@ -27,7 +28,8 @@ class SegmentationModule(lightning.LightningModule):
 
     Args:
         segmenter: The network.
-        loss: Takes logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits.
+        loss: Takes logits (B, K, h, w), target (B, H, W) and `align_corners`, by which it resizes the logits; or only the
+            first two, and gets logits (B, K, H, W).
         make_optimizer: Returns optimizer and schedule for the network.
         num_classes: K.
         ignore_index: Label of the pixels that do not count.
@@ -42,7 +44,7 @@ class SegmentationModule(lightning.LightningModule):
     def __init__(
         self,
         segmenter: Segmenter,
-        loss: nn.Module,
+        loss: Callable[..., Tensor],
         make_optimizer: Callable[[nn.Module], Schedule],
         num_classes: int,
         ignore_index: int = 255,
@@ -55,6 +57,8 @@ class SegmentationModule(lightning.LightningModule):
         super().__init__()
         self.segmenter = segmenter
         self.loss = loss
+        forward = loss.forward if isinstance(loss, nn.Module) else loss
+        self._resizes = "align_corners" in inspect.signature(forward).parameters
         self.aux_loss = CrossEntropy(ignore_index, class_weights)
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
@@ -72,7 +76,7 @@ class SegmentationModule(lightning.LightningModule):
         """Return the loss of one batch, including the auxiliary loss."""
         logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])
         mask = batch["mask"].long()
-        loss: Tensor = self.loss(logits, mask, self.segmenter.align_corners)
+        loss = self._loss(logits, mask)
         if aux_logits is not None:
             aux = self.aux_loss(aux_logits, mask, self.segmenter.align_corners)
             self.log("train/loss_aux", aux.detach())
@@ -97,11 +101,17 @@ class SegmentationModule(lightning.LightningModule):
         """Log the scores of the split."""
         self._score("test")
 
+    def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        align_corners = self.segmenter.align_corners
+        if self._resizes:
+            return self.loss(logits, mask, align_corners)
+        return self.loss(resize_logits(logits.float(), mask, align_corners), mask)
+
     def _count(self, batches: list[Batch], split: str) -> None:
         for batch in batches:
             mask = batch["mask"].long()
             logits = self.segmenter(batch["image"], mask.shape[-2:])
-            loss = self.loss(logits, mask)
+            loss = self._loss(logits, mask)
             self.log(
                 f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True
             )

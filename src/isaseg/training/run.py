@@ -26,7 +26,7 @@ from isaseg.inference.apply import Inference, check_applies
 from isaseg.inference.label_files import label_format
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
-from isaseg.models.contract import check_parts
+from isaseg.models.contract import check_loss, check_parts
 from isaseg.models.segmenter import build_segmenter
 from isaseg.runs.facts import run_facts
 from isaseg.runs.loggers import finish_loggers
@@ -122,14 +122,16 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         raise ConfigError(
             f"evaluate, predict and export could not use a checkpoint of this network: {error}"
         ) from error
+    loss = config.build(cfg.loss, "loss")
+    check_loss(loss, cfg.data.num_classes, cfg.data.ignore_index)
     module = SegmentationModule(
         segmenter,
-        config.build(cfg.loss, "loss"),
+        loss,
         config.build(cfg.optim, "optim"),
         cfg.data.num_classes,
         cfg.data.ignore_index,
         cfg.aux_weight,
-        _plain(cfg.loss)["class_weights"],
+        weights if isinstance(weights := _plain(cfg.loss).get("class_weights"), list) else None,
         datamodule.source("val").groups,
         description,
         config.identity(cfg),
@@ -160,7 +162,7 @@ def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, A
 def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str, Any]:
     """Return name and arguments of a part: of those that are `known` as they are named there, of others the class."""
     target = str(node["_target_"])
-    left_out = {"_target_", "_partial_"}
+    left_out = {"_target_", "_partial_", "label"}
     name = known.get(get_object(target))
     if name is not None:
         left_out |= NOT_DESCRIBED
