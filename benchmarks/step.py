@@ -3,6 +3,8 @@
 from argparse import Namespace
 from typing import Any
 
+from torch.optim import SGD
+
 from benchmarks.harness import Measurement, Report, ours_and_peer
 from benchmarks.serve import Timer, serve
 from benchmarks.works import CLASSES, autocast, images_and_target
@@ -11,7 +13,6 @@ from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.losses import CrossEntropy
 from isaseg.models.segmenter import build_segmenter
 from isaseg.training.memory import keep_freed_memory
-from isaseg.training.optim import sgd_poly
 
 
 def benchmark(options: Namespace) -> None:
@@ -37,7 +38,9 @@ def _start(task: dict[str, Any]) -> Timer:
     device = task["device"]
     backbone = Backbone("resnet50c", output_stride=8)
     network = build_segmenter(backbone, CLASSES, InterlacedSparseAttention).to(device).train()
-    optimizer, _ = sgd_poly(network, 0.01, 1000)
+    optimizer = SGD(
+        network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True
+    )  # as optim=sgd_poly
     loss = CrossEntropy()
     images, target = images_and_target(task["batch"], task["side"], device)
 

@@ -85,9 +85,27 @@ def test_a_folder_can_be_named_and_is_never_above() -> None:
 
 @pytest.mark.parametrize("experiment", ["ade20k_isa", "cityscapes_isa", "camvid_isa", "lamps_isa"])
 def test_another_optimizer_comes_with_its_own_learning_rate(experiment: str) -> None:
-    alone = OmegaConf.load(CONF / "optim" / "adamw_poly.yaml")
     optim = load(f"experiment={experiment}", "optim=adamw_poly").optim
-    assert all(optim[key] == alone[key] for key in ("lr", "weight_decay", "power"))
+    assert (optim.lr, optim.weight_decay, optim.schedule.power, optim.schedule.min_lr) == (1e-4, 1e-2, 1, 0)
+
+
+def test_a_schedule_goes_with_any_optimizer_from_the_command_line_or_an_experiment(tmp_path: Path) -> None:
+    names = [path.stem for path in (CONF / "optim" / "schedule").glob("*.yaml")]
+    assert {"poly", "cosine", "one_cycle", "constant"} <= {*names}
+    for name in names:
+        cfg = load("optim=sgd_poly", f"optim/schedule={name}")
+        check(cfg)
+        assert cfg.optim.schedule._target_.rpartition(".")[2] == {
+            "linear": "poly",
+            "one_cycle_squared": "one_cycle",
+        }.get(name, name)
+    (tmp_path / "experiment").mkdir()
+    own = "# @package _global_\ndefaults: [override /optim: sgd_poly, override /optim/schedule: cosine]\nname: own\n"
+    (tmp_path / "experiment" / "own.yaml").write_text(own)
+    for words, schedule in (([], "cosine"), (["optim/schedule=constant"], "constant")):
+        cfg = load(f"hydra.searchpath=[file://{tmp_path}]", "experiment=own", *words)
+        assert cfg.optim.optimizer._target_ == "torch.optim.SGD"
+        assert cfg.optim.schedule._target_ == f"isaseg.training.schedules.{schedule}"
 
 
 def test_the_published_learning_rates_are_those_of_the_experiments() -> None:

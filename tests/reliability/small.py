@@ -157,7 +157,9 @@ def history(folder: Path) -> dict[str, Any]:
         "curves": curves,
         "metrics": {k: v for k, v in metrics.items() if k != "seconds_per_step"},
         "weights": {k: v.numpy().tobytes() for k, v in last["state_dict"].items()},
-        "optimizer": {(k, n): v.numpy().tobytes() for k, part in state.items() for n, v in part.items()},
+        "optimizer": {
+            (k, n): torch.as_tensor(v).numpy().tobytes() for k, part in state.items() for n, v in part.items()
+        },
     }
 
 

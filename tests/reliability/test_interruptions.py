@@ -49,8 +49,8 @@ def check_equal(cut: Path, whole: Path) -> None:
 
 MIXED = {
     "attention=isa": [(0, 0, 0, 0), (2, 2, 2, 2)],
-    "attention=dense": [(2, 0, 2, 0)],
-    "attention=criss_cross": [(0, 2, 0, 2)],
+    "attention=dense optim.layer_decay=0.7": [(2, 0, 2, 0)],
+    "attention=criss_cross optim=muon": [(0, 2, 0, 2)],
     "backbone.freeze=[stem,1] backbone.norm_eval=true": [(0, 0, 0, 0)],
 }
 EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
@@ -140,7 +140,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["data.seed=7"], "data.seed: "),
         (["data.batch_size=2"], "data.batch_size: 4 -> 2"),
         (["optim.lr=0.5"], "optim.lr: 0.004 -> 0.5"),
-        (["optim=sgd_poly"], "optim.momentum: nothing -> 0.9"),
+        (["optim=sgd_poly"], "optim.optimizer.momentum: nothing -> 0.9"),
         (["trainer.max_steps=4"], "optim.total_steps: 2 -> 4"),
         (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 1 -> 2"),
         (["seed=3"], "seed: 0 -> 3"),

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import LambdaLR
 
 from isaseg.models.losses import CrossEntropy
 from isaseg.training.module import SegmentationModule
-from isaseg.training.optim import sgd_poly
 
 
 class TwoHeads(nn.Module):
@@ -45,7 +46,11 @@ def batches(count: int, far: bool = False) -> list[dict[str, Any]]:
 
 
 def module(aux: bool = True, **kwargs: Any) -> SegmentationModule:
-    return SegmentationModule(TwoHeads(aux), CrossEntropy(), lambda m: sgd_poly(m, 0.1, 10), 3, **kwargs)  # type: ignore[arg-type]
+    def sgd(network: nn.Module) -> tuple[SGD, LambdaLR]:
+        optimizer = SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
+        return optimizer, LambdaLR(optimizer, lambda step: (1 - step / 10) ** 0.9)
+
+    return SegmentationModule(TwoHeads(aux), CrossEntropy(), sgd, 3, **kwargs)  # type: ignore[arg-type]
 
 
 def fit(

@@ -1,26 +1,28 @@
-"""Schedules at chosen steps against their formulas; parameter groups against the rule."""
+"""Equal step for step to what it was; parameter groups against the rule and against timm; what cannot work is refused."""
 
-import math
+import inspect
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
+import timm.optim
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
 
+from isaseg import config
+from isaseg.errors import ConfigError
 from isaseg.models.backbone import Backbone
 from isaseg.models.criss_cross import CrissCrossAttention
 from isaseg.models.segmenter import build_segmenter
-from isaseg.training.optim import (
-    Schedule,
-    adamw_one_cycle,
-    adamw_poly,
-    one_cycle,
-    parameter_groups,
-    poly,
-    sgd_poly,
-)
+from isaseg.training.optim import make_optimizer, parameter_groups
+from isaseg.training.schedules import constant
+from tests import forked
+from tests.conftest import compose_overrides
+from tests.reliability.small import SMALL, loaded
 
 
 @pytest.fixture(scope="module")
@@ -30,48 +32,103 @@ def model() -> nn.Module:
     )
 
 
-def rates(schedule: Schedule, steps: int, group: int = 0) -> list[float]:
-    """Return the rate that each of `steps` optimizer steps uses, and the one after them."""
-    optimizer, scheduler = schedule
+def built(*words: str) -> Any:
+    """Return what the configuration of these words makes of a network: optimizer and schedule."""
+    return config.build(compose_overrides(*words).optim, "optim")
+
+
+def small(optimizer: Any, model: nn.Module, **settings: Any) -> Optimizer:
+    """Return an optimizer at a constant rate."""
+    given = {
+        "lr": 0.1,
+        "weight_decay": 0.0,
+        "total_steps": 10,
+        "decay_norm_and_bias": True,
+        "head_lr_mult": 1.0,
+    }
+    made, _ = make_optimizer(
+        model, optimizer, partial(constant, warmup_steps=0), **{**given, "layer_decay": None, **settings}
+    )
+    return made
+
+
+# ---------------------------------------------------------------- as it was
+
+# Of the functions sgd_poly, adamw_poly and adamw_one_cycle at f7d24fb, which had no parts: what was set, the rates of the
+# last group, and the first two values of each parameter after twelve steps.
+AS_IT_WAS = {
+    "sgd_poly recipe.lr=0.02 recipe.min_lr=1e-4": (
+        [0.02, 0.018501082463816237, 0.01698845632110482, 0.015460601183799052, 0.013915637936965982]
+        + [0.012351187622549139, 0.010764145952236117, 0.009150299654081729, 0.0075036170544249]
+        + [0.005814774316110248, 0.0040675001428568626, 0.00222613068286147],
+        [0.28772857785224915, 0.3829958736896515, 0.09719405323266983, 0.19246132671833038]
+        + [-0.09334050118923187, 0.0019267684547230601, -0.283875048160553, -0.18860776722431183],
+    ),
+    "sgd_poly recipe.lr=0.02 recipe.weight_decay=0.1 recipe.head_lr_mult=10 optim.decay_norm_and_bias=false "
+    "optim.schedule.warmup_steps=3": (
+        [
+            0.06666666666666667,
+            0.12329033476593794,
+            0.16973322935783738,
+            0.1543779013447141,
+            0.1388506325323214,
+        ]
+        + [0.1231275137944637, 0.10717734625362932, 0.09095778546815808, 0.0744082116022603]
+        + [0.057434917749851745, 0.03987437329504384, 0.021368147566446935],
+        [0.2742913067340851, 0.3657601475715637, 0.10137235373258591, 0.19812354445457458]
+        + [-0.6652538180351257, -0.7203150987625122, -0.617087185382843, -0.6613293290138245],
+    ),
+    "adamw_poly optim.lr=1e-2": (
+        [0.01, 0.009166666666666667, 0.008333333333333333, 0.0075, 0.006666666666666668, 0.005833333333333333]
+        + [0.005, 0.004166666666666667, 0.003333333333333334, 0.0025, 0.0016666666666666663]
+        + [0.0008333333333333337],
+        [0.4339691400527954, 0.5588147640228271, 0.1848873794078827, 0.3094550669193268]
+        + [-0.048850253224372864, 0.061005305498838425, -0.24289244413375854, -0.14051885902881622],
+    ),
+    "adamw_poly optim.lr=1e-2 optim.weight_decay=0.1 optim.decay_norm_and_bias=true optim.head_lr_mult=3 "
+    "optim.schedule.power=0.9 optim.schedule.min_lr=1e-3 optim.schedule.warmup_steps=4": (
+        [0.0075, 0.013983146395051216, 0.019435489472481034, 0.023841016681536403, 0.02174483539186339]
+        + [0.0196222143622526, 0.01746894174423996, 0.015279301038201338, 0.013045108566305141]
+        + [0.010753713896229986, 0.00838304039483092, 0.005884699921470336],
+        [0.43726634979248047, 0.5614535212516785, 0.1893758326768875, 0.31319305300712585]
+        + [-0.15423579514026642, -0.05089590698480606, -0.2817143201828003, -0.21959556639194489],
+    ),
+    "adamw_one_cycle": (
+        [0.00016, 0.00208, 0.004, 0.003902113032590307, 0.003618033988749895, 0.0031755705045849463]
+        + [0.002618033988749895, 0.002, 0.0013819660112501053, 0.0008244294954150539, 0.0003819660112501053]
+        + [9.788696740969294e-05],
+        [0.47535404562950134, 0.6002834439277649, 0.2257751077413559, 0.35056471824645996]
+        + [-0.02156916819512844, 0.10128574073314667, -0.2514686584472656, -0.13747693598270416],
+    ),
+    "adamw_one_cycle_squared optim.head_lr_mult=2": (
+        [0.00032, 0.00416, 0.008, 0.007613243059555562, 0.006545084971874737, 0.005042124014794945]
+        + [0.0034270509831248424, 0.002, 0.000954915028125263, 0.0003398419964551602, 7.294901687515779e-05]
+        + [4.790929194333144e-06],
+        [0.480512410402298, 0.6054546236991882, 0.23085591197013855, 0.35568225383758545]
+        + [-0.033519450575113297, 0.08755712956190109, -0.24646873772144318, -0.14125490188598633],
+    ),
+}
+
+
+@pytest.mark.parametrize("words", AS_IT_WAS)
+def test_the_published_optimizers_are_what_they_were_step_for_step(words: str) -> None:
+    rates, values = AS_IT_WAS[words]
+    network = nn.ModuleDict({"backbone": nn.Linear(3, 2), "head": nn.Linear(2, 3)})
+    with torch.no_grad():
+        for i, p in enumerate(network.parameters()):
+            p.copy_(torch.arange(p.numel()).view_as(p) / 8 - i / 4 + 0.5)
+    optimizer, scheduler = built(*f"optim={words} trainer.max_steps=12".split())(network)
     seen = []
-    for _ in range(steps + 1):
-        seen.append(optimizer.param_groups[group]["lr"])
+    for step in range(12):
+        seen.append(optimizer.param_groups[-1]["lr"])
+        for p in network.parameters():
+            p.grad = p.detach() / 2 + step / 16
         optimizer.step()
         scheduler.step()
-    return seen
-
-
-@pytest.mark.parametrize("min_lr", [0.0, 1e-4])
-def test_poly_falls_to_min_lr_as_in_mmseg(min_lr: float, model: nn.Module) -> None:
-    want = [(0.01 - min_lr) * (1 - k / 100) ** 0.9 + min_lr for k in range(101)]
-    for schedule in (
-        sgd_poly(model, 0.01, 100, min_lr=min_lr),
-        adamw_poly(model, 0.01, 100, power=0.9, min_lr=min_lr),
-    ):
-        assert rates(schedule, 100) == pytest.approx(want, rel=1e-12, abs=1e-15)
-
-
-def test_warm_up_is_linear_and_ends_on_the_curve() -> None:
-    factor, plain = poly(100, 0.9, warmup_steps=4), poly(100, 0.9)
-    assert [factor(k) / plain(k) for k in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
-
-
-def test_steps_after_the_end_stay_at_the_end() -> None:
-    assert poly(10, 0.9)(15) == 0
-    assert poly(10, 0.9, floor=0.01)(15) == pytest.approx(0.01)
-    assert one_cycle(10, 0.2)(15) == pytest.approx(0, abs=1e-15)
-
-
-def test_one_cycle_rises_and_falls_as_half_cosines(model: nn.Module) -> None:
-    rise = [4e-3 / 25 + (4e-3 - 4e-3 / 25) * (1 - math.cos(math.pi * k / 15)) / 2 for k in range(15)]
-    fall = [4e-3 * (1 + math.cos(math.pi * k / 85)) / 2 for k in range(86)]
-    assert rates(adamw_one_cycle(model, 4e-3, 100, warmup=0.15), 100) == pytest.approx(rise + fall, abs=1e-12)
-
-
-@pytest.mark.parametrize("total", [1, 2])
-def test_the_shortest_runs_have_a_rate(total: int) -> None:
-    assert all(0 < one_cycle(total, 0.15)(k) <= 1 for k in range(total))
-    assert all(0 < poly(total, 0.9)(k) <= 1 for k in range(total))
+    assert seen == rates  # to the bit
+    assert [v for p in network.parameters() for v in p.flatten()[:2].tolist()] == pytest.approx(
+        values, rel=1e-6
+    )
 
 
 # ---------------------------------------------------------------- groups
@@ -85,23 +142,17 @@ def settings(model: nn.Module, groups: list[dict[str, Any]]) -> dict[str, tuple[
 
 @pytest.mark.parametrize("decay_norm_and_bias", [False, True])
 @pytest.mark.parametrize("mult", [1.0, 10.0])
+@pytest.mark.parametrize("layer_decay", [None, 0.5])
 def test_every_parameter_is_in_one_group_and_the_head_learns_faster(
-    decay_norm_and_bias: bool, mult: float, model: nn.Module
+    decay_norm_and_bias: bool, mult: float, layer_decay: float | None, model: nn.Module
 ) -> None:
-    groups = parameter_groups(model, 0.1, 0.01, decay_norm_and_bias, mult)
+    groups = parameter_groups(model, 0.1, 0.01, decay_norm_and_bias, mult, layer_decay)
     ids = [id(p) for group in groups for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     found = {(name.split(".")[0], lr) for name, (lr, _) in settings(model, groups).items()}
-    assert found == {("backbone", 0.1), ("head", 0.1 * mult), ("aux_head", 0.1 * mult)}
-
-
-def test_the_schedule_keeps_the_factor(model: nn.Module) -> None:
-    schedule = sgd_poly(model, 0.1, 10, head_lr_mult=10.0)
-    optimizer, scheduler = schedule
-    for _ in range(5):
-        optimizer.step()
-        scheduler.step()
-    assert sorted(g["lr"] for g in optimizer.param_groups) == pytest.approx([0.1 * 0.5**0.9, 0.5**0.9])
+    layers = {("backbone", 0.1 * 0.5**n) for n in range(1, 6)} if layer_decay else {("backbone", 0.1)}
+    assert found == {*layers, ("head", 0.1 * mult), ("aux_head", 0.1 * mult)}
+    assert groups[-1]["lr"] == 0.1 * mult  # the rate that is logged
 
 
 def test_norms_and_biases_do_not_decay_unless_asked(model: nn.Module) -> None:
@@ -111,35 +162,223 @@ def test_norms_and_biases_do_not_decay_unless_asked(model: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d)
         for p in ("weight", "bias")
     }
-    got = settings(model, parameter_groups(model, 0.1, 0.01, False, 1.0))
+    got = settings(model, parameter_groups(model, 0.1, 0.01, False))
     spared = {name for name, (_, decay) in got.items() if decay == 0}
     assert norms < spared
     assert spared == norms | {n for n in got if n.endswith("bias")} | {"head.attention.gamma"}
     assert {decay for name, (_, decay) in got.items() if name not in spared} == {0.01}
-    everything = settings(model, parameter_groups(model, 0.1, 0.01, True, 1.0))
+    everything = settings(model, parameter_groups(model, 0.1, 0.01, True))
     assert {decay for _, decay in everything.values()} == {0.01}
 
 
-def test_frozen_parameters_are_left_out() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    model[0].requires_grad_(False)
-    ids = {id(p) for g in parameter_groups(model, 0.1, 0.0, True, 1.0) for p in g["params"]}
-    assert ids == {id(p) for p in model[1].parameters()}
+def test_frozen_parameters_are_left_out(model: nn.Module) -> None:
+    stem = next(iter(model.backbone.parameters()))  # type: ignore[union-attr, operator]
+    stem.requires_grad_(False)
+    groups = parameter_groups(model, 0.1, 0.0, layer_decay=0.5)
+    stem.requires_grad_(True)
+    ids = [id(p) for group in groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters() if p is not stem)
+
+
+# Of each way in which timm takes features: a list of stages, a wrapped model, a model of its own.
+LAYERED = [
+    "test_resnet",
+    "test_vit",
+    "test_convnext",
+    "test_efficientnet",
+    "resnet18",
+    "vit_tiny_patch16_224",
+]
+LAYERED += ["swin_tiny_patch4_window7_224", "mobilenetv4_conv_small", "vit_small_patch14_dinov2"]
+
+
+@pytest.mark.parametrize("name", LAYERED)
+def test_rates_by_layer_are_those_of_timm(name: str) -> None:
+    """And so is what timm says should not decay; without reaching for random numbers."""
+    backbone = Backbone(name, out_indices=[-1])
+    before = torch.get_rng_state()
+    got = settings(
+        nn.ModuleDict({"backbone": backbone}),
+        parameter_groups(nn.ModuleDict({"backbone": backbone}), 0.1, 0.01, False, layer_decay=0.5),
+    )
+    assert torch.equal(before, torch.get_rng_state())
+    with torch.device("meta"):
+        whole: Any = timm.create_model(name, num_classes=5)
+    named = {id(p): n for n, p in whole.named_parameters()}
+    spared = getattr(whole, "no_weight_decay", set)()
+    groups = param_groups_layer_decay(whole, 0.01, spared, layer_decay=0.5)
+    wanted = {named[id(p)]: (0.1 * g["lr_scale"], g["weight_decay"]) for g in groups for p in g["params"]}
+    found = 0
+    for key, pair in got.items():
+        timms = key.removeprefix("backbone.model.")
+        timms = timms if timms in wanted else timms.removeprefix("model.")
+        timms = timms if timms in wanted else timms.replace("_", ".", 1)
+        assert pair == pytest.approx(wanted[timms]), key
+        found += 1
+    assert found == len(list(backbone.parameters())) > 5
+    assert len({rate for rate, _ in got.values()}) >= 4
+
+
+def test_a_backbone_that_does_not_know_its_layers_has_no_layer_decay() -> None:
+    own = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 1), "head": nn.Conv2d(4, 2, 1)})
+    with pytest.raises(
+        ConfigError, match=r"layers_above\(\) for optim.layer_decay=0.5, got Conv2d; set .*null"
+    ):
+        parameter_groups(own, 0.1, 0.0, layer_decay=0.5)
+    assert len(parameter_groups(own, 0.1, 0.0)) == 1
+    unknown = nn.ModuleDict({"backbone": Backbone("poolformer_s12", out_indices=[-1])})
+    with pytest.raises(
+        ConfigError, match="got backbone.name='poolformer_s12'; set .* optim.layer_decay=null"
+    ):
+        parameter_groups(unknown, 0.1, 0.0, layer_decay=0.5)
+
+
+# ---------------------------------------------------------------- optimizers
 
 
 def test_defaults_are_the_published_ones(model: nn.Module) -> None:
-    sgd, _ = sgd_poly(model, 0.01, 10)
+    sgd, _ = built("optim=sgd_poly")(model)
     assert isinstance(sgd, SGD)
     assert [(g["momentum"], g["weight_decay"], g["nesterov"]) for g in sgd.param_groups] == [
         (0.9, 5e-4, False)
     ]
-    adamw, _ = adamw_poly(model, 1e-4, 10)
+    adamw, _ = built("optim=adamw_poly")(model)
     assert isinstance(adamw, AdamW)
     assert {g["weight_decay"] for g in adamw.param_groups} == {0.0, 1e-2}
+
+
+REFUSED = [
+    (
+        "torch.optim.LBFGS",
+        "optim.weight_decay=0",
+        "got LBFGS, which computes the loss several times a step",
+    ),
+    ("torch.optim.SparseAdam", "optim.weight_decay=0", "takes sparse gradients alone"),
+    (
+        "torch.optim.Rprop",
+        "",
+        r"expected optim.weight_decay=0 for Rprop, which has no weight decay, got 0.01",
+    ),
+    ("torch.optim.Muon", "", r"optim.optimizer: Muon cannot be built: Muon only supports 2D parameters"),
+    ("timm.optim.Lookahead", "optim.weight_decay=0", "optim.optimizer: Lookahead cannot be built"),
+    ("timm.optim.Adahessian", "", "got Adahessian, which needs second derivatives"),
+]
+CLASSES = [
+    f"{where.__name__}.{name}"
+    for where in (torch.optim, timm.optim)
+    for name, kind in vars(where).items()
+    if inspect.isclass(kind) and issubclass(kind, Optimizer) and kind.__module__.startswith(where.__name__)
+]
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*CLASSES} - {name for name, *_ in REFUSED} - {"torch.optim.Optimizer"})
+)
+def test_any_optimizer_of_torch_and_timm_steps_as_the_files_are(name: str) -> None:
+    """Of AdamW's options, which give no argument; at the rate of the schedule, with decay by group."""
+    torch.manual_seed(0)
+    network = nn.ModuleDict({"backbone": nn.Conv2d(8, 8, 3), "head": nn.Conv2d(8, 2, 1)})
+    optimizer, scheduler = built(
+        "optim=adamw_poly", f"optim.optimizer._target_={name}", "trainer.max_steps=4", "optim.head_lr_mult=2"
+    )(network)
+    before = [p.detach().clone() for p in network.parameters()]
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
+        (1e-4, 1e-2), (1e-4, 0), (2e-4, 1e-2), (2e-4, 0),
+    ]  # fmt: skip
+    for _ in range(2):  # some note the gradients alone at first
+        optimizer.step()
+        scheduler.step()
+    assert all((a != b).any() for a, b in zip(before, network.parameters(), strict=True))
+    assert optimizer.param_groups[-1]["lr"] == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "optim=sgd_poly optim.optimizer._target_=torch.optim.RMSprop",
+        "optim.optimizer._target_=timm.optim.Lion optim.lr=1e-4 optim/schedule=cosine trainer.gradient_clip_val=1",
+        "optim=muon",
+        "optim=adamw_poly optim.layer_decay=0.75 backbone.name=test_vit backbone.output_stride=null "
+        "+backbone.model_args.dynamic_img_size=true",
+    ],
+)
+def test_the_command_trains_with_it(words: str, tmp_path: Path) -> None:
+    short = ["trainer.max_steps=2", "trainer.val_check_interval=2", "run_dir=run"]
+    done = forked.run("train.py", *SMALL, *short, *words.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    state = loaded(tmp_path / "run" / "checkpoints" / "last.ckpt")["optimizer_states"][0]
+    rates = {group["initial_lr"] for group in state["param_groups"]}
+    assert len(rates) == (8 if "layer_decay" in words else 1)
+    assert len(state["state"]) == sum(len(group["params"]) for group in state["param_groups"])
+
+
+def test_muon_is_for_matrices_and_adamw_for_the_rest(model: nn.Module) -> None:
+    optimizer, _ = built("optim=muon")(model)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    by_muon = {name: optimizer.state[p]["use_muon"] for name, p in model.named_parameters()}
+    vectors = {name for name, p in model.named_parameters() if p.ndim < 2}
+    assert vectors and not any(by_muon[name] for name in vectors)
+    assert by_muon["head.reduce.0.weight"] and by_muon["backbone.model.layer1.0.conv2.weight"]
+    for p in model.parameters():
+        p.grad = None
+
+
+REFUSED += [
+    ("torch.optim.AdamW", "+optim.optimizer.betas=[2,0.9]", "AdamW cannot be built: Invalid beta"),
+    ("torch.optim.AdamW", "+optim.optimizer.lr=1", "expected lr from optim.lr, got optim.optimizer.lr"),
+    ("torch.optim.AdamW", "+optim.optimizer.weight_decay=1", "got optim.optimizer.weight_decay"),
+    ("torch.optim.SGD", "optim/schedule=constant +optim.schedule.lr=1", "'optim.schedule.lr'"),
+    ("torch.optim.SGD", "optim/schedule=cosine +optim.schedule.lr=1", "got optim.schedule.lr"),
+    ("torch.optim.SGD", "~optim.optimizer._partial_", "optim.optimizer._partial_=true"),
+    ("torch.optim.SGD", "~optim.schedule._partial_", "optim.schedule._partial_=true"),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "said"), REFUSED)
+def test_what_could_not_step_is_refused_in_one_sentence(
+    name: str, words: str, said: str, model: nn.Module
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        built(f"optim.optimizer._target_={name}", *words.split())(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_schedule_may_be_a_class_of_torch(model: nn.Module) -> None:
+    words = ["optim/schedule=constant", "~optim.schedule.warmup_steps"]
+    steps = ["optim.schedule._target_=torch.optim.lr_scheduler.StepLR", "+optim.schedule.step_size=2"]
+    optimizer, scheduler = built("optim=sgd_poly", *words, *steps)(model)
+    seen = []
+    for _ in range(5):
+        seen.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert seen == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4])
+    plateau = "optim.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"
+    with pytest.raises(ConfigError, match="ReduceLROnPlateau, which follows a score; choose another"):
+        built("optim=sgd_poly", *words, plateau)(model)
+
+
+def test_an_optimizer_of_ones_own_gets_what_it_names() -> None:
+    def own(params: Any, lr: float) -> Optimizer:
+        return SGD(params, lr=lr)
+
+    assert small(own, nn.Linear(2, 2)).defaults["lr"] == 0.1
+    with pytest.raises(ConfigError, match="to make an optimizer, got list"):
+        small(lambda params: params, nn.Linear(2, 2))
+
+
+def test_fused_is_the_default_and_the_users_to_refuse(model: nn.Module) -> None:
+    assert all(g["fused"] for g in small(AdamW, model).param_groups)
+    assert not small(partial(AdamW, fused=False), model).param_groups[0]["fused"]
+    assert small(partial(AdamW, foreach=True), model).param_groups[0]["foreach"]
 
 
 def test_the_private_api_is_that_of_the_versions_it_was_written_for(model: nn.Module) -> None:
     """`_compat.unscaled_by_lightning`; Lightning above 2.6 may have lightning#21436, and bf16 then needs it no more."""
     assert lightning.__version__.startswith("2.6.") and torch.__version__.startswith("2.")
     assert AdamW(model.parameters(), fused=True)._step_supports_amp_scaling
-    assert not adamw_poly(model, 1e-4, 10)[0]._step_supports_amp_scaling  # type: ignore[attr-defined]
+    assert not small(AdamW, model)._step_supports_amp_scaling  # type: ignore[attr-defined]

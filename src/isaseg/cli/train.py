@@ -86,9 +86,10 @@ def _work(words: list[str]) -> int:
 
 
 def _groups() -> str:
-    folders = sorted(path for path in config.conf_dir().iterdir() if path.is_dir() and path.name != "recipe")
-    options = {f.name: sorted(path.stem for path in f.glob("[!_]*.yaml")) for f in folders}
-    return "".join(f"  {name:<11} {' '.join(found)}\n" for name, found in options.items() if len(found) > 1)
+    conf = config.conf_dir()
+    folders = sorted(path for path in conf.rglob("*") if path.is_dir() and path.name != "recipe")
+    options = {str(f.relative_to(conf)): sorted(path.stem for path in f.glob("[!_]*.yaml")) for f in folders}
+    return "".join(f"  {name:<14} {' '.join(found)}\n" for name, found in options.items() if len(found) > 1)
 
 
 if __name__ == "__main__":

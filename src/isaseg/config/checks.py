@@ -165,9 +165,9 @@ def _check_agreement(cfg: DictConfig) -> None:
         value, wanted = OmegaConf.select(cfg, key), OmegaConf.select(cfg, first)
         if value not in (None, wanted):
             raise ConfigError(f"expected {key} to be {first}={wanted}, got {key}={value}; set {first} alone")
-    lr, lowest = OmegaConf.select(cfg, "optim.lr"), OmegaConf.select(cfg, "optim.min_lr")
-    if None not in (lr, lowest) and lowest > lr:
-        raise ConfigError(f"expected optim.min_lr of at most optim.lr={lr}, got {lowest}")
+    lr, lowest = OmegaConf.select(cfg, "optim.lr"), OmegaConf.select(cfg, "optim.schedule.min_lr")
+    if None not in (lr, lowest) and lowest >= lr:
+        raise ConfigError(f"expected optim.schedule.min_lr below optim.lr={lr}, got {lowest}")
     ignored, count = OmegaConf.select(cfg, "data.ignore_index"), OmegaConf.select(cfg, "data.num_classes")
     if None not in (ignored, count) and ignored < count:
         raise ConfigError(f"expected data.ignore_index outside the classes 0 to {count - 1}, got {ignored}")

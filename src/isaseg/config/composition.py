@@ -85,7 +85,10 @@ def explain(error: Exception, config_name: str = "train") -> str:
         key, known = wrong.group(1), _all_keys(config_name)
         if key in known:
             return f"no configuration key '{key}' with these options of its group; a grid can have hydra.sweeper.rows"
-        return f"no configuration key '{key}'; {suggest(key, known)}see --help"
+        near = suggest(key, known)
+        if f"{key.rpartition('.')[0]}._target_" in known:
+            near += f"a key that the files do not give has a + before it: +{key}; "
+        return f"no configuration key '{key}'; {near}see --help"
     return text.strip().replace("\n", " ")
 
 
@@ -93,7 +96,7 @@ def _all_keys(config_name: str) -> list[str]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose(config_name, return_hydra_config=True)
-    keys = [group for group in cfg.hydra.runtime.choices if "/" not in group]
+    keys = [group for group in cfg.hydra.runtime.choices if not group.startswith("hydra/")]
     del cfg.hydra
     for path, node in nodes(OmegaConf.to_container(cfg)):
         keys += [f"{path}.{k}" if path else str(k) for k in node]

@@ -92,7 +92,11 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        raise ConfigError(f"{key} cannot be built: {cause or error}") from error
+        inner = re.search(r"full_key: (\S+)", str(error))
+        where = inner[1] if inner else key
+        is_early = isinstance(cause, TypeError) and "missing" in str(cause)
+        later = f"; if it is given later, set {where}._partial_=true" if is_early else ""
+        raise ConfigError(f"{where} cannot be built: {cause or error}{later}") from error
 
 
 def check_targets(plain: Any, path: str = "") -> None:

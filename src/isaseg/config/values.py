@@ -71,7 +71,9 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
         if name in known:
             check_value(key, value, known[name])
         elif not is_open or name.startswith("_"):
-            raise ConfigError(f"no configuration key '{key}'; {suggest(name, known)}({origin})")
+            # it may have come with another `_target_`
+            removed = f"; ~{key} removes it" if path and "[" not in path else ""
+            raise ConfigError(f"no configuration key '{key}'; {suggest(name, known)}({origin}{removed})")
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:

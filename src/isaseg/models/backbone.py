@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.errors import ConfigError
-from isaseg.models.timm_models import create, depths
+from isaseg.models.timm_models import create, depths, undecayed
 
 
 class Backbone(nn.Module):
@@ -90,6 +90,7 @@ class Backbone(nn.Module):
         source: Any = self.model.pretrained_cfg
         self.register_buffer("mean", _stat("mean", mean, source, (0.485, 0.456, 0.406)), persistent=False)
         self.register_buffer("std", _stat("std", std, source, (0.229, 0.224, 0.225)), persistent=False)
+        self._name = name
         self.norm_eval = norm_eval
         _freeze(self.model, name, freeze)
         self.train()
@@ -128,6 +129,21 @@ class Backbone(nn.Module):
             rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
             maps = [torch.cat([maps[0], *rest], dim=1)]
         return maps
+
+    def layers_above(self) -> dict[str, int]:
+        """Return how many layers, as timm groups them, lie above each parameter, by its name; the head counts as one.
+
+        Raises:
+            ConfigError: If timm does not group the layers of this model.
+        """
+        found = {
+            f"model.{key}": depth for key, (_, depth) in depths(self.model, self._name, coarse=False).items()
+        }
+        return {key: max(found.values()) + 1 - depth for key, depth in found.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that should not decay, by timm's list for the model."""
+        return {f"model.{key}" for key in undecayed(self.model, self._name)}
 
     def normalise(self, image: Tensor) -> Tensor:
         """Return RGB uint8 (B, 3, H, W) as the network's input: float, normalised, channels in the network's order."""

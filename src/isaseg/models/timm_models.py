@@ -1,6 +1,8 @@
 """timm's models: made by name, with weights from the hub or from a local file."""
 
 from difflib import get_close_matches
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +58,16 @@ def depths(model: nn.Module, name: str, coarse: bool = True) -> dict[str, tuple[
     """Return the name in timm and the depth of each parameter of a model made by `create`, by its name in that model.
 
     The stem has depth 0; stages count from 1, or blocks if not `coarse`, as timm groups them for layer-wise decay.
+
+    Raises:
+        ConfigError: If timm does not group them.
     """
-    with torch.device("meta"):  # takes neither memory nor random numbers
-        whole: Any = timm.create_model(name)
+    whole = _whole(name)
+    if not hasattr(whole, "group_matcher"):
+        raise ConfigError(
+            f"expected a model whose layers timm groups, got backbone.name='{name}'; "
+            "set backbone.freeze=[] and optim.layer_decay=null"
+        )
     depth = group_parameters(whole, whole.group_matcher(coarse=coarse), reverse=True)
     names = {own.replace(".", "_", 1): own for own in depth} | {own: own for own in depth}
     found = {}
@@ -67,6 +76,21 @@ def depths(model: nn.Module, name: str, coarse: bool = True) -> dict[str, tuple[
         own = names.get(short, short)
         found[key] = own, depth.get(own, max(depth.values()))
     return found
+
+
+def undecayed(model: nn.Module, name: str) -> set[str]:
+    """Return the parameters of a model made by `create` that timm lists as not to decay, e.g. position embeddings."""
+    patterns: set[str] = getattr(_whole(name), "no_weight_decay", set)()
+    if not patterns:
+        return set()
+    return {key for key, (own, _) in depths(model, name).items() if any(fnmatch(own, p) for p in patterns)}
+
+
+@cache
+def _whole(name: str) -> Any:
+    """Return the model that features are taken of, with neither memory for its weights nor random numbers."""
+    with torch.device("meta"):
+        return timm.create_model(name)
 
 
 def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:

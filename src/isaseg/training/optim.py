@@ -1,109 +1,182 @@
-"""Optimizers and their schedules; the length of a schedule comes from the configuration, in optimizer steps.
+"""The optimizer, its groups of parameters and the schedule of their rates; the length comes from the configuration.
 
 Lightning's `estimated_stepping_batches` is not used: reading it loses the position of the loader when a run resumes
 (lightning#20550).
 """
 
-import math
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from isaseg.errors import ConfigError
 from isaseg.training._compat import unscaled_by_lightning
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Factor = Annotated[float, Field(ge=0, le=1000)]
-Power = Annotated[float, Field(ge=0, le=100)]
-Schedule = tuple[Optimizer, LambdaLR]
+Mult = Annotated[float, Field(ge=0, le=1000)]
+LayerDecay = Annotated[float, Field(gt=0, le=1)]
+Schedule = tuple[Optimizer, LRScheduler]
 
 
-def sgd_poly(
+def make_optimizer(
     model: nn.Module,
+    optimizer: Callable[..., Any],
+    schedule: Callable[..., Any],
     lr: PositiveFloat,
+    weight_decay: Mult,
     total_steps: PositiveInt,
-    momentum: Share = 0.9,
-    weight_decay: Factor = 5e-4,
-    decay_norm_and_bias: bool = True,
-    head_lr_mult: Factor = 1.0,
-    power: Power = 0.9,
-    min_lr: NonNegativeFloat = 0.0,
-    warmup_steps: NonNegativeInt = 0,
+    decay_norm_and_bias: bool,
+    head_lr_mult: Mult,
+    layer_decay: LayerDecay | None,
 ) -> Schedule:
-    """Return SGD with a rate that falls from `lr` to `min_lr` as (1 - step / total_steps) ** power."""
-    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = unscaled_by_lightning(SGD(groups, lr=lr, momentum=momentum, fused=True))
-    return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
+    """Return an optimizer over the groups of `parameter_groups`, and the schedule, which advances every optimizer step.
 
+    Args:
+        model: The network.
+        optimizer: Takes the groups, and `lr` and `weight_decay` where it has parameters of these names: a class of
+            torch.optim or timm.optim, or one like them.
+        schedule: Takes `total_steps` and `lr` where it has parameters of these names and returns the factor of the rates
+            as a function of the step, as `schedules.poly` does; or a class of torch.optim.lr_scheduler, which takes the
+            optimizer.
+        lr: Rate, which the schedule multiplies.
+        weight_decay: Of what decays.
+        total_steps: Optimizer steps of the schedule.
+        decay_norm_and_bias: See `parameter_groups`.
+        head_lr_mult: See `parameter_groups`.
+        layer_decay: See `parameter_groups`.
 
-def adamw_poly(
-    model: nn.Module,
-    lr: PositiveFloat,
-    total_steps: PositiveInt,
-    weight_decay: Factor = 1e-2,
-    decay_norm_and_bias: bool = False,
-    head_lr_mult: Factor = 1.0,
-    power: Power = 1.0,
-    min_lr: NonNegativeFloat = 0.0,
-    warmup_steps: NonNegativeInt = 0,
-) -> Schedule:
-    """Return AdamW with the schedule of `sgd_poly`."""
-    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = unscaled_by_lightning(AdamW(groups, lr=lr, fused=True))
-    return optimizer, LambdaLR(optimizer, poly(total_steps, power, min_lr / lr, warmup_steps))
-
-
-def adamw_one_cycle(
-    model: nn.Module,
-    lr: PositiveFloat,
-    total_steps: PositiveInt,
-    weight_decay: Factor = 1e-2,
-    decay_norm_and_bias: bool = False,
-    head_lr_mult: Factor = 1.0,
-    warmup: Share = 0.15,
-    power: Power = 1.0,
-) -> Schedule:
-    """Return AdamW; a cosine rise to `lr` over the fraction `warmup` of the steps, then a cosine ** `power` fall to 0."""
-    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult)
-    optimizer = unscaled_by_lightning(AdamW(groups, lr=lr, fused=True))
-    return optimizer, LambdaLR(optimizer, one_cycle(total_steps, warmup, power))
+    Raises:
+        ConfigError: If they do not fit together, or no step of this optimizer could be taken.
+    """
+    _check_free("optimizer", optimizer, ("params", "lr", "weight_decay"))
+    groups = parameter_groups(model, lr, weight_decay, decay_norm_and_bias, head_lr_mult, layer_decay)
+    settings = _wanted(optimizer, lr=lr, weight_decay=weight_decay)
+    if weight_decay and "weight_decay" not in settings:
+        raise ConfigError(
+            f"expected optim.weight_decay=0 for {_name(optimizer)}, which has no weight decay, got {weight_decay}"
+        )
+    chosen = getattr(optimizer, "keywords", {}).keys() & {"fused", "foreach", "differentiable"}
+    is_fused = _class(optimizer) in (SGD, Adam, AdamW) and not chosen
+    made = _build("optimizer", optimizer, groups, **settings, **({"fused": True} if is_fused else {}))
+    _check_steps(made)
+    return unscaled_by_lightning(made) if is_fused else made, _scheduler(made, schedule, lr, total_steps)
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, decay_norm_and_bias: bool, head_lr_mult: float
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    decay_norm_and_bias: bool = True,
+    head_lr_mult: float = 1.0,
+    layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Return groups of parameters by learning rate (backbone or not) and by decay (weights, or norms and biases)."""
+    """Return the parameters that are trained in groups of one rate and weight decay; the last ones have the head's rate.
+
+    Args:
+        model: A network; what is not below its `backbone` is its head.
+        lr: Rate of the backbone.
+        weight_decay: Of what decays.
+        decay_norm_and_bias: Whether norms and biases (all vectors) and what `backbone.no_weight_decay()` names decay too.
+        head_lr_mult: Rate of the head, as a multiple of `lr`.
+        layer_decay: Multiplies the rate of a backbone's layer once for each layer above it, the head included, as in BEiT
+            (arXiv 2106.08254); `backbone.layers_above()` counts them. None: the same rate in all layers.
+
+    Raises:
+        ConfigError: If `layer_decay` is given for a backbone that does not know its layers.
+    """
+    backbone: Any = getattr(model, "backbone", None)
+    above: dict[str, int] = {}
+    if layer_decay is not None:
+        if not hasattr(backbone, "layers_above"):
+            raise ConfigError(
+                f"expected a backbone with layers_above() for optim.layer_decay={layer_decay}, "
+                f"got {type(backbone).__name__}; set optim.layer_decay=null"
+            )
+        above = backbone.layers_above()
+    spared: set[str] = set() if decay_norm_and_bias else getattr(backbone, "no_weight_decay", set)()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        rate = lr if name.startswith("backbone.") else lr * head_lr_mult
-        decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
-        groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
+        inner = name.removeprefix("backbone.")
+        rate = lr * head_lr_mult if inner == name else lr * (layer_decay or 1.0) ** above.get(inner, 0)
+        decays = decay_norm_and_bias or (parameter.ndim > 1 and inner not in spared)
+        groups.setdefault((rate, weight_decay if decays else 0.0), []).append(parameter)
+    of_head = lr * head_lr_mult
+    return [
+        {"params": groups[rate, decay], "lr": rate, "weight_decay": decay}
+        for rate, decay in sorted(groups, key=lambda key: key[0] == of_head)
+    ]
 
 
-def poly(total_steps: int, power: float, floor: float = 0.0, warmup_steps: int = 0) -> Callable[[int], float]:
-    """Return the factor as a function of step k: floor + (1 - floor) (1 - k / total_steps) ** power, as in mmseg."""
+def _scheduler(
+    optimizer: Optimizer, schedule: Callable[..., Any], lr: float, total_steps: int
+) -> LRScheduler:
+    kind = _class(schedule)
+    if kind is not None and issubclass(kind, ReduceLROnPlateau):
+        raise ConfigError(
+            "expected a schedule that follows the optimizer steps, got optim.schedule._target_=ReduceLROnPlateau, which "
+            "follows a score; choose another one, e.g. optim/schedule=cosine"
+        )
+    if kind is not None and issubclass(kind, LRScheduler):
+        made: LRScheduler = _build("schedule", schedule, optimizer)
+        return made
+    _check_free("schedule", schedule, ("total_steps", "lr"))
+    factor = _build("schedule", schedule, **_wanted(schedule, total_steps=total_steps, lr=lr))
+    scheduled: LRScheduler = _build("schedule", LambdaLR, optimizer, factor)
+    return scheduled
 
-    def factor(step: int) -> float:
-        value = floor + (1 - floor) * float((1 - min(step, total_steps) / total_steps) ** power)
-        return value * min(1.0, (step + 1) / warmup_steps) if warmup_steps else value
 
-    return factor
+def _check_steps(optimizer: Any) -> None:
+    """Raise for an optimizer that needs more of a step than the gradients of one batch."""
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError(f"expected optim.optimizer to make an optimizer, got {type(optimizer).__name__}")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    why = None
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        why = "computes the loss several times a step"
+    elif getattr(optimizer, "is_second_order", False):  # timm's word
+        why = "needs second derivatives"
+    elif isinstance(optimizer, SparseAdam):
+        why = "takes sparse gradients alone"
+    if why:
+        raise ConfigError(
+            f"expected an optimizer that steps by the gradients of one batch, got {type(optimizer).__name__}, which "
+            f"{why}; choose another optim.optimizer._target_"
+        )
 
 
-def one_cycle(total_steps: int, warmup: float, power: float = 1.0) -> Callable[[int], float]:
-    """Return the factor as a function of the step: a cosine from 1/25 to 1, then a cosine ** `power` from 1 to 0."""
-    rise = max(round(total_steps * warmup), 1)
+def _build(key: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return make(*args, **kwargs)
+    except Exception as error:  # of any class, the user's own too
+        raise ConfigError(f"optim.{key}: {_name(make)} cannot be built: {error}") from error
 
-    def factor(step: int) -> float:
-        if step < rise:
-            return 0.04 + 0.96 * (1 - math.cos(math.pi * step / rise)) / 2
-        fall = min((step - rise) / max(total_steps - rise, 1), 1.0)
-        return float(((1 + math.cos(math.pi * fall)) / 2) ** power)
 
-    return factor
+def _check_free(key: str, make: Any, taken: Iterable[str]) -> None:
+    for name in taken:
+        if name in getattr(make, "keywords", {}):
+            raise ConfigError(f"expected {name} from optim.{name}, got optim.{key}.{name}; remove the latter")
+
+
+def _wanted(make: Any, **known: float) -> dict[str, float]:
+    """Return those of the settings that have a parameter."""
+    parameters = inspect.signature(_inner(make)).parameters
+    is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return {name: value for name, value in known.items() if is_open or name in parameters}
+
+
+def _inner(make: Any) -> Any:
+    return getattr(make, "func", make)  # of a partial
+
+
+def _class(make: Any) -> type | None:
+    inner = _inner(make)
+    return inner if isinstance(inner, type) else None
+
+
+def _name(make: Any) -> str:
+    return getattr(_inner(make), "__name__", str(make))

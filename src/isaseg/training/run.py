@@ -124,10 +124,12 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
         ) from error
     loss = config.build(cfg.loss, "loss")
     check_loss(loss, cfg.data.num_classes, cfg.data.ignore_index)
+    make_optimizer = config.build(cfg.optim, "optim")
+    make_optimizer(segmenter)  # what it refuses, it refuses before anything is written
     module = SegmentationModule(
         segmenter,
         loss,
-        config.build(cfg.optim, "optim"),
+        make_optimizer,
         cfg.data.num_classes,
         cfg.data.ignore_index,
         cfg.aux_weight,
