@@ -17,6 +17,7 @@ from tests.sweep.fake import jobs_of
 EVIL = "# @package _global_\nname: evil\n"
 OWN = {
     "ownlab.py": "open('ran', 'w').close()\n",
+    "own/attention/ours.yaml": "_target_: ownlab.Ours\n_partial_: true\nrank: 4\n",
     "own/data/ours.yaml": "defaults: [lamps]\nname: ours\n",
     "own/experiment/key.yaml": f"{EVIL}trust: [ownlab]\nattention: {{_target_: ownlab.Mine}}\n",
     "own/experiment/environment.yaml": f"{EVIL}hydra: {{job: {{env_set: {{{VARIABLE}: ownlab}}}}}}\n",
@@ -56,6 +57,8 @@ def test_every_command_finds_the_options_of_a_folder(own: Path) -> None:
         assert config.compose_from(name, ["data=ours", "--config-dir=own"]).data.name == "ours"
     with pytest.raises(ConfigError, match=r"did you mean 'ours'\? options: .*lamps"):
         config.compose_from("evaluate", ["data=oours", "--config-dir=own"])
+    with pytest.raises(ConfigError, match=r"'attention\.rnk'; did you mean 'attention\.rank'"):
+        config.compose_from("train", ["attention=ours", "attention.rnk=3", "--config-dir=own"])
     with pytest.raises(ConfigError, match="a folder as --config-dir, got 'none'"):
         config.compose_from("evaluate", ["--config-dir=none"])
     with pytest.raises(ConfigError, match="no trust from a file"):

@@ -48,8 +48,8 @@ def main(
         summary, usage, details = as_typed(str(text)).split("\n\n", 2)
         print(f"{usage}\n\n{summary}\n\n{details.rstrip()}")
         return 2 if is_empty else 0
-    # before Hydra sees them: no file can give trust
-    return run(lambda: work([*_one_word(take_trust(options)), *rest]), interrupted)
+    options = _one_word(options)
+    return run(lambda: _trusting(work, options, rest), interrupted, options)
 
 
 def parser(name: str, text: str | None) -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def as_typed(text: str) -> str:
     return text.replace(f"isaseg {script.stem}", f"python {script}") if script.suffix == ".py" else text
 
 
-def run(work: Callable[[], int], interrupted: str) -> int:
+def run(work: Callable[[], int], interrupted: str, words: Sequence[str] = ()) -> int:
     """Return what `work` returns, or the exit code of its fault, which is reported in one sentence.
 
     The codes: 2 bad input or a file that cannot be used, 3 divergence, 4 out of memory, 130 Ctrl-C, 143 SIGTERM. Any
@@ -74,13 +74,14 @@ def run(work: Callable[[], int], interrupted: str) -> int:
     Args:
         work: Does the work.
         interrupted: What an interruption leaves, for people.
+        words: Of the command line, KEY=VALUE.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
     except (HydraException, OmegaConfBaseException) as error:
-        return report(config.explain(error))
+        return report(config.explain(error, words=words))
     except IsasegError as error:
         return report(error, error.exit_code)
     except Terminated:
@@ -120,6 +121,12 @@ def fast_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _trusting(work: Callable[[list[str]], int], words: Sequence[str], rest: Sequence[str]) -> int:
+    """Trust the packages that words name, and do the work with the others: Hydra, and so a file, has no such key."""
+    config.user_dirs(words)
+    return work([*take_trust(words), *rest])
 
 
 def _one_word(words: Sequence[str]) -> list[str]:

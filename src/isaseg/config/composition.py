@@ -63,12 +63,13 @@ def shortened(cfg: DictConfig) -> DictConfig:
     return few
 
 
-def explain(error: Exception, config_name: str = "train") -> str:
+def explain(error: Exception, config_name: str = "train", words: Sequence[str] = ()) -> str:
     """Return an error of Hydra or OmegaConf in one sentence, with the nearest valid name.
 
     Args:
         error: Raised while a configuration was composed.
         config_name: The file in conf that it was composed from.
+        words: Of the command line, which may choose options with other keys.
     """
     if isinstance(error, OverrideParseException):
         return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
@@ -78,11 +79,13 @@ def explain(error: Exception, config_name: str = "train") -> str:
         folder, _, option = group.group(1).rpartition("/")
         options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files are for others to inherit
         # of an option in a list, Hydra does not list the others
-        options = options or sorted(path.stem for path in (conf_dir() / folder).glob("[!_]*.yaml"))
+        options = options or sorted(
+            {p.stem for d in (conf_dir(), *user_dirs(words)) for p in (d / folder).glob("[!_]*.yaml")}
+        )
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
-        key, known = wrong.group(1), _all_keys(config_name)
+        key, known = wrong.group(1), _all_keys(config_name, words)
         if key in known:
             return f"no configuration key '{key}' with these options of its group; a grid can have hydra.sweeper.rows"
         near = suggest(key, known)
@@ -92,15 +95,28 @@ def explain(error: Exception, config_name: str = "train") -> str:
     return text.strip().replace("\n", " ")
 
 
-def _all_keys(config_name: str) -> list[str]:
+def _all_keys(config_name: str, words: Sequence[str]) -> list[str]:
+    """Return the keys with the default options, and with those that words choose."""
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(config_name, return_hydra_config=True)
+    chosen = [w for w in words if w.startswith(_CONFIG_DIR) or re.fullmatch(r"[\w/@]+=[^,]+", w)]
+    try:
+        more = _all_keys(config_name, []) if chosen else []
+        cfg = _composed(config_name, chosen, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        return more
     keys = [group for group in cfg.hydra.runtime.choices if not group.startswith("hydra/")]
     del cfg.hydra
     for path, node in nodes(OmegaConf.to_container(cfg)):
         keys += [f"{path}.{k}" if path else str(k) for k in node]
-    return keys
+    return [*more, *keys]
+
+
+def _composed(config_name: str, words: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
+    paths = [f"file://{folder.resolve()}" for folder in user_dirs(words)]
+    overrides = [word for word in words if not word.startswith(_CONFIG_DIR)]
+    overrides += [f"hydra.searchpath={paths}"] if paths else []
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(config_name, overrides, return_hydra_config)
 
 
 def compose_from(config_name: str, words: Sequence[str]) -> DictConfig:
@@ -109,18 +125,16 @@ def compose_from(config_name: str, words: Sequence[str]) -> DictConfig:
     Raises:
         ConfigError: For any other word, an unknown key or option, or a value that cannot be read.
     """
-    folders = user_dirs(words)
-    words = [word for word in words if not word.startswith(_CONFIG_DIR)]
-    strange = [word for word in words if word.startswith("-") or "=" not in word]
+    strange = [
+        word
+        for word in words
+        if not word.startswith(_CONFIG_DIR) and (word.startswith("-") or "=" not in word)
+    ]
     if strange:
         raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see --help")
-    paths = [f"file://{folder.resolve()}" for folder in folders]
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose(
-                config_name, overrides=[*words, f"hydra.searchpath={paths}"] if folders else list(words)
-            )
+        cfg = _composed(config_name, words)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, config_name)) from error
+        raise ConfigError(explain(error, config_name, words)) from error
     refuse_trust(cfg)
     return cfg
