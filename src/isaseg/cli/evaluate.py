@@ -15,6 +15,8 @@ into a folder below <output_dir>/evaluate.
   trainer.precision=bf16-mixed
   data.val_length=100   only this many images
   worst=6               draw this many of the worst images
+  +trust=[mylab]        where the network or the data have parts of your own package
+  --config-dir DIR      a folder of your own with more data sets
   output=DIR            instead of a folder below <output_dir>/evaluate
 
 Examples:

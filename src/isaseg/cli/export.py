@@ -9,6 +9,7 @@ Writes into the folder `output`, under the name of the checkpoint:
 
   checkpoint=FILE     from training, mmsegmentation or openseg
   formats=[onnx]      only one of them
+  +trust=[mylab]      where the network has parts of your own package
   group_size=[8,8]    and
   align_corners=true  for a published file that has lost its configuration
 

@@ -12,6 +12,7 @@ These replace files of an earlier run. An image that cannot be read is reported 
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
   overlays=false        labels only
+  +trust=[mylab]        where the network has parts of your own package
   device=cuda:1         cpu, cuda or cuda:NUMBER; default: a GPU if there is one
   precision=bf16        half the memory, faster on a GPU
   max_pixels=900000000  refuse images larger than this
