@@ -157,6 +157,8 @@ def history(folder: Path) -> dict[str, Any]:
         "curves": curves,
         "metrics": {k: v for k, v in metrics.items() if k != "seconds_per_step"},
         "weights": {k: v.numpy().tobytes() for k, v in last["state_dict"].items()},
+        "averaged": {k: v.numpy().tobytes() for k, v in last.get("current_model_state", {}).items()},
+        "patience": {k: v["wait_count"] for k, v in last["callbacks"].items() if "EarlyStopping" in k},
         "optimizer": {
             (k, n): torch.as_tensor(v).numpy().tobytes() for k, part in state.items() for n, v in part.items()
         },

@@ -124,6 +124,7 @@ def test_x1_of_hydras_words_only_those_that_are_needed(word: str) -> None:
             ],
             "'data.transform.augment[1].prob'; did you mean 'p'",
         ),
+        (["callbacks=[default,ema]", "callbacks.ema.decya=0.9"], "did you mean 'callbacks.ema.decay'"),
         (["+callbacks.pictures.cuont=3"], "did you mean 'count'"),
         (["+callbacks.picturs=3"], "did you mean 'pictures'"),
         (
@@ -238,6 +239,17 @@ VALUES = [
     ("pictures=-1", "pictures to be greater than or equal to 0"),
     ("callbacks.pictures.count=-1", "callbacks.pictures.count to be greater than or equal to 0"),
     ("callbacks.pictures=0", "callbacks.pictures to be a node with _target_"),
+    (
+        "callbacks.pictures._target_=isaseg.models.losses.CrossEntropy",
+        "callbacks.pictures._target_ to name a",
+    ),
+    ("+callbacks.pictures._partial_=true", "callbacks.pictures._target_ to make a callback of Lightning"),
+    ("callbacks=[ema] callbacks.ema.decay=1", "callbacks.ema.decay to be less than 1"),
+    (
+        "callbacks=early_stopping callbacks.early_stopping.mode=most",
+        "callbacks.early_stopping cannot be built",
+    ),
+    ("callbacks=early_stopping callbacks.early_stopping.monitor=val/mIuO", "did you mean 'val/mIoU'"),
     ("~callbacks.model_summary ~callbacks.pictures", ""),
     ("check_data=1", "check_data to be true or false"),
     ("logger.mode=onlin", "logger.mode"),

@@ -47,10 +47,11 @@ def check_equal(cut: Path, whole: Path) -> None:
         assert a[name] == b[name], name
 
 
+AVERAGED = "callbacks=[default,ema,early_stopping] callbacks.ema.decay=0.5"
 MIXED = {
     "attention=isa": [(0, 0, 0, 0), (2, 2, 2, 2)],
     "attention=dense optim.layer_decay=0.7": [(2, 0, 2, 0)],
-    "attention=criss_cross optim=muon": [(0, 2, 0, 2)],
+    f"attention=criss_cross optim=muon {AVERAGED}": [(0, 2, 0, 2)],
     "backbone.freeze=[stem,1] backbone.norm_eval=true": [(0, 0, 0, 0)],
 }
 EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
@@ -68,12 +69,18 @@ def test_r1_r2_a_run_that_is_killed_three_times_equals_one_that_is_not(choice: s
 
 
 def test_r1_so_do_two_processes_that_are_killed_three_times(tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    assert train_in_processes([*TWELVE, "data.num_workers=0"], whole, 2) == [0, 0], said(whole)
-    check_resumed(TWELVE, (2, 5, 10), (0, 0, 0, 0), tmp_path / "cut", whole, processes=2)
+    words, whole = [*TWELVE, *AVERAGED.split()], tmp_path / "whole"
+    assert train_in_processes([*words, "data.num_workers=0"], whole, 2) == [0, 0], said(whole)
+    check_resumed(words, (2, 5, 10), (0, 0, 0, 0), tmp_path / "cut", whole, processes=2)
 
 
-VALIDATING = [*TWELVE, "trainer.val_check_interval=4", "data.num_workers=1", "data.val_batch_size=1"]
+VALIDATING = [
+    *TWELVE,
+    *AVERAGED.split(),
+    "trainer.val_check_interval=4",
+    "data.num_workers=1",
+    "data.val_batch_size=1",
+]
 
 
 @pytest.fixture(scope="module")

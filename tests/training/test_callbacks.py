@@ -18,7 +18,7 @@ from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.training import callbacks
-from isaseg.training.callbacks import DivergenceGuard, PlainProgress, StepTimer
+from isaseg.training.callbacks import EMA, DivergenceGuard, PlainProgress, StepTimer
 from isaseg.training.interruptions import BestCheckpoint, RngState
 
 
@@ -176,3 +176,23 @@ def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal, name in ((True, "RichProgressBar"), (False, "PlainProgress")):
         monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
         assert type(callbacks.progress()).__name__ == name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_average_moves_fractions_and_copies_integers(tmp_path: Path) -> None:
+    """Over two validations; when training ends the network has the average."""
+    net, weight = Net(), []
+    net.register_buffer("index", torch.arange(20))
+    net.register_buffer("std", torch.tensor([57.12, 57.375]))
+
+    class Noted(Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            weight.append(net.layer[0].weight.detach().clone())
+
+    fit(net, tmp_path, EMA(0.9), Noted())
+    expected = weight[0]
+    for value in weight[1:]:
+        expected = 0.9 * expected + 0.1 * value
+    assert torch.allclose(net.layer[0].weight, expected, rtol=1e-5)
+    assert net.index.tolist() == list(range(20))
+    assert net.std.equal(torch.tensor([57.12, 57.375]))

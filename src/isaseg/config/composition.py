@@ -88,6 +88,8 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
         key, known = wrong.group(1), _all_keys(config_name, words)
         if key in known:
             return f"no configuration key '{key}' with these options of its group; a grid can have hydra.sweeper.rows"
+        beside = getattr(error.__cause__, "parent_node", None) or ()  # in the configuration that was composed
+        known += [f"{key.rpartition('.')[0]}.{name}" for name in beside]
         near = suggest(key, known)
         if f"{key.rpartition('.')[0]}._target_" in known:
             near += f"a key that the files do not give has a + before it: +{key}; "

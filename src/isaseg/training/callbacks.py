@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: divergence, speed, progress, pictures."""
+"""Callbacks that watch a run (divergence, speed, progress, pictures), and one that averages its weights."""
 
 import logging
 import math
@@ -6,14 +6,15 @@ import statistics
 import sys
 import time
 from collections import deque
-from typing import Any
+from typing import Annotated, Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, RichProgressBar
-from pydantic import NonNegativeInt
+from lightning.pytorch.callbacks import Callback, RichProgressBar, WeightAveraging
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from isaseg.errors import DivergenceError
 from isaseg.runs import pictures
@@ -161,3 +162,40 @@ class ValidationPictures(Callback):
         ]
         for logger in loggers:
             logger.log_payload({"val/pictures": images}, trainer.global_step)
+
+
+class EMA(WeightAveraging):
+    """Keeps an exponential moving average of the weights, which is what is validated, exported and kept in checkpoints.
+
+    Lightning's EMAWeightAveraging would average integers as fractions and cut these off, so that an index of 3 becomes 2
+    (with a decay of 0.9 or 0.9999), and on a GPU it would keep the average in the memory of the CPU.
+
+    Args:
+        decay: Share of the average that stays at each update.
+        update_every_n_steps: How often it is updated.
+    """
+
+    def __init__(
+        self, decay: Annotated[float, Field(ge=0, lt=1)] = 0.999, update_every_n_steps: PositiveInt = 1
+    ) -> None:
+        of_fractions: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+        def average(averages: list[Tensor], values: list[Tensor], count: Any) -> None:
+            """Take a step with tensors of one type."""
+            if averages[0].is_floating_point():
+                of_fractions(averages, values, count)
+            else:
+                for old, new in zip(averages, values, strict=True):
+                    old.copy_(new)
+
+        super().__init__(multi_avg_fn=average)
+        self.update_every_n_steps = update_every_n_steps
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether to update after a step; the first one begins the average."""
+        return step_idx is not None and step_idx % self.update_every_n_steps == 0
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Make the average where the network will be; Lightning would move that later."""
+        pl_module.to(trainer.strategy.root_device)
+        super().setup(trainer, pl_module, stage)

@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -55,6 +55,9 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(Checkpoint):
     """Writes last.ckpt every so many steps and after the last one, before the validation of that step.
 
+    If a validation ends the run (early stopping), it is written once more. A run that continues from it ends at once;
+    Lightning's trainer would forget that it had stopped (lightning#8278).
+
     SIGTERM and Ctrl-C are answered with last.ckpt and the end of the run, after the same step on all devices; a second
     Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers: those save nothing, and with several
     processes that of SIGTERM calls a collective wherever in a step the signal arrives.
@@ -69,9 +72,23 @@ class LastCheckpoint(Checkpoint):
         self._step = 0
         self._signal = 0  # that was received
         self._ending = False
+        self._stopped = False  # by a callback, before the run was interrupted
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note whether a callback has stopped the run."""
+        checkpoint["stopped"] = trainer.should_stop
+
+    def on_load_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take that over."""
+        self._stopped = checkpoint.get("stopped", False)
 
     def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Install the handlers; Lightning restores the former ones when the run ends."""
+        trainer.should_stop |= self._stopped
         self._step = trainer.global_step
         signal.signal(signal.SIGTERM, self._receive)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have it ignored
@@ -110,7 +127,12 @@ class LastCheckpoint(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self._ending or bool(self._signal), all=False):
             self._end()
 
-    def on_validation_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Save if the validation ends the run."""
+        if trainer.should_stop and trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.path)
+
+    def on_validation_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *args: Any) -> None:
         """Save and end; the resumed run validates anew.
 
         Several processes go on to the next step, since they may not have equally many batches.
@@ -119,6 +141,11 @@ class LastCheckpoint(Checkpoint):
             SIGTERMException, KeyboardInterrupt: To end it.
         """
         if self._signal and trainer.world_size == 1:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            for callback in callbacks:
+                # meanwhile it holds the weights of training, which would be saved as the average
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
             trainer.save_checkpoint(self.path)
             self._end()
 

@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
+# What a callback may monitor.
+LOGGED = ["train/loss", "train/loss_aux", "train/lr", "val/loss", "val/mIoU", "val/mAcc", "val/aAcc"]
+LOGGED += ["val/group_acc", "val/group_acc_far"]
+
 
 class SegmentationModule(lightning.LightningModule):
     """Train and validate a `Segmenter`.

@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import torch
 from hydra.utils import get_object
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -232,7 +233,8 @@ def _score(
     speed: dict[str, float] = {}
     if module.device.type == "cuda":
         speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    timer = next(c for c in trainer.callbacks if isinstance(c, StepTimer))  # type: ignore[attr-defined]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    timer = next(c for c in callbacks if isinstance(c, StepTimer))
     speed["seconds_per_step"] = timer.seconds_per_step
     if math.isnan(timer.seconds_per_step):
         speed["seconds_per_step"] = before.get("seconds_per_step") or math.nan
@@ -240,6 +242,8 @@ def _score(
     if not best.exists():  # the run was cut before its first validation, or its score was always NaN
         best = folder / "checkpoints" / "last.ckpt"
     step = load_weights(module, best)["global_step"]
+    # an average of the weights would take the place of what was loaded
+    trainer.callbacks = [c for c in callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
     if cfg.score_test and datamodule.is_labelled("test"):

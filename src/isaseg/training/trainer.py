@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 
 from isaseg import config
 from isaseg.checkpoints.writing import DurableCheckpointIO
+from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
 from isaseg.training import callbacks, interruptions
-from isaseg.training.module import SegmentationModule
+from isaseg.training.module import LOGGED, SegmentationModule
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
     weights comes last of them: the others see it at the end of a validation, before it is swapped back.
     """
     own = [_callback(node, f"callbacks.{name}") for name, node in cfg.get("callbacks", {}).items()]
+    _check_monitors(own)
     own.sort(key=lambda callback: isinstance(callback, WeightAveraging))
     checkpoints = folder / "checkpoints"
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
@@ -89,10 +91,23 @@ def _callback(node: DictConfig, key: str) -> Callback:
     built = config.build(node, key)
     if not isinstance(built, Callback):
         raise ConfigError(
-            f"expected {key} to be a callback of Lightning, got {type(built).__name__}; name a class that inherits from "
-            "lightning.pytorch.Callback"
+            f"expected {key}._target_ to make a callback of Lightning, got {node._target_}; name a class that inherits from "
+            "lightning.pytorch.Callback, without _partial_"
         )
     return built
+
+
+def _check_monitors(own: list[Callback]) -> None:
+    """Check what callbacks monitor, unless one is of another package: it may log more."""
+    if any(type(callback).__module__.split(".")[0] not in ("isaseg", "lightning") for callback in own):
+        return
+    for callback in own:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in LOGGED:
+            raise ConfigError(
+                f"expected {type(callback).__name__} to monitor one of {', '.join(LOGGED)}, got monitor={monitor}; "
+                f"{suggest(str(monitor), LOGGED) or 'name one of these'}"
+            )
 
 
 def compile_network(module: SegmentationModule, device: torch.device) -> None:
