@@ -91,8 +91,8 @@ def _callback(node: DictConfig, key: str) -> Callback:
     built = config.build(node, key)
     if not isinstance(built, Callback):
         raise ConfigError(
-            f"expected {key}._target_ to make a callback of Lightning, got {node._target_}; name a class that inherits from "
-            "lightning.pytorch.Callback, without _partial_"
+            f"expected {key}._target_ to make a callback of Lightning, got {node._target_}; name a class that inherits "
+            "from lightning.pytorch.Callback, without _partial_"
         )
     return built
 
