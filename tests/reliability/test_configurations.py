@@ -188,6 +188,10 @@ VALUES = [
     ("data.source.val_length=null", "data.source.val_length to be an integer"),
     ("data.source.train_length=0", "data.source.train_length to be greater than 0"),
     ("data.transform.scale=[2,1]", "scale"),
+    (
+        "data.transform.augment=[{_target_:albumentations.OneOf,transforms:[]},{_target_:albumentations.Blur,p:20}]",
+        r"data\.transform\.augment\[1\] cannot be built: p: Input should be less than or equal to 1, got 20$",
+    ),
     ("data.transform.augment=blue", "data.transform.augment to be a list"),
     (
         "data.transform.augment=[blue]",

@@ -79,7 +79,8 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
     Raises:
         ConfigError: If it names what is not allowed, or the constructor refuses its arguments.
     """
-    check_targets(OmegaConf.to_container(node, resolve=True), key)
+    plain = OmegaConf.to_container(node, resolve=True)
+    check_targets(plain, key)
     if key == "attention":
         kwargs["_partial_"], node = True, node.copy()
         with open_dict(node):
@@ -92,11 +93,20 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError):
             raise cause from None
-        inner = re.search(r"full_key: (\S+)", str(error))
-        where = inner[1] if inner else key
+        # Hydra says which node, but drops some brackets
+        inner = re.sub(r"[][]", "", str(error).partition("\nfull_key: ")[2])
+        where = next((path for path, _ in nodes(plain, key) if re.sub(r"[][]", "", path) == inner), key)
         is_early = isinstance(cause, TypeError) and "missing" in str(cause)
         later = f"; if it is given later, set {where}._partial_=true" if is_early else ""
-        raise ConfigError(f"{where} cannot be built: {cause or error}{later}") from error
+        raise ConfigError(f"{where} cannot be built: {_reason(cause or error)}{later}") from error
+
+
+def _reason(cause: BaseException) -> str:
+    """Return what a constructor said, in one line; of a report by pydantic, as albumentations gives, the first fault."""
+    if callable(errors := getattr(cause.__cause__, "errors", None)):
+        fault = errors()[0]
+        return f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']}"
+    return " ".join(str(cause).split())
 
 
 def check_targets(plain: Any, path: str = "") -> None:
