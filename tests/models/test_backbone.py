@@ -9,11 +9,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.models.backbone import Backbone
+from tests.conftest import compose_overrides
 
 IMAGENET = (torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375]))
 
@@ -74,6 +76,7 @@ def test_pooling_may_round_up(
         ({"mean": [1.0, 2.0]}, r"expected backbone.mean as three numbers .* got \[1.0, 2.0\]"),
         ({"std": [1.0, 0.0, 1.0]}, r"expected backbone.std as three numbers .* above 0"),
         ({"input_multiple": 0}, "expected backbone.input_multiple of at least 1, got 0"),
+        ({"output_stride": 7}, r"that timm has for .* \(8, 16 or 32 .*got backbone.output_stride=7"),
         ({"out_indices": [9]}, r"could not build backbone.name='test_resnet' with out_indices=\(9,\)"),
         ({"weights": "nowhere.pth"}, r"got backbone.weights='nowhere.pth', which does not exist"),
     ],
@@ -109,7 +112,7 @@ def test_channels_and_strides_are_those_of_the_maps(
 @torch.no_grad()
 def test_hrnet_takes_any_size_and_gives_its_branches_in_one_map() -> None:
     branches = {"out_indices": [-4, -3, -2, -1], "model_args": {"feature_location": ""}}
-    backbone = make("hrnet_w18", fuse=True, input_multiple=32, **branches)
+    backbone = make("hrnet_w18", fuse=True, **branches)
     image = random_image(45, 70)
     (fused,) = backbone(image)
     assert (backbone.channels, backbone.strides) == ([18 + 36 + 72 + 144], [4])
@@ -122,7 +125,7 @@ def test_hrnet_takes_any_size_and_gives_its_branches_in_one_map() -> None:
 
 @torch.no_grad()
 def test_a_model_with_channels_last_gives_channels_first() -> None:
-    backbone = make("swin_tiny_patch4_window7_224", model_args={"img_size": 64})
+    backbone = make("swin_tiny_patch4_window7_224")
     image = random_image(64, 64)
     maps = backbone(image)
     assert [tuple(m.shape) for m in maps] == [(1, 384, 4, 4), (1, 768, 2, 2)]
@@ -292,3 +295,14 @@ def test_d11_weights_are_those_that_were_meant(tmp_path: Path) -> None:
         ConfigError, match=rf"weights\.safetensors' with the SHA-256 {right}, got \w+; fetch the file again"
     ):
         make(weights=str(path), weights_sha256=right)
+
+
+WEIGHTS = Path(__file__).parents[3] / "shared" / "data" / "weights" / "tf_efficientnet_lite0.safetensors"
+
+
+@pytest.mark.skipif(not WEIGHTS.exists(), reason="needs shared/data/weights beside the repository")
+def test_published_weights_fit_the_shipped_option() -> None:
+    cfg = compose_overrides("backbone=efficientnet_lite0", f"backbone.weights={WEIGHTS}")
+    loaded = config.build(cfg.backbone, "backbone").model.state_dict()
+    published = load_file(WEIGHTS)
+    assert len(loaded) > 250 and all(torch.equal(value, published[key]) for key, value in loaded.items())

@@ -59,6 +59,8 @@ def export_checkpoint(cfg: DictConfig) -> None:
     if "onnx" in cfg.formats:
         _onnx_packages()
     model = load_model(path, group_size=values["group_size"], align_corners=cfg.align_corners)
+    if "onnx" in cfg.formats:
+        _check_windows(model.segmenter)
     for name in cfg.formats:
         target = folder / f"{path.stem}.{name}"
         if target.exists() and target.samefile(path):
@@ -92,6 +94,7 @@ def export_onnx(model: Model, target: Path) -> float:
         OSError: If the file cannot be written.
     """
     onnx, onnxruntime = _onnx_packages()
+    _check_windows(model.segmenter)
     try:
         content = _onnx_content(onnx, model)
     except Exception as error:  # the exporter raises anything for a network that it cannot trace
@@ -112,6 +115,15 @@ def export_onnx(model: Model, target: Path) -> float:
     with replace_file(target) as file:
         file.write(content)
     return worst
+
+
+def _check_windows(segmenter: Segmenter) -> None:
+    """Refuse Swin: for sizes that vary, torch.export did not simplify the paddings of its windows in ten minutes."""
+    if any(hasattr(part, "dynamic_mask") for part in segmenter.backbone.modules()):
+        raise ConfigError(
+            "expected a network that torch can export for images of any size, got one of timm's Swin backbones; "
+            "set formats=[safetensors]"
+        )
 
 
 def _onnx_content(onnx: Any, model: Model) -> bytes:

@@ -1,5 +1,6 @@
 """Any timm model as a list of feature maps. Its input normalisation and memory layout are handled here."""
 
+import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Self
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from isaseg.errors import ConfigError
 from isaseg.models.timm_models import create, depths, undecayed
+from isaseg.models.timm_models import input_multiple as needed_multiple
 
 
 class Backbone(nn.Module):
@@ -26,7 +28,8 @@ class Backbone(nn.Module):
         weights: A local file with timm weights, used instead of the hub.
         weights_sha256: The SHA-256 this file must have; None accepts any.
         fuse: Resize all maps to the size of the first and concatenate them into one, as HRNet does.
-        input_multiple: Pad the normalised image at the right and bottom to a multiple of this (32 for HRNet).
+        input_multiple: Pad the normalised image at the right and bottom to a multiple of this. What the model itself
+            needs, for its patch, strides or windows, is found without it.
         model_args: Further arguments of the timm model, e.g. `feature_location`.
         ceil_pool: Round the size up in the stem's pooling, as openseg's ResNets do: 1024 / 16 gives 65 columns, not 64.
         bgr: Reorder the channels to blue, green, red for the network, as in openseg. The image itself is RGB.
@@ -83,7 +86,7 @@ class Backbone(nn.Module):
         self.channels = [sum(channels)] if fuse else channels
         self.strides = strides[:1] if fuse else strides
         self.fuse = fuse
-        self.input_multiple = input_multiple
+        self.input_multiple = math.lcm(input_multiple, needed_multiple(self.model, name))
         self._timm_strides = strides
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.bgr = bgr

@@ -1,5 +1,7 @@
 """timm's models: made by name, with weights from the hub or from a local file."""
 
+import copy
+import math
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
@@ -8,12 +10,15 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import clean_state_dict, group_parameters
+from timm.models import clean_state_dict, get_model_traits, group_parameters
 from torch import Tensor, nn
 
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import sha256
 from isaseg.models.tensor_files import load_file
+
+# How timm's transformers are told to take images of any size; Swin then shifts its windows in every stage, as in mmseg
+_ANY_SIZE = ({"dynamic_img_size": True, "always_partition": True}, {"dynamic_img_size": True})
 
 
 def create(
@@ -39,10 +44,14 @@ def create(
             f"similar: {', '.join(near) or 'none'}"
         )
     try:
-        model: Any = timm.create_model(
-            name, features_only=True, out_indices=out_indices, pretrained=pretrained, **args
-        )
+        model = _extractor(name, out_indices=out_indices, pretrained=pretrained, **args)
     except Exception as error:
+        # timm asserts it without a word, or does not know the argument
+        if args.get("output_stride") is not None and (not str(error) or "output_stride" in str(error)):
+            raise ConfigError(
+                f"expected an output stride that timm has for backbone.name='{name}' (8, 16 or 32 where it can be "
+                f"dilated, null for the model as it is), got backbone.output_stride={args['output_stride']}"
+            ) from error
         if not pretrained:
             raise ConfigError(
                 f"timm could not build backbone.name='{name}' with {out_indices=} and {args}: {error}"
@@ -52,6 +61,41 @@ def create(
         model.pretrained_cfg.pop("state_dict", None)
         _check_loaded(model, name, str(weights), tensors)
     return model
+
+
+def _extractor(name: str, **args: Any) -> Any:
+    for any_size in _ANY_SIZE:
+        try:
+            return timm.create_model(name, features_only=True, **{**any_size, **args})
+        except TypeError as error:  # at once, from families without these arguments
+            if not any(f"'{key}'" in str(error) for key in any_size):
+                raise
+    return timm.create_model(name, features_only=True, **args)
+
+
+def input_multiple(model: Any, name: str) -> int:
+    """Return what the sides of an image must be multiples of: 1, the patch, all strides, or all strides and a window.
+
+    timm does not say it of every family, so it is tried, on the meta device, where nothing is computed.
+
+    Raises:
+        ConfigError: If the model takes images of a single size.
+    """
+    trial = copy.deepcopy(model).to("meta").eval()
+    info = model.feature_info
+    strides: list[int] = info.reduction(list(range(len(info))))
+    size: tuple[int, int] = get_model_traits(model)["img_size"] or model.pretrained_cfg["input_size"][1:]
+    for multiple in sorted({1, min(strides), max(strides), math.lcm(*size)}):
+        try:
+            with torch.no_grad():
+                trial(torch.empty(1, 3, 97 * multiple, 131 * multiple, device="meta"))
+            return multiple
+        except Exception:  # whatever a layer raises for a size that it cannot take
+            continue
+    raise ConfigError(
+        f"expected a backbone for images of any size, got backbone.name='{name}', which needs exactly "
+        f"{size[0]}x{size[1]} pixels; choose another model"
+    )
 
 
 def depths(model: nn.Module, name: str, coarse: bool = True) -> dict[str, tuple[str, int]]:
