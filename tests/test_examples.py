@@ -1,0 +1,77 @@
+"""The package of examples/mylab: trained, killed, resumed, evaluated and predicted from, by commands as typed there."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from isaseg.runs.history import read_history
+from tests import forked
+from tests.reliability.small import equal, kill, said, train_in_processes, weights
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["experiment=mylab", "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.accelerator=cpu"]
+WORDS += ["checkpoint_every_n_steps=2", "logger=csv", "pictures=0", "trainer.log_every_n_steps=1"]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the example, as the current folder, trusted."""
+    shutil.copytree(ROOT / "examples/mylab", tmp_path / "lab", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path / "lab")
+    monkeypatch.setenv("ISASEG_TRUST", "mylab")
+    return tmp_path / "lab"
+
+
+def test_the_example_trains_is_killed_resumes_and_is_evaluated_and_predicted_from(lab: Path) -> None:
+    whole, cut = lab / "whole", lab / "cut"
+    done = forked.run("train.py", "--config-dir", "conf", *WORDS, f"run_dir={whole}", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    words = [f"hydra.searchpath=[file://{lab / 'conf'}]", *WORDS]
+    assert train_in_processes(words, cut, at_step=kill(5)) == [-signal.SIGKILL], said(cut)
+    done = forked.run("train.py", "--config-dir", "conf", *WORDS, f"run_dir={cut}", "resume=must", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    assert "at step 4" in done.stderr
+    assert equal(weights(whole), weights(cut))
+    curves = read_history(cut).curves
+    assert curves["val/worst_IoU"] == read_history(whole).curves["val/worst_IoU"]
+    assert min(curves["val/worst_IoU"].values()) >= 0
+    facts = json.loads((cut / "facts.json").read_text())
+    assert facts["attention_label"] == "strip-mean"
+
+    best = f"checkpoint={cut}/checkpoints/best.ckpt"
+    done = forked.run("evaluate.py", "--config-dir", "conf", best, "output=scores", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    scored = json.loads((lab / "scores/metrics.json").read_text())["mIoU"]
+    assert scored == pytest.approx(json.loads((cut / "metrics.json").read_text())["val/mIoU"])
+    Image.new("RGB", (50, 40)).save(lab / "photo.png")
+    done = forked.run("predict.py", best, "input=photo.png", "output=labels", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    assert list((lab / "labels").rglob("photo*.png"))
+    done = forked.run("predict.py", best, "input=photo.png", "output=more", cwd=lab, ISASEG_TRUST=None)
+    assert done.returncode == 2 and "+trust=[mylab]" in done.stderr
+
+
+def test_the_readmes_own_module_is_trained(tmp_path: Path) -> None:
+    """Its files, written as it shows them, and its command."""
+    text = (ROOT / "README.md").read_text()
+    files = re.findall(r"```\w+\n# (my\S+)[^\n]*\n(.*?)```", text, flags=re.DOTALL)
+    assert [name for name, _ in files] == ["mylab.py", "myconf/attention/row_mean.yaml"]
+    assert all(content.count("\n") <= 6 for _, content in files)
+    for name, content in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    command = re.search(r"^python src/(train\.py) (.*\+trust=\[mylab\].*)$", text, flags=re.MULTILINE)
+    assert command is not None
+    few = ["trainer.max_steps=2", "data.val_length=4", "head.channels=16", "logger=csv", "pictures=0"]
+    few += ["score_test=false", "output_dir=out", "trainer.accelerator=cpu"]
+    done = forked.run(command[1], *command[2].split(), *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "out/lamps_isa").iterdir()
+    assert run.name.startswith("row-mean_")
+    assert os.listdir(run / "checkpoints")
