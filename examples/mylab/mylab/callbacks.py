@@ -11,6 +11,6 @@ class WorstClass(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Log it."""
-        worst = pl_module.last_scores["IoU"].nan_to_num(1.0).min()  # NaN: the class does not occur
+        worst = pl_module.last_scores["iou"].nan_to_num(1.0).min()  # NaN: the class does not occur
         for logger in trainer.loggers:
             logger.log_metrics({"val/worst_IoU": float(worst)}, trainer.global_step - 1)
