@@ -69,6 +69,9 @@ _HARMLESS = (
 def quiet() -> None:
     """Silence the messages of Lightning that no user can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # lists of devices, advertisements
+    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(
+        logging.ERROR
+    )  # that it makes an experiment
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
 

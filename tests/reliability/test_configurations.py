@@ -256,7 +256,7 @@ VALUES = [
     ("callbacks=early_stopping callbacks.early_stopping.monitor=val/mIuO", "did you mean 'val/mIoU'"),
     ("~callbacks.model_summary ~callbacks.pictures", ""),
     ("check_data=1", "check_data to be true or false"),
-    ("logger.mode=onlin", "logger.mode"),
+    ("logger=wandb logger.wandb.mode=onlin", "logger.wandb.mode to be .online"),
     ("resume=1", "resume to be auto, must, never or the path of a checkpoint, got resume=1"),
 ]
 
@@ -327,7 +327,8 @@ def test_x3_any_value_of_any_key_works_or_is_refused_before_work(
 
 
 @pytest.mark.parametrize(
-    "word", ["name=${oc.env:SECRET}", "data.root=${oc.env:SECRET,x}", "logger.group='a ${ oc.env : SECRET }'"]
+    "word",
+    ["name=${oc.env:SECRET}", "data.root=${oc.env:SECRET,x}", "+logger.own.group='a ${ oc.env : SECRET }'"],
 )
 def test_s4_only_listed_variables_may_be_taken_from_the_environment(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,10 +12,12 @@ import pytest
 from omegaconf import DictConfig
 
 from isaseg.errors import CheckpointError
+from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests import forked
 from tests.conftest import compose_overrides
+from tests.event_files import curves
 from tests.reliability.small import SMALL, STRESS, history, kill, loaded, said, train_in_processes
 
 TWO = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=1"]
@@ -128,6 +130,17 @@ def test_r4_a_validation_that_is_cut_is_repeated(
     assert newest == saved
     assert train_in_processes(words, cut) == [0], said(cut)
     check_equal(cut, validated)
+
+
+def test_r1_tensorboard_changes_no_bit_and_shows_each_step_once(validated: Path, tmp_path: Path) -> None:
+    """Also those that a run has logged after its last checkpoint, before it was killed."""
+    cut = tmp_path / "cut"
+    check_resumed([*VALIDATING, "logger=tensorboard"], (5, 11), (1, 0, 1), cut, validated)
+    shown, expected = curves(cut), read_history(validated).curves
+    assert len(list((cut / "tensorboard").glob("events.*"))) == 3
+    for key in expected.keys() - {"train/images_per_second"}:
+        assert [step for step, _ in shown[key]] == sorted(expected[key]), key
+        assert dict(shown[key]) == pytest.approx(expected[key], rel=1e-6), key
 
 
 @pytest.fixture(scope="module")

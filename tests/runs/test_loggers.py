@@ -1,4 +1,4 @@
-"""W&B asks nothing, costs no run its results and never mixes runs; both loggers hold the history of training alone."""
+"""W&B asks nothing, costs no run its results and never mixes runs; like metrics.csv it holds training alone."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ import wandb
 
 from isaseg.errors import ConfigError, DivergenceError
 from isaseg.runs.history import read_history
-from isaseg.runs.loggers import finish_loggers, make_loggers
+from isaseg.runs.loggers import HistoryLogger, NeverFatalWandbLogger, build_loggers, finish_loggers
 from isaseg.training.run import train
 from tests import forked
 from tests.conftest import compose_overrides
@@ -32,7 +32,7 @@ def test_r8_offline_by_default_with_files_in_the_run_folder_and_one_id(
     caplog.set_level(logging.INFO, logger="isaseg.runs.loggers")
     ids = []
     for _ in range(2):  # the second is the resumed run
-        loggers = make_loggers(tmp_path, wandb=True)
+        loggers = [HistoryLogger(tmp_path), NeverFatalWandbLogger(tmp_path, "isaseg")]
         loggers[1].log_metrics({"val/mIoU": 0.5}, step=3)
         run = loggers[1].run  # type: ignore[attr-defined]
         ids.append(run.id)
@@ -55,7 +55,7 @@ def test_s2_what_fails_is_one_warning_and_costs_no_row(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise BrokenPipeError("the service\ndied")
 
-    loggers = make_loggers(tmp_path, wandb=True)
+    loggers = [HistoryLogger(tmp_path), NeverFatalWandbLogger(tmp_path, "isaseg")]
     if fails == "init":
         monkeypatch.setattr(wandb, "init", fail)
     else:
@@ -74,7 +74,7 @@ def test_s1_online_without_key_goes_on_offline_without_a_question(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda *a: pytest.fail("a prompt"))
-    loggers = make_loggers(tmp_path, wandb=True, mode="online")
+    loggers = [HistoryLogger(tmp_path), NeverFatalWandbLogger(tmp_path, "isaseg", mode="online")]
     loggers[1].log_metrics({"val/mIoU": 0.5}, step=1)
     finish_loggers(loggers)
     assert sum("kept offline" in r.message for r in caplog.records) == 1
@@ -84,12 +84,16 @@ def test_s1_online_without_key_goes_on_offline_without_a_question(
 def test_the_mode_comes_from_the_argument_then_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def count(*words: str) -> int:
+        return len(build_loggers(compose_overrides(*words), tmp_path, {}))
+
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert len(make_loggers(tmp_path, wandb=True)) == 1
-    assert len(make_loggers(tmp_path, wandb=True, mode="offline")) == 2
-    assert len(make_loggers(tmp_path, wandb=False, mode="offline")) == 1
-    with pytest.raises(ConfigError, match=r"logger\.mode.*mode='onlin'"):
-        make_loggers(tmp_path, wandb=True, mode="onlin")
+    assert count() == 1
+    assert count("logger.wandb.mode=offline") == 2
+    assert count("logger=csv") == 1
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.mode or WANDB_MODE.*onlin"):
+        count()
     assert not list(tmp_path.glob("wandb*")), "nothing is written before the first use"
 
 
@@ -98,13 +102,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Wan
     """Run three trainings of a sweep in one process, the second of which fails; give folder and W&B run of each."""
     folder = tmp_path_factory.mktemp("sweep")
     jobs = {"isa": ["attention.group_size=[4,8]"], "fails": ["optim.lr=1e30", "trainer.max_steps=9"]}
-    jobs |= {"none": ["attention=none", "logger.group=null", "seed=7"]}
+    jobs |= {"none": ["attention=none", "logger.wandb.group=lamps_isa", "seed=7"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
         for name, words in jobs.items():
             (folder / name).mkdir()
             (folder / name / "failed.txt").write_text("of an earlier attempt")
-            cfg = compose_overrides(*TINY, "logger.group=a-sweep", *words, f"run_dir={folder / name}")
+            cfg = compose_overrides(*TINY, "logger.wandb.group=a-sweep", *words, f"run_dir={folder / name}")
             with pytest.raises(DivergenceError) if name == "fails" else nullcontext():
                 train(cfg)
     return {name: (folder / name, read_run_folder(folder / name)) for name in jobs}
@@ -211,7 +215,7 @@ def process(tmp_path: Path, script: str, *words: str) -> str:
 
 
 def test_s1_a_closed_network_costs_a_line_and_no_run(tmp_path: Path) -> None:
-    words = [*TINY, "attention=none", "logger.mode=online", f"run_dir={tmp_path / 'run'}"]
+    words = [*TINY, "attention=none", "logger.wandb.mode=online", f"run_dir={tmp_path / 'run'}"]
     said = process(tmp_path, "train.py", *words)
     assert said.count("kept offline") == 1
     assert "127.0.0.1:9" in said
@@ -227,8 +231,9 @@ def test_s2_a_service_that_dies_holds_no_process(tmp_path: Path) -> None:
     """Nor does it change the exit code: `process` wants 0."""
     script = (
         "import os, pathlib, signal\n"
-        "from isaseg.runs.loggers import finish_loggers, make_loggers\n"
-        "loggers = make_loggers(pathlib.Path('run'), wandb=True)\n"
+        "from isaseg.runs.loggers import HistoryLogger, NeverFatalWandbLogger, finish_loggers\n"
+        "run = pathlib.Path('run')\n"
+        "loggers = [HistoryLogger(run), NeverFatalWandbLogger(run, 'isaseg')]\n"
         "for step in range(3):\n"
         "    for logger in loggers: logger.log_metrics({'val/mIoU': 0.5}, step=step)\n"
         "    if step == 1:\n"

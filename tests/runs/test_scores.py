@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from isaseg.runs.loggers import NeverFatalWandbLogger, make_loggers
+from isaseg.runs.loggers import HistoryLogger, NeverFatalWandbLogger
 from isaseg.runs.run_folder import write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
 
@@ -66,12 +66,13 @@ def test_curves_are_drawn_from_any_metrics_file(content: str, tmp_path: Path) ->
         assert picture.size[0] > 600
 
 
-def test_classes_go_to_wandb_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_go_to_wandb_and_not_to_metrics_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(
         NeverFatalWandbLogger, "log_payload", lambda self, payload, step=None: sent.append(payload)
     )
     scores = {**SCORES, "matrix": torch.tensor([[1, 0, 1], [0, 0, 0], [0, 0, 3]])}
-    log_classes(make_loggers(tmp_path, wandb=True, mode="offline"), CLASSES, scores)
+    log_classes([HistoryLogger(tmp_path), NeverFatalWandbLogger(tmp_path, "isaseg")], CLASSES, scores)
     assert sent[0]["val/classes"].data == [["sky", 0.25, 0.5], ["road", None, None], ["lamp", 0.75, 0.75]]
     assert sent[0]["val/confusion"].image.width > 300
+    assert not (tmp_path / "metrics.csv").exists()

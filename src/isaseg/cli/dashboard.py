@@ -6,7 +6,7 @@ Makes a W&B workspace that compares runs: mIoU against cost, curves by context m
 memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard]'`.
 
   entity=me              the W&B user or team; default: the one of the key
-  project=isaseg         as logger.project of the runs
+  project=isaseg         as logger.wandb.project of the runs
   group=lamps_isa        only the runs of one experiment or sweep
   name="My workspace"    its title
   spec=workspace.json    write what would be saved; no key, no network

@@ -36,7 +36,7 @@ class _Run(TypedDict):
     callbacks: NotRequired[Group]  # none with callbacks=[]
     data: Group
     head: Group
-    logger: Group
+    logger: NotRequired[Group]  # none with logger=[]
     loss: Group
     optim: Group
     recipe: Group
@@ -105,7 +105,8 @@ def check_sections(cfg: DictConfig) -> dict[str, Any]:
     own = re.findall(r"\$\{(\w+)", str(OmegaConf.to_container(cfg)))
     _check_section("", plain, _Run, own)
     _check_section("head", plain["head"], _Head)
-    _check_named("callbacks", plain.get("callbacks", {}))
+    for name in ("callbacks", "logger"):
+        _check_named(name, plain.get(name, {}))
     _check_section("recipe", plain["recipe"], _Recipe)
     _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
     return plain

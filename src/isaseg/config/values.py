@@ -61,7 +61,7 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
         node: What should be a mapping.
         known: The annotation of each key it may have.
         origin: Where the keys are from, for people.
-        is_open: Whether it may have other keys too, without an underscore first.
+        is_open: Whether it may have other keys too, without an underscore first and not a letter from a known one.
 
     Raises:
         ConfigError: Naming the dotted key and the nearest known one, or its value and what was expected.
@@ -70,7 +70,7 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
         key = f"{path}.{name}".lstrip(".")
         if name in known:
             check_value(key, value, known[name])
-        elif not is_open or name.startswith("_"):
+        elif not is_open or name.startswith("_") or difflib.get_close_matches(name, known, cutoff=0.92):
             # it may have come with another `_target_`
             removed = f"; ~{key} removes it" if path and "[" not in path else ""
             raise ConfigError(f"no configuration key '{key}'; {suggest(name, known)}({origin}{removed})")

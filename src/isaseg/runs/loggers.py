@@ -1,90 +1,119 @@
-"""Where the numbers of a run go: always to metrics.csv, and to Weights & Biases if wanted, whose failures end no run.
+"""Where the numbers of a run go: always to metrics.csv, and to the loggers that the configuration names.
 
-Lightning numbers steps from 0; the loggers count finished optimizer steps. Both hold the history of training alone:
-what is evaluated after `fit` is no point of a curve.
+All count finished optimizer steps and hold the history of training alone: what is evaluated after `fit` is no point of a
+curve. Only metrics.csv is needed by anything else; the failure of another logger ends no run.
 """
 
+import inspect
 import logging
 import os
 import secrets
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import wandb as wb
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
 
+from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
+from isaseg.runs.guarded_loggers import GuardedLogger, NeverFatalLogger, RunLogger, sentence
 from isaseg.runs.history import HistoryWriter
 
 log = logging.getLogger(__name__)
 
+# Otherwise MLflow reports to its makers how it is used, and to the user each table of a new database.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+_EXTRAS = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}  # the package that a class needs
 _MODES = ("online", "offline", "disabled")
 _STEP_AXIS = "trainer/global_step"
 _FINISH_SECONDS = 60.0  # for the upload when a run ends; by default W&B waits for ever, with the GPU held
 
 
-def make_loggers(
-    run_dir: Path,
-    *,
-    wandb: bool = False,
-    project: str = "isaseg",
-    group: str | None = None,
-    name: str | None = None,
-    tags: Sequence[str] = (),
-    mode: str | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> list[Logger]:
-    """Return the loggers of a run: metrics.csv and, if wanted, W&B. Nothing is written or contacted yet.
+def build_loggers(cfg: DictConfig, folder: Path, facts: Mapping[str, Any], resumed: int = 0) -> list[Logger]:
+    """Return the logger of metrics.csv and those of the configuration; the run folder is left as it is.
+
+    A key of a logger that is null in its YAML is filled from the run: name and run_name with its name, tags, config,
+    purge_step, and what MLflow needs. `run_dir` and `save_dir` are the run folder where a constructor has one and no
+    value is given.
 
     Args:
-        run_dir: Run folder; gets metrics.csv, wandb_id.txt and wandb/.
-        wandb: Whether to log to W&B too.
-        project, group, name, tags: How W&B files the run; the group is the experiment or the sweep.
-        mode: "online", "offline" or "disabled"; None takes WANDB_MODE, and offline if that is not set.
-        config: What W&B keeps as the configuration of the run, plain data.
+        cfg: Configuration of the run.
+        folder: Run folder.
+        facts: What else is known of the run, logged with the configuration.
+        resumed: The step that the run continues from.
 
     Raises:
-        ConfigError: If the mode is none of these.
+        ConfigError: If a logger cannot be built.
     """
-    mode = mode or os.environ.get("WANDB_MODE") or "offline"
-    if mode not in _MODES:
-        raise ConfigError(
-            f"expected logger.mode (or WANDB_MODE) to be one of {', '.join(_MODES)}, got {mode=}"
-        )
-    loggers: list[Logger] = [HistoryLogger(run_dir)]
-    if wandb and mode != "disabled":
-        of_run = {"project": project, "group": group, "name": name, "tags": list(tags)}
-        loggers.append(NeverFatalWandbLogger(run_dir, mode, config=dict(config or {}), **of_run))
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    known = {**facts, **plain}
+    of_run = {
+        **dict.fromkeys(("name", "run_name"), config.run_name(cfg)),
+        "tags": [cfg.data.name, config.attention_label(cfg), config.backbone_label(cfg)],
+        "config": known,
+        "purge_step": resumed + 1,  # TensorBoard hides what a run that was killed has logged from there on
+    }
+    id_file = folder / "mlflow_id.txt"
+    loggers: list[Logger] = [HistoryLogger(folder)]
+    for name, node in cfg.get("logger", {}).items():
+        more = _of_mlflow(cfg, node, id_file) if "experiment_name" in node else {}
+        logger = _build(f"logger.{name}", node, folder, {**of_run, **more})
+        if not isinstance(logger, NeverFatalWandbLogger):
+            logger = GuardedLogger(logger, known, id_file)
+        if getattr(logger, "mode", None) != "disabled":
+            loggers.append(logger)
     return loggers
 
 
+def _build(key: str, node: DictConfig, folder: Path, of_run: Mapping[str, Any]) -> Logger:
+    """Return the logger of a node, with what the node leaves to the run."""
+    kind = str(node._target_).rpartition(".")[2]
+    if kind in _EXTRAS and find_spec(_EXTRAS[kind]) is None:
+        extra = _EXTRAS[kind]
+        raise ConfigError(f"{key} needs {extra}, which is not installed; run pip install 'isaseg[{extra}]'")
+    make = config.build(node, key, _partial_=True)
+    filled = {name: of_run[name] for name in map(str, node) if node[name] is None and name in of_run}
+    takes = inspect.signature(make.func).parameters
+    filled |= {name: folder for name in ("run_dir", "save_dir") if name in takes and node.get(name) is None}
+    try:
+        logger = make(**filled)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{key} cannot be built: {sentence(error)}") from error
+    if not isinstance(logger, Logger):
+        raise ConfigError(f"expected {key} to be a logger of Lightning, got {type(logger).__name__}")
+    return logger
+
+
+def _of_mlflow(cfg: DictConfig, node: DictConfig, id_file: Path) -> dict[str, Any]:
+    """Return where MLflow keeps its runs, and the id of the one that is resumed."""
+    output = Path(cfg.output_dir).resolve()
+    uri = node.get("tracking_uri") or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output}/mlflow.db"
+    goes_on = cfg.resume != "never" and id_file.is_file()
+    return {
+        "tracking_uri": uri,
+        "artifact_location": (output / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None,
+        "run_id": id_file.read_text().strip() if goes_on else None,
+    }
+
+
 def finish_loggers(loggers: Sequence[Logger]) -> None:
-    """End the W&B runs. Call it in `finally`: if an error is being raised, W&B marks the run as failed."""
+    """End the runs of the loggers. Call it in `finally`: if an error is being raised, they are marked as failed."""
     for logger in loggers:
-        if isinstance(logger, NeverFatalWandbLogger):
+        if isinstance(logger, NeverFatalLogger):
             logger.finish(int(sys.exc_info()[0] is not None))
 
 
-class _RunLogger(Logger):
-    """What both loggers share: no folder of Lightning's, and no hyperparameters, which are in config.yaml."""
-
-    name = version = None
-    _fitted = False
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Ignore them."""
-
-    def finalize(self, status: str) -> None:
-        """End the history; Lightning calls this after `fit`, and after an error in it."""
-        self._fitted = True
-
-
-class HistoryLogger(_RunLogger):
+class HistoryLogger(RunLogger):
     """Writes what Lightning logs during `fit` to the metrics.csv of a run folder."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -105,37 +134,44 @@ class HistoryLogger(_RunLogger):
         self._writer.close()
 
 
-class NeverFatalWandbLogger(_RunLogger):
+class NeverFatalWandbLogger(NeverFatalLogger):
     """Logs to Weights & Biases without a prompt, without uploading code or models, and without ending a run.
 
-    Online without a key or a network, the run is kept offline instead, for `wandb sync`. Any other failure costs one
-    warning and switches W&B off for the rest of the run. The id of the W&B run is kept in wandb_id.txt, so that a
-    resumed run is the same run.
+    Online without a key or a network, the run is kept offline instead, for `wandb sync`. The id of the W&B run is kept in
+    wandb_id.txt, so that a resumed run is the same run. What is evaluated after `fit` goes to its summary.
 
     Args:
         run_dir: Run folder; gets wandb_id.txt and wandb/.
-        mode: "online" or "offline".
-        init: Goes to `wandb.init`.
+        project, group, name, tags: How W&B files the run; the group is the experiment or the sweep.
+        mode: None takes WANDB_MODE, and offline if that is not set.
+        config: What W&B keeps as the configuration of the run, plain data.
 
-    Attributes:
-        run: The W&B run; None before something is logged, and in every process but the first.
+    Raises:
+        ConfigError: If WANDB_MODE is none of the modes.
     """
 
-    def __init__(self, run_dir: Path, mode: str, **init: Any) -> None:
-        super().__init__()
-        self.run: Any = None
-        self._folder, self._mode, self._init = run_dir, mode, init
-        self._off = False
+    title = "W&B"
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers; after `fit` to the summary, those of the validation split as best/... instead of val/..."""
-        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        if self._fitted:
-            best = {key.replace("val/", "best/"): value for key, value in values.items()}
-            self._do(lambda run: run.summary.update(best))
-        elif values:
-            self.log_payload(values, None if step is None else step + 1)
+    def __init__(
+        self,
+        run_dir: Path,
+        project: str,
+        group: str | None = None,
+        name: str | None = None,
+        tags: Sequence[str] | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.mode = mode or os.environ.get("WANDB_MODE") or "offline"
+        if self.mode not in _MODES:
+            raise ConfigError(
+                f"expected the mode of W&B (logger.wandb.mode or WANDB_MODE) to be one of {', '.join(_MODES)}, "
+                f"got {self.mode}"
+            )
+        self._folder = run_dir
+        self._init: dict[str, Any] = {"project": project, "group": group, "name": name}
+        self._init |= {"tags": list(tags or ()), "config": dict(config or {})}
 
     @rank_zero_only
     def log_payload(self, payload: Mapping[str, Any], step: int | None = None) -> None:
@@ -143,36 +179,23 @@ class NeverFatalWandbLogger(_RunLogger):
         axis = {} if step is None else {_STEP_AXIS: step}
         self._do(lambda run: run.log({**payload, **axis}))
 
-    @rank_zero_only
-    def finish(self, exit_code: int) -> None:
-        """End the run; what is logged later goes nowhere."""
-        self._off = True
-        try:
-            if self.run is not None:
-                self.run.finish(exit_code=exit_code)
-        except Exception as error:
-            log.warning("W&B could not finish its run (%s)", _sentence(error))
+    def _log(self, values: Mapping[str, float]) -> None:
+        self.log_payload(values, self._step or None)
 
-    def _do(self, action: Callable[[Any], Any]) -> None:
-        """Do something with the run, unless W&B has failed."""
-        if self._off:
-            return
-        try:
-            if self.run is None:
-                self.run = self._begin()
-            action(self.run)
-        except Exception as error:
-            self._off = True
-            log.warning("W&B is off for the rest of this run (%s); metrics.csv goes on", _sentence(error))
+    def _log_best(self, values: Mapping[str, float]) -> None:
+        self._do(lambda run: run.summary.update(values))
+
+    def _end(self, exit_code: int) -> None:
+        self.run.finish(exit_code=exit_code)
 
     def _begin(self) -> Any:
-        mode = self._mode
+        mode = self.mode
         if mode == "online":
             try:
                 if not wb.login(prompt=False):
                     raise RuntimeError("no API key; run `wandb login` once")
             except Exception as error:
-                log.warning("W&B cannot go online (%s); the run is kept offline", _sentence(error))
+                log.warning("W&B cannot go online (%s); the run is kept offline", sentence(error))
                 mode = "offline"
         run = wb.init(
             dir=str(self._folder),
@@ -198,10 +221,6 @@ class NeverFatalWandbLogger(_RunLogger):
         else:
             log.info("W&B: offline; upload with `wandb sync %s`", Path(run.dir).parent)
         return run
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _run_id(path: Path) -> str:

@@ -1,6 +1,7 @@
-"""Validation images beside what the network makes of them: PNGs in the run folder, overlays in W&B."""
+"""Validation images beside what the network makes of them: PNGs in the run folder, and what the loggers are sent."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import cv2
 import numpy as np
 import torch
 import wandb
+from lightning.pytorch.loggers import Logger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -16,6 +19,8 @@ from torch import Tensor, nn
 from isaseg.data.module import SegmentationDataModule
 from isaseg.data.source import Source
 from isaseg.files import replace_file
+from isaseg.runs.guarded_loggers import GuardedLogger
+from isaseg.runs.loggers import NeverFatalWandbLogger
 
 _LONGEST_SIDE = 768  # pixels shown; larger images are subsampled
 
@@ -71,11 +76,8 @@ def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source)
         prediction: Labels (H, W).
         source: Gives names and colours of the classes; what it ignores is white.
     """
-    colours = np.full((256, 3), 255, np.uint8)
-    colours[: len(source.palette)] = source.palette
-    truth, found = _subsampled(sample.mask), _subsampled(prediction)
-    panels = {"image": _shown(sample), "ground truth": colours[truth], "prediction": colours[found]}
-    occurring = np.union1d(truth, found)
+    panels, colours = _panels(sample, prediction, source), _colours(source)
+    occurring = np.union1d(_subsampled(sample.mask), _subsampled(prediction))
     handles = [
         Patch(fc=colours[label] / 255, ec="0.6", lw=0.5, label=name.replace("$", r"\$"))  # no formula
         for label, name in _names(source).items()
@@ -103,6 +105,25 @@ def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source)
     save_figure(figure, path)
 
 
+def log_pictures(
+    loggers: Sequence[Logger],
+    samples: Sequence[Sample],
+    predictions: Sequence[Tensor],
+    source: Source,
+    step: int,
+) -> None:
+    """Send images with truth and prediction after `step` steps: to W&B as overlays, to others side by side."""
+    images = {}
+    for sample, labels in zip(samples, predictions, strict=True):
+        images[stem(sample.id)] = np.hstack(list(_panels(sample, labels, source).values()))
+    for logger in loggers:
+        if isinstance(logger, NeverFatalWandbLogger):
+            pairs = zip(samples, predictions, strict=True)
+            logger.log_payload({"val/pictures": [wandb_image(*pair, source) for pair in pairs]}, step)
+        elif isinstance(logger, GuardedLogger):
+            logger.log_images("val/pictures", images, step)
+
+
 def wandb_image(sample: Sample, prediction: Tensor, source: Source) -> wandb.Image:
     """Return the image with ground truth and prediction as overlays that can be switched on and off in W&B."""
     masks = {
@@ -112,10 +133,31 @@ def wandb_image(sample: Sample, prediction: Tensor, source: Source) -> wandb.Ima
     return wandb.Image(_shown(sample), masks=masks, caption=sample.id)
 
 
+def figure_pixels(figure: Figure) -> NDArray[np.uint8]:
+    """Return a figure as RGB (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with replace_file(path) as file:
         figure.savefig(file, format="png")
+
+
+def _panels(sample: Sample, prediction: Tensor, source: Source) -> dict[str, NDArray[np.uint8]]:
+    """Return image, truth and prediction in colour, each (H, W, 3), by title."""
+    colours = _colours(source)
+    truth, found = colours[_subsampled(sample.mask)], colours[_subsampled(prediction)]
+    return {"image": _shown(sample), "ground truth": truth, "prediction": found}
+
+
+def _colours(source: Source) -> NDArray[np.uint8]:
+    """Return the colour of each label (256, 3); what is ignored is white."""
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(source.palette)] = source.palette
+    return colours
 
 
 def _names(source: Source) -> dict[int, str]:

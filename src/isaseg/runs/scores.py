@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
+from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.history import read_history
 from isaseg.runs.loggers import NeverFatalWandbLogger
-from isaseg.runs.pictures import save_figure
+from isaseg.runs.pictures import figure_pixels, save_figure
 
 
 def finite_number(value: Any) -> int | float | None:
@@ -53,18 +54,18 @@ def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str
 
 
 def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mapping[str, Tensor]) -> None:
-    """Send the table of classes and the picture of the confusion matrix to the W&B loggers among `loggers`."""
-    columns = zip(classes, scores["iou"], scores["acc"], strict=True)
-    rows = [[name, finite_number(iou), finite_number(acc)] for name, iou, acc in columns]
+    """Send the table of classes and the picture of the confusion matrix to the loggers that take such."""
+    columns, values = ["class", "IoU", "acc"], zip(classes, scores["iou"], scores["acc"], strict=True)
+    rows = [[name, finite_number(iou), finite_number(acc)] for name, iou, acc in values]
+    # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
+    figure = confusion_figure(scores["matrix"], classes)
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
-            logger.log_payload(
-                {
-                    "val/classes": wandb.Table(columns=["class", "IoU", "acc"], data=rows),
-                    # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
-                    "val/confusion": wandb.Image(confusion_figure(scores["matrix"], classes)),
-                }
-            )
+            table = wandb.Table(columns=columns, data=rows)
+            logger.log_payload({"val/classes": table, "val/confusion": wandb.Image(figure)})
+        elif isinstance(logger, GuardedLogger):
+            logger.log_table("val/classes", columns, rows)
+            logger.log_images("val/confusion", {"matrix": figure_pixels(figure)})
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:

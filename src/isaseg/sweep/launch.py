@@ -48,7 +48,7 @@ def launch(
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     refuse_trust(words)
     jobs = {
-        job: replace(job, overrides=(*flags, *job.overrides, *_in_wandb(job, name), *words))
+        job: replace(job, overrides=(*flags, *job.overrides, *group_words(job, name), *words))
         for job in planned
     }
     runner = make_runner(list(jobs.values()))
@@ -103,8 +103,12 @@ def command_flags(master: DictConfig) -> list[str]:
     return flags if name == "train" else [*flags, f"--config-name={name}"]
 
 
-def _in_wandb(job: Job, sweep: str) -> list[str]:
-    """Return the override that makes the runs of a sweep a group in W&B, unless the user has named a group."""
-    if job.cfg.logger.get("group", "") is not None:
-        return []
-    return [f"logger.group='{config.safe_name(f'{job.cfg.name}-{sweep}')}'"]
+def group_words(job: Job, sweep: str) -> list[str]:
+    """Return the overrides that make the runs of a sweep a group of a logger, unless the user has named a group."""
+    group = config.safe_name(f"{job.cfg.name}-{sweep}")
+    return [
+        f"logger.{name}.{key}='{group}'"
+        for name, node in job.cfg.get("logger", {}).items()
+        for key in ("group", "experiment_name")
+        if node.get(key) == job.cfg.name
+    ]

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from isaseg.errors import DivergenceError
 from isaseg.runs import pictures
-from isaseg.runs.loggers import NeverFatalWandbLogger
+from isaseg.runs.guarded_loggers import NeverFatalLogger
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def progress() -> Callback:
 
 
 class ValidationPictures(Callback):
-    """Sends the same few validation images to W&B after every validation, with truth and prediction as overlays.
+    """Sends the same few validation images with truth and prediction to the loggers after every validation.
 
     Args:
         count: How many; 0 for none.
@@ -147,8 +147,8 @@ class ValidationPictures(Callback):
         self._samples: list[pictures.Sample] | None = None
 
     def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Predict and send, in the first process, if there is a W&B logger; the weights are still those validated."""
-        loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalWandbLogger)]
+        """Predict and send, in the first process, if a logger may take them; the weights are still those validated."""
+        loggers = [x for x in trainer.loggers if isinstance(x, NeverFatalLogger)]
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         if not (loggers and self.count and fitting and trainer.is_global_zero):
             return
@@ -156,12 +156,8 @@ class ValidationPictures(Callback):
         network = pl_module.segmenter
         if self._samples is None:
             self._samples = pictures.validation_samples(data, self.count)
-        images = [
-            pictures.wandb_image(sample, pictures.predict_sample(network, sample), data.source("val"))
-            for sample in self._samples
-        ]
-        for logger in loggers:
-            logger.log_payload({"val/pictures": images}, trainer.global_step)
+        predictions = [pictures.predict_sample(network, sample) for sample in self._samples]
+        pictures.log_pictures(loggers, self._samples, predictions, data.source("val"), trainer.global_step)
 
 
 class EMA(WeightAveraging):

@@ -30,7 +30,7 @@ from isaseg.models.backbone import Backbone
 from isaseg.models.contract import check_loss, check_parts
 from isaseg.models.segmenter import build_segmenter
 from isaseg.runs.facts import run_facts
-from isaseg.runs.loggers import finish_loggers
+from isaseg.runs.loggers import build_loggers, finish_loggers
 from isaseg.runs.pictures import save_pictures
 from isaseg.runs.run_folder import read_metrics, report_if_complete, write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
@@ -72,15 +72,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if resume is not None:
         check_continues(cfg, checkpoint.get("config", {}), resume)
         copy_weights(module, checkpoint, resume)  # reports in one sentence that it is of another network
+    resumed = checkpoint.get("global_step", 0)
     del checkpoint
     known = run_facts(cfg, module.segmenter)
-    loggers = config.build(cfg.logger, "logger")(
-        run_dir=folder,
-        group=cfg.logger.get("group") or cfg.name,
-        name=cfg.logger.get("name") or config.run_name(cfg),
-        tags=[cfg.data.name, config.attention_label(cfg), config.backbone_label(cfg)],
-        config={**_plain(cfg), **{key: value for key, value in known.items() if key not in cfg}},
-    )
+    loggers = build_loggers(cfg, folder, known, resumed)
     try:
         with warnings.catch_warnings():
             quiet()
@@ -185,7 +180,7 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
     stale = [folder / name for name in ("metrics.json", "confusion.json", "failed.txt")]
     if cfg.resume == "never":
         stale += folder.glob("checkpoints/*.ckpt*")
-        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt")]
+        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt", "mlflow_id.txt")]
     for path in stale:
         path.unlink(missing_ok=True)
     with replace_file(folder / "config.yaml") as file:
