@@ -4,8 +4,11 @@ OWNLAB = """
 import math
 from subprocess import Popen
 
+import numpy as np
 import torch
+from lightning import LightningDataModule
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 open("ran", "a").close()
 
@@ -70,6 +73,12 @@ class WrongGate(Gate):
         return x[..., 1:]
 
 
+class Lazy(Gate):
+    def __init__(self, channels, gain: float = 1.0):
+        super().__init__(channels, gain)
+        self.point = nn.LazyConv2d(channels, 1)
+
+
 class NoChannels(nn.Module):
     def __init__(self, width):
         super().__init__()
@@ -77,6 +86,73 @@ class NoChannels(nn.Module):
 
 def make(channels, gain: float = 1.0):
     return Gate(channels)
+
+
+class Shapes:
+    # two classes: a bright square on a dark ground
+
+    def __init__(self, split, length: int = 4, fault: str = ""):
+        self.length, self.fault, self.split = length, fault, split
+
+    def __len__(self):
+        return self.length
+
+    def load(self, index):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[index : index + 20, :20] = 1
+        image = np.stack([200 * mask] * 3, axis=2)
+        if self.fault == "image":
+            image = image / 255
+        if self.fault == "labels":
+            mask[0, 0] = 7
+        if self.fault == "mask":
+            mask = mask.astype(np.int64)
+        if self.fault == "loaded":
+            return image
+        return image, mask
+
+
+def shapes(split, length: int = 4):
+    return None if split == "test" else Shapes(split, length)
+
+
+def no_source(split):
+    return [1, 2]
+
+
+class Tensors(Dataset):
+    def __init__(self, source, named, fault):
+        self.source, self.named, self.fault = source, named, fault
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        image, mask = (torch.from_numpy(part) for part in self.source.load(index))
+        if self.fault == "float":
+            image = image.float()
+        sample = {"image": image.permute(2, 0, 1), "mask": mask.long() + (9 if self.fault == "labels" else 0)}
+        return {**sample, "id": f"shape {index}"} if self.named else sample
+
+
+class ShapesData(LightningDataModule):
+    def __init__(self, batch_size: int = 2, named: bool = False, fault: str = ""):
+        super().__init__()
+        self.batch_size, self.named, self.fault = batch_size, named, fault
+
+    def setup(self, stage):
+        self.data = Tensors(Shapes(stage), self.named, self.fault)
+
+    def train_dataloader(self):
+        return DataLoader(self.data, self.batch_size, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(self.data, self.batch_size)
+
+
+class Transfers(ShapesData):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch
 
 
 class Plain:
@@ -90,5 +166,24 @@ def function(channels):
 
 CONF = {
     "attention/gate.yaml": "_target_: ownlab.Gate\n_partial_: true\ngain: 2.0\n",
+    "data/shapes.yaml": """\
+defaults: [_common]
+name: shapes
+num_classes: 2
+crop_size: [32, 32]
+source:
+  _target_: ownlab.shapes
+  length: 5
+""",
+    "data/module.yaml": """\
+defaults: [_module]
+name: own_module
+num_classes: 2
+crop_size: [40, 48]
+classes: [ground, square]
+module:
+  _target_: ownlab.ShapesData
+  batch_size: 2
+""",
     "backbone/net.yaml": "_target_: ownlab.Net\nwidth: 5\n",
 }

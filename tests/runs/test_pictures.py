@@ -22,10 +22,14 @@ class Data:
     def source(self, split: str) -> Any:
         return self
 
-    def eval_dataset(self, split: str) -> Any:
+    def length(self, split: str) -> int:
+        return 4
+
+    def samples(self, split: str, wanted: list[int]) -> Any:
         assert split == "val"
         image, mask = torch.full((3, 20, 30), 128, dtype=torch.uint8), torch.zeros(20, 30).long()
-        return [{"image": image, "mask": mask, "id": name} for name in ("a/x 1.jpg", "b", "c", "d")]
+        names = ("a/x 1.jpg", "b", "c", "d")
+        return [{"image": image, "mask": mask, "id": names[place]} for place in wanted]
 
 
 class AlwaysOne(nn.Module):

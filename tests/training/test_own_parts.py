@@ -22,7 +22,8 @@ from tests.conftest import compose_overrides
 from tests.inference.tiny import save_picture
 from tests.reliability.small import SMALL, equal, loaded, weights
 
-OWN = ["hydra.searchpath=[file://conf]", "attention=gate", "backbone=net"]
+SEARCH = ["hydra.searchpath=[file://conf]"]
+OWN = [*SEARCH, "attention=gate", "backbone=net"]
 LOSS = "~loss.class_weights ~loss.ignore_index loss._target_"
 RUN = [*SMALL[1:], *OWN, "trainer.val_check_interval=1", "run_dir=run"]
 
@@ -118,6 +119,10 @@ def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corner
             r"WrongNet to return.*channels=\[3, 5\], got \[\(1, 3, 32, 32\) of torch.uint8, .*, int\]",
         ),
         ("attention._target_=ownlab.WrongGate", r"\(1, 16, 8, 8\) for one.*got \(1, 16, 8, 7\)"),
+        (
+            "attention._target_=ownlab.Lazy",
+            "have a shape once they are built, got head.attention.point.weight",
+        ),
         ("backbone._target_=ownlab.NoChannels", "with `channels`.*got None of NoChannels"),
         ("loss._target_=ownlab.plain", "no configuration key 'loss.ignore_index'"),
         (f"{LOSS}=ownlab.plain", r"loss cannot be built: .*logits"),

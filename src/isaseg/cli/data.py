@@ -155,7 +155,9 @@ def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":
     from isaseg.data.source import FileSource
     from isaseg.data.tools.inspection import Fault
 
-    module: SegmentationDataModule = config.build(cfg.data, "data")
+    module = config.build(cfg.data, "data")
+    if not isinstance(module, SegmentationDataModule):
+        raise ConfigError(f"expected a data set in files, got data={cfg.data.name}, a LightningDataModule")
     sources: list[FileSource] = []
     faults: list[Fault] = []
     for split in cfg.splits or SPLITS:

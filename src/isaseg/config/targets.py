@@ -23,7 +23,7 @@ from isaseg.trust import import_trusted, is_trusted
 # and are defined below one of these names; without a base, functions too. Not whole packages: a configuration need not
 # write files, start processes or read pickles (those of hubs, timm.create_model, metrics that fetch a model).
 ALLOWED = {
-    "": ["isaseg.data.module.", "isaseg.data.sets.", "isaseg.data.transforms."]
+    "": ["isaseg.data.adopted.", "isaseg.data.module.", "isaseg.data.sets.", "isaseg.data.transforms."]
     + ["isaseg.training.optim.", "isaseg.training.schedules."],
     "torch.nn.Module": ["isaseg.models.", "torch.nn.", "timm.layers.", "timm.loss.", "timm.models."]
     + ["torchvision.models.", "torchvision.ops."],

@@ -1,9 +1,12 @@
 """The check before the first step: the number of files, and whether they can be decoded."""
 
 import logging
+from typing import Any
+
+import numpy as np
 
 from isaseg.data.parallel import in_threads
-from isaseg.data.source import FileSource
+from isaseg.data.source import FileSource, Loaded, Source
 from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,46 @@ def check_files(source: FileSource, strict_size: bool = False) -> None:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))
     text = f"checking {source.info.title} {source.split}"
     in_threads(lambda index: _decode(source, index), indices, text)
+
+
+def check_first(source: Source, split: str) -> None:
+    """Check the first sample of a source, and its colours.
+
+    Raises:
+        DataError: If it is not what `Source` describes.
+    """
+    where, count = f"from data.source for the split {split}", len(source.classes)
+    if np.shape(source.palette) != (count, 3):
+        raise DataError(f"expected a palette uint8 ({count}, 3) {where}, got {_shown(source.palette)}")
+    if len(source) == 0:
+        raise DataError(
+            f"expected at least one sample {where}, got none; return None if there is no such split"
+        )
+    loaded = source.load(0)
+    if not isinstance(loaded, tuple) or not 2 <= len(loaded) <= 3:
+        raise DataError(f"expected load to return (image, mask) {where}, got {_shown(loaded)}")
+    image, mask, _ = Loaded(*loaded)
+    size = getattr(image, "shape", (0, 0))[:2]
+    if getattr(image, "shape", ())[2:] != (3,) or _type(image) != np.uint8:
+        raise DataError(f"expected an RGB image, uint8 (H, W, 3), {where}, got {_shown(image)}")
+    if mask is None and split == "test":
+        return
+    if getattr(mask, "shape", None) != size or _type(mask) != np.uint8:
+        raise DataError(f"expected a mask, uint8 {size} as its image, {where}, got {_shown(mask)}")
+    assert mask is not None
+    strange = np.setdiff1d(mask[:, :], [*range(count), source.ignore_index])
+    if len(strange):
+        raise DataError(
+            f"expected labels 0 to {count - 1} and {source.ignore_index} {where}, got {strange[:10].tolist()}"
+        )
+
+
+def _type(picture: Any) -> Any:
+    return picture[:1, :1].dtype if len(getattr(picture, "shape", ())) >= 2 else None
+
+
+def _shown(value: Any) -> str:
+    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def size_fault(source: FileSource) -> str | None:

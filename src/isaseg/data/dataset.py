@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
 from isaseg.data.sampler import Key
-from isaseg.data.source import Source
+from isaseg.data.source import Loaded, Source
 from isaseg.data.transforms import TrainTransform
 
 
@@ -53,7 +53,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             DataError: If the sample cannot be loaded.
         """
         index, step = key if isinstance(key, tuple) else (key, 0)
-        loaded = self.source.load(index)
+        loaded = Loaded(*self.source.load(index))  # a source may give a plain tuple
         image: np.ndarray
         mask: np.ndarray | None
         if self.transform is not None:

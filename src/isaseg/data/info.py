@@ -3,6 +3,7 @@
 NAME is the name of the option in conf/data.
 """
 
+import colorsys
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,3 +59,10 @@ def dataset_names() -> tuple[str, ...]:
     """Return the names that `dataset_info` knows, sorted."""
     folder = files("isaseg.data") / "classes"
     return tuple(sorted(path.name.removesuffix(".json") for path in folder.iterdir()))
+
+
+def default_palette(count: int) -> np.ndarray:
+    """Return colours for classes that have none, uint8 (count, 3)."""
+    # the golden ratio spreads the hues, however many there are
+    hsv = [((0.61803 * i) % 1, 0.75 - 0.25 * (i % 2), 0.95 - 0.2 * (i % 3)) for i in range(count)]
+    return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)

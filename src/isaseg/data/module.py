@@ -1,5 +1,6 @@
 """Loaders for one data set: resumable training batches, and evaluation in which no sample counts twice."""
 
+import inspect
 import os
 import signal
 import tempfile
@@ -13,12 +14,12 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from isaseg.data.augment import check_mirrors
-from isaseg.data.check import check_files
+from isaseg.data.check import check_files, check_first
 from isaseg.data.dataset import SegmentationDataset
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
 from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
-from isaseg.data.source import FileSource, Source
+from isaseg.data.source import FileSource, Source, complete
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError
 
@@ -120,7 +121,15 @@ class SegmentationDataModule(lightning.LightningDataModule):
         if split not in SPLITS:
             raise ConfigError(f"expected a split of {', '.join(SPLITS)}, got {split=}")
         if split not in self._sources:
+            try:
+                inspect.signature(self.make_source).bind(split=split)
+            except TypeError as error:
+                raise ConfigError(
+                    f"expected data.source to take split=train, val or test and to have its other arguments, got: {error}"
+                ) from error
             source = self.make_source(split=split)
+            if source is not None:
+                complete(source, split, self.num_classes, self.ignore_index)
             if source is not None and len(source.classes) != self.num_classes:
                 raise ConfigError(
                     f"expected data.num_classes={len(source.classes)}, the number of class names, "
@@ -149,7 +158,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return source
 
     def check(self) -> None:
-        """Check the files of all splits, see `check.check_files`.
+        """Check the files of all splits, see `check.check_files`, or the first sample of each if they have none.
 
         Raises:
             DataError: If a sample cannot be used.
@@ -158,6 +167,8 @@ class SegmentationDataModule(lightning.LightningDataModule):
             source = self.find(split)
             if isinstance(source, FileSource):
                 check_files(source, self.strict_size)
+            elif source is not None:
+                check_first(source, split)
 
     def eval_dataset(self, split: str) -> SegmentationDataset:
         """Return a split as whole images."""
@@ -167,6 +178,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
             resize=self.val_resize,
             interpolation=self.transform.interpolation,
         )
+
+    def length(self, split: str) -> int:
+        """Return the number of images that a split has in evaluation."""
+        return len(self.eval_dataset(split))
+
+    def samples(self, split: str, wanted: Sequence[int | str]) -> list[dict[str, Any]]:
+        """Return the samples of these places or names, as whole images."""
+        dataset = self.eval_dataset(split)
+        places = {dataset.source.name(place): place for place in range(len(dataset))}
+        return [dataset[one if isinstance(one, int) else places[one]] for one in wanted]
 
     def train_dataloader(self) -> TrainLoader:
         """Return all training batches of the run.

@@ -5,8 +5,9 @@ Labels are raw indices: they are never converted, never interpolated, and every 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -14,8 +15,8 @@ import numpy as np
 from isaseg.data.cache import LazyArray, cached_picture
 from isaseg.data.decode import DecodeError, read_image, read_labels
 from isaseg.data.index import Pair
-from isaseg.data.info import DatasetInfo
-from isaseg.errors import DataError
+from isaseg.data.info import DatasetInfo, default_palette
+from isaseg.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Loaded(NamedTuple):
 
 
 class Source(Protocol):
-    """One split of a data set."""
+    """One split of a data set. A source of the user's own needs `__len__` and `load`; `complete` adds the rest."""
 
     classes: tuple[str, ...]
     palette: np.ndarray  # uint8 (K, 3)
@@ -51,7 +52,35 @@ class Source(Protocol):
         """Return the sample's name."""
 
     def load(self, index: int) -> Loaded:
-        """Return a sample."""
+        """Return a sample; a tuple of image and mask will do."""
+
+
+def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> None:
+    """Give a source what it lacks: names, colours, ignored label, no groups and no pairs.
+
+    Raises:
+        ConfigError: If it has no length or loads nothing.
+    """
+    if not (hasattr(source, "load") and hasattr(source, "__len__")):
+        raise ConfigError(
+            f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
+            f"split {split}; see CONTRIBUTING.md"
+        )
+    defaults = {
+        "classes": tuple(str(number) for number in range(num_classes)),
+        "palette": default_palette(num_classes),
+        "ignore_index": ignore_index,
+        "groups": None,
+        "flip_pairs": (),
+        "name": partial(_numbered, split),
+    }
+    for name, value in defaults.items():
+        if not hasattr(source, name):
+            setattr(source, name, value)
+
+
+def _numbered(split: str, index: int) -> str:
+    return f"{split}_{index:05d}"
 
 
 class FileSource:

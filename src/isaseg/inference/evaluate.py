@@ -23,8 +23,8 @@ from isaseg import config
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes
 from isaseg.console import counted, quiet
+from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.loader import EvalLoader
-from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies, predict_labels
@@ -60,18 +60,18 @@ class Evaluation(lightning.LightningModule):
     images_per_second = math.nan
 
     def __init__(
-        self, segmenter: Segmenter, how: Inference, data: SegmentationDataModule, split: str, stack: ExitStack
+        self, segmenter: Segmenter, how: Inference, data: Data, split: str, stack: ExitStack
     ) -> None:
         super().__init__()
         self.segmenter, self.how, self.data, self.split, self.stack = segmenter, how, data, split, stack
         source = data.source(split)
         self.num_classes, self.ignore_index = len(source.classes), source.ignore_index
         self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
-        self.total, self.done = len(data.eval_dataset(split)), 0
+        self.total, self.done = data.length(split), 0
         self.mine: list[tuple[float, str]] = []
         self.advance: Callable[[int], None] = lambda number: None
 
-    def test_dataloader(self) -> EvalLoader:
+    def test_dataloader(self) -> EvalLoader | EvalBatches:
         """Return this process' pictures."""
         return self.data.eval_loader(self.split, self.trainer.global_rank, self.trainer.world_size)
 
@@ -121,7 +121,9 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
         IsasegError: For whatever the user can fix.
     """
     _check(cfg, model)
-    datamodule: SegmentationDataModule = config.build(cfg.data, "data", val_resize=None)
+    # the protocol resizes by itself
+    own_size = {"val_resize": None} if "val_resize" in cfg.data else {}
+    datamodule: Data = config.build(cfg.data, "data", **own_size)
     source = datamodule.source(cfg.split)
     how = inference_of(cfg, source.flip_pairs)
     check_applies(model.segmenter, how)
@@ -189,7 +191,7 @@ def _folder(cfg: DictConfig) -> Path:
     checkpoint = Path(str(cfg.checkpoint)).resolve()
     parents = [checkpoint.parent.parent.name] if checkpoint.parent.name == "checkpoints" else []
     test = OmegaConf.to_container(cfg.test, resolve=True)
-    what = config.digest([str(checkpoint), cfg.data.val_length, str(cfg.trainer.precision), test])
+    what = config.digest([str(checkpoint), cfg.data.get("val_length"), str(cfg.trainer.precision), test])
     name = "_".join([*parents, checkpoint.stem, what])
     return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
 
@@ -232,10 +234,8 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
 def _draw_worst(module: Evaluation, names: Sequence[str], folder: Path) -> None:
     for stale in folder.glob("*.png"):
         stale.unlink()
-    dataset = module.data.eval_dataset(module.split)
-    indices = {dataset.source.name(index): index for index in range(len(dataset))} if names else {}
-    for rank, name in enumerate(names):
-        sample = dataset[indices[name]]
+    source = module.data.source(module.split)
+    for rank, sample in enumerate(module.data.samples(module.split, names)):
         labels = predict_labels(module.segmenter, sample["image"][None], module.how)[0].cpu()
-        shown = Sample(sample["image"], sample["mask"], name)
-        save_picture(folder / f"{rank:02d}_{stem(name)}.png", shown, labels, dataset.source)
+        shown = Sample(sample["image"], sample["mask"], sample["id"])
+        save_picture(folder / f"{rank:02d}_{stem(shown.id)}.png", shown, labels, source)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from isaseg.errors import ConfigError
 from isaseg.models.segmenter import Segmenter
@@ -23,10 +24,15 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
         device: Where the copy runs.
 
     Raises:
-        ConfigError: If a part returns anything but floating-point maps of the channels that it promises.
+        ConfigError: If a parameter has no shape yet, or a part returns anything but floating-point maps of the channels
+            that it promises.
     """
     if all(is_ours(part) for part in (segmenter.backbone, segmenter.head.attention)):
         return
+    if lazy := [name for name, parameter in segmenter.named_parameters() if is_lazy(parameter)]:
+        raise ConfigError(
+            f"expected parameters that have a shape once they are built, got {lazy[0]} without one"
+        )
     network = copy.deepcopy(segmenter).to(device).eval()
     maps = network.backbone(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device))
     channels = list(network.backbone.channels)

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isaseg.data.module import SegmentationDataModule
+from isaseg.data.adopted import Data, Labels
 from isaseg.data.source import Source
 from isaseg.files import replace_file
 from isaseg.runs.guarded_loggers import GuardedLogger
@@ -33,11 +33,11 @@ class Sample(NamedTuple):
     id: str
 
 
-def validation_samples(datamodule: SegmentationDataModule, count: int) -> list[Sample]:
+def validation_samples(datamodule: Data, count: int) -> list[Sample]:
     """Return `count` validation images, or all if there are fewer, evenly spread and always the same."""
-    dataset = datamodule.eval_dataset("val")
-    count = min(count, len(dataset))
-    items = (dataset[number * len(dataset) // count] for number in range(count))
+    length = datamodule.length("val")
+    count = min(count, length)
+    items = datamodule.samples("val", [number * length // count for number in range(count)])
     return [Sample(item["image"], item["mask"], item["id"]) for item in items]
 
 
@@ -52,9 +52,7 @@ def predict_sample(segmenter: nn.Module, sample: Sample) -> Tensor:
     return labels
 
 
-def save_pictures(
-    segmenter: nn.Module, datamodule: SegmentationDataModule, folder: Path, count: int = 6
-) -> None:
+def save_pictures(segmenter: nn.Module, datamodule: Data, folder: Path, count: int = 6) -> None:
     """Write `count` validation images, each beside ground truth and prediction, as PNGs named by their ids."""
     source = datamodule.source("val")
     for number, sample in enumerate(validation_samples(datamodule, count)):
@@ -67,7 +65,7 @@ def stem(sample_id: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(sample_id).stem)
 
 
-def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source) -> None:
+def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source | Labels) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the classes that occur.
 
     Args:
@@ -109,7 +107,7 @@ def log_pictures(
     loggers: Sequence[Logger],
     samples: Sequence[Sample],
     predictions: Sequence[Tensor],
-    source: Source,
+    source: Source | Labels,
     step: int,
 ) -> None:
     """Send images with truth and prediction after `step` steps: to W&B as overlays, to others side by side."""
@@ -124,7 +122,7 @@ def log_pictures(
             logger.log_images("val/pictures", images, step)
 
 
-def wandb_image(sample: Sample, prediction: Tensor, source: Source) -> wandb.Image:
+def wandb_image(sample: Sample, prediction: Tensor, source: Source | Labels) -> wandb.Image:
     """Return the image with ground truth and prediction as overlays that can be switched on and off in W&B."""
     masks = {
         name: {"mask_data": _subsampled(labels), "class_labels": _names(source)}
@@ -146,21 +144,21 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _panels(sample: Sample, prediction: Tensor, source: Source) -> dict[str, NDArray[np.uint8]]:
+def _panels(sample: Sample, prediction: Tensor, source: Source | Labels) -> dict[str, NDArray[np.uint8]]:
     """Return image, truth and prediction in colour, each (H, W, 3), by title."""
     colours = _colours(source)
     truth, found = colours[_subsampled(sample.mask)], colours[_subsampled(prediction)]
     return {"image": _shown(sample), "ground truth": truth, "prediction": found}
 
 
-def _colours(source: Source) -> NDArray[np.uint8]:
+def _colours(source: Source | Labels) -> NDArray[np.uint8]:
     """Return the colour of each label (256, 3); what is ignored is white."""
     colours = np.full((256, 3), 255, np.uint8)
     colours[: len(source.palette)] = source.palette
     return colours
 
 
-def _names(source: Source) -> dict[int, str]:
+def _names(source: Source | Labels) -> dict[int, str]:
     """Return the names of all labels, the ignored one last."""
     return {**dict(enumerate(source.classes)), source.ignore_index: "ignored"}
 

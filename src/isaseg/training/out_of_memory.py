@@ -15,7 +15,7 @@ def advice(cfg: DictConfig, world_size: int) -> str:
     """Return what to change in a run whose step needs too much memory, the best first."""
     twice = 2 * cfg.trainer.accumulate_grad_batches
     knobs = []
-    if cfg.data.batch_size % (world_size * twice) == 0:
+    if cfg.data.get("batch_size", 1) % (world_size * twice) == 0:
         knobs.append(f"trainer.accumulate_grad_batches={twice} (the same samples a step)")
     if str(cfg.trainer.precision).startswith("32"):
         knobs.append("trainer.precision=bf16-mixed")

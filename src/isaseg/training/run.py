@@ -20,7 +20,7 @@ from isaseg.checkpoints.description import NOT_DESCRIBED
 from isaseg.checkpoints.loading import check_described, copy_weights, load_weights
 from isaseg.config.checks import check
 from isaseg.console import quiet
-from isaseg.data.module import SegmentationDataModule
+from isaseg.data.adopted import Data
 from isaseg.errors import CheckpointError, ConfigError, OutOfMemory
 from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies
@@ -64,7 +64,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         return finished
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule: SegmentationDataModule = config.build(cfg.data, "data")
+    datamodule = _data(cfg)
     if cfg.check_data:
         datamodule.check()
     module = build_module(cfg, datamodule)
@@ -93,7 +93,17 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         finish_loggers(loggers)
 
 
-def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> SegmentationModule:
+def _data(cfg: DictConfig) -> Data:
+    datamodule = config.build(cfg.data, "data")
+    if not isinstance(datamodule, Data):
+        raise ConfigError(
+            f"expected data._target_ to be that of conf/data/_common.yaml or _module.yaml, got {cfg.data['_target_']}; "
+            "give a LightningDataModule of your own as data.module, with defaults: [_module]"
+        )
+    return datamodule
+
+
+def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     """Return the LightningModule of a configuration.
 
     Raises:
@@ -139,7 +149,7 @@ def build_module(cfg: DictConfig, datamodule: SegmentationDataModule) -> Segment
     return module
 
 
-def describe(cfg: DictConfig, datamodule: SegmentationDataModule) -> dict[str, Any]:
+def describe(cfg: DictConfig, datamodule: Data) -> dict[str, Any]:
     """Return the description of the network, as `build_described` takes it."""
     head = _plain(cfg.head)
     return {
@@ -192,7 +202,7 @@ def _fit(
     cfg: DictConfig,
     trainer: lightning.Trainer,
     module: SegmentationModule,
-    datamodule: SegmentationDataModule,
+    datamodule: Data,
     resume: Path | None,
 ) -> None:
     try:
@@ -218,7 +228,7 @@ def _score(
     folder: Path,
     trainer: lightning.Trainer,
     module: SegmentationModule,
-    datamodule: SegmentationDataModule,
+    datamodule: Data,
     before: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Load and score the best checkpoint; return the contents of metrics.json and the scores of the validation split.
@@ -251,7 +261,7 @@ def _write_results(
     folder: Path,
     trainer: lightning.Trainer,
     module: SegmentationModule,
-    datamodule: SegmentationDataModule,
+    datamodule: Data,
     metrics: dict[str, Any],
     scores: dict[str, Tensor],
 ) -> None:

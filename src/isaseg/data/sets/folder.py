@@ -1,12 +1,11 @@
 """A user's own data set: images and label images in two folders, class names in the configuration."""
 
-import colorsys
 from collections.abc import Sequence
 
 import numpy as np
 
 from isaseg.data.index import SplitFiles
-from isaseg.data.info import DatasetInfo
+from isaseg.data.info import DatasetInfo, default_palette
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError
 
@@ -45,7 +44,7 @@ def folder(
     clash = sorted(set(ignore) & set(range(len(classes))))
     if clash:
         raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
-    colours = _colours(len(classes)) if palette is None else np.array(palette, np.uint8)
+    colours = default_palette(len(classes)) if palette is None else np.array(palette, np.uint8)
     ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
     info = DatasetInfo("images and masks", tuple(classes), colours, ids, ignore_index, layout=LAYOUT)
     files = SplitFiles(info, split, root)
@@ -53,9 +52,3 @@ def folder(
     if split == "test" and not masks:
         return FileSource(info, split, files.pairs(images, None)) if images else None
     return FileSource(info, split, files.pairs(images, masks), modes=("L", "P", "I;16"))
-
-
-def _colours(count: int) -> np.ndarray:
-    # the golden ratio spreads the hues, however many there are
-    hsv = [((0.61803 * i) % 1, 0.75 - 0.25 * (i % 2), 0.95 - 0.2 * (i % 3)) for i in range(count)]
-    return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)
