@@ -1,8 +1,9 @@
 """What a user of a Lightning-Hydra template tries first, by command.
 
-The rest of the table: tests/test_examples.py (own context module, loss, callback, data source), training/test_own_callbacks.py
-(EMA, early stopping), training/test_optim.py (RMSprop, Lion, Muon, layer decay), runs/test_other_loggers.py (TensorBoard, MLflow)
-and reliability/test_configurations.py (a transform of albumentations in the middle of the list).
+The rest of the table: tests/test_examples.py (own context module, loss, callback and data source),
+training/test_own_callbacks.py (EMA, early stopping), training/test_optim.py (RMSprop, Lion, Muon, layer decay),
+runs/test_other_loggers.py (TensorBoard, MLflow) and reliability/test_configurations.py (a transform of albumentations
+in the middle of the list).
 """
 
 import json
