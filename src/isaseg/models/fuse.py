@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, TypeGuard, TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -137,7 +137,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
-    return type(conv) in (nn.Conv2d, Pointwise) and _is_norm(norm) and norm.running_mean is not None
+    return type(conv) in (nn.Conv2d, Pointwise, Conv2dSame) and _is_norm(norm) and norm.running_mean is not None
 
 
 def _fold(conv: nn.Module, norm: nn.Module) -> nn.Module:
