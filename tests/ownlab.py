@@ -35,8 +35,10 @@ class Open(nn.Module):
 
 
 class Net(nn.Module):
-    def __init__(self, width=6):
+    def __init__(self, width=6, weights=None, pretrained=False):
         super().__init__()
+        if weights or pretrained:
+            open(weights or "pretrained").close()
         self.channels = [3, width]
         self.conv = nn.Conv2d(3, width, 3, 4, 1)
 
@@ -61,6 +63,31 @@ def plain(logits, target, weight=1.0):
 
 def map_of_losses(logits, target):
     return nn.functional.cross_entropy(logits, target, ignore_index=255, reduction="none")
+
+
+def resizing(logits, target, align_corners):
+    logits = nn.functional.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return plain(logits, target)
+
+
+def not_resizing(logits, target, align_corners):
+    return plain(logits, target)
+
+
+class FailingNet(Net):
+    def forward(self, image):
+        return [image, self.conv(image[:, :2] / 255)]
+
+
+class FailingGate(Gate):
+    def forward(self, x):
+        return x[self.heads]
+
+
+class Heads(Gate):
+    def __init__(self, channels, gain: float = 1.0, fault="assert"):
+        assert fault != "assert"
+        super().__init__(channels, {}[fault])
 
 
 class WrongNet(Net):
@@ -114,6 +141,10 @@ class Shapes:
 
 def shapes(split, length: int = 4):
     return None if split == "test" else Shapes(split, length)
+
+
+def failing(split, length: int = 4):
+    raise KeyError(split)
 
 
 def no_source(split):

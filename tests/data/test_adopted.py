@@ -1,12 +1,15 @@
 """A LightningDataModule of the user's own: its batches, in one process and shared, and its samples."""
 
+import random
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset
 
 from isaseg.data.adopted import AdoptedData
@@ -103,10 +106,26 @@ def test_what_a_module_knows_is_kept() -> None:
     assert again.module.steps == 5
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")
+def test_data_sets_of_lightning_are_a_module_whose_classes_may_be_a_number() -> None:
+    module = LightningDataModule.from_datasets(Stream(), Stream(), batch_size=2)
+    module.classes = K  # type: ignore[attr-defined]
+    assert adopted(module).classes == ("0", "1", "2") and adopted(module).length("val") == 7
+    assert not adopted(module).is_labelled("test")
+
+
 def test_looking_at_the_first_batch_draws_no_random_number() -> None:
-    state = torch.get_rng_state()
-    adopted().check()
-    assert torch.equal(torch.get_rng_state(), state)
+    class Drawing(Mine):
+        def setup(self, stage: str) -> None:
+            draw()
+
+    def draw() -> tuple[float, ...]:
+        return torch.rand(1).item(), np.random.rand(), random.random()
+
+    with isolate_rng():
+        expected = draw()
+    adopted(Drawing()).check()
+    assert draw() == expected
 
 
 @pytest.mark.parametrize(

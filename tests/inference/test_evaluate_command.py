@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.cli import evaluate as cli
+from isaseg.errors import ConfigError
 from isaseg.inference import evaluate as evaluation
 from isaseg.inference.evaluate import evaluate_model
 from tests import fakes
@@ -46,6 +47,16 @@ def test_data_and_protocol_follow_from_the_checkpoint(
 ) -> None:
     found = cli._implied(given, model, Path("model.pth"))
     assert (found["data"], found["protocol"]) == expected
+
+
+def test_a_data_set_whose_option_has_another_name_is_asked_for(tmp_path: Path) -> None:
+    model = described("isaseg", "mine", "none")
+    with pytest.raises(ConfigError, match=r"expected data=NAME.*'mine' of 'model.pth'.*--config-dir=DIR"):
+        cli._implied({}, model, Path("model.pth"), [tmp_path])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.yaml").touch()
+    assert cli._implied({}, model, Path("model.pth"), [tmp_path])["data"] == "mine"
+    assert cli._implied({"data": "other"}, model, Path("model.pth"))["data"] == "other"
 
 
 def test_what_is_given_comes_before_what_follows(

@@ -72,6 +72,7 @@ def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: l
             "data=shapes data.source._target_=ownlab.Tensors ~data.source.length",
             "take split=train.*got: missing.*'source'",
         ),
+        ("data=shapes data.source._target_=ownlab.failing", "data.source cannot be built.*KeyError: 'train'"),
         ("data=shapes data.source.length=0", "at least one sample from data.source for the split train"),
         ("data=shapes +data.source.longth=4", "data.source.longth.*did you mean 'length'"),
         ("data=module +data.module.fault=float", "train loader of data.module.*got .*image': 'torch.float32"),

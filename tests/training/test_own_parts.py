@@ -37,9 +37,15 @@ def compose_for(command: str, *words: str) -> DictConfig:
 def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train(compose_overrides(*RUN, "trainer.max_steps=1", "optim.total_steps=2"))
+    files = [Path("w.pth"), Path("pretrained")]
+    for file in files:
+        file.touch()
+    run = [*RUN, "+backbone.weights=w.pth", "+backbone.pretrained=true", "optim.total_steps=2"]
+    train(compose_overrides(*run, "trainer.max_steps=1"))
     first = weights(Path("run"))
-    train(compose_overrides(*RUN, "trainer.max_steps=2", "optim.total_steps=2", "resume=must"))
+    train(compose_overrides(*run, "trainer.max_steps=2", "resume=must"))
+    for file in files:  # the checkpoint suffices
+        file.unlink()
     assert loaded(Path("run/checkpoints/last.ckpt"))["global_step"] == 2
     assert not equal(first, weights(Path("run")))
     assert json.loads(Path("run/facts.json").read_text())["backbone"] == "Net"
@@ -92,6 +98,12 @@ def test_what_the_contract_leaves_open_may_be_absent() -> None:
     assert config.digest(config.identity(other)) == config.digest(config.identity(cfg))
 
 
+@pytest.mark.usefixtures("ownlab")
+def test_a_loss_of_three_arguments_resizes() -> None:
+    words = f"{LOSS}=ownlab.resizing +loss._partial_=true trainer.max_steps=1".split()
+    assert train(compose_overrides(*RUN, *words))["val/loss"] > 0
+
+
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corners: bool) -> None:
     torch.manual_seed(0)
@@ -124,11 +136,25 @@ def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corner
             "have a shape once they are built, got head.attention.point.weight",
         ),
         ("backbone._target_=ownlab.NoChannels", "with `channels`.*got None of NoChannels"),
+        (
+            "backbone._target_=ownlab.FailingNet",
+            r"the backbone FailingNet to take \(1, 3, 32, 32\).*RuntimeError",
+        ),
+        (
+            "attention._target_=ownlab.FailingGate",
+            r"the attention FailingGate to take.*AttributeError.*heads",
+        ),
+        ("attention._target_=ownlab.Heads", "attention or head cannot be built: AssertionError$"),
+        ("attention._target_=ownlab.Heads +attention.fault=x", "attention or head.*KeyError: 'x'"),
         ("loss._target_=ownlab.plain", "no configuration key 'loss.ignore_index'"),
         (f"{LOSS}=ownlab.plain", r"loss cannot be built: .*logits"),
         (
             f"{LOSS}=ownlab.map_of_losses +loss._partial_=true",
             r"a scalar with a gradient, got \(1, .*float32",
+        ),
+        (
+            f"{LOSS}=ownlab.not_resizing +loss._partial_=true",
+            r"\(B, \d+, h, w\), of another size.*AssertionError",
         ),
         (
             f"{LOSS}=torch.nn.CrossEntropyLoss",

@@ -71,8 +71,14 @@ def _implied(
     protocols = [description.get("protocol", "none")]
     if model.kind == "mmseg" and description["head"]["align_corners"]:
         protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
-    folders = [folder / "recipe" for folder in (config.conf_dir(), *own)]
-    known = (p for p in protocols if any((folder / f"{data}_{p}.yaml").is_file() for folder in folders))
+    folders = (config.conf_dir(), *own)
+    is_option = any((folder / "data" / f"{data}.yaml").is_file() for folder in folders)
+    if "data" not in given and "hydra.searchpath" not in given and not is_option:
+        raise ConfigError(
+            f"expected data=NAME, the option with the data set '{data}' of '{path}', since no option is called {data}; "
+            "give --config-dir=DIR too if it is in a folder of your own"
+        )
+    known = (p for p in protocols if any((f / "recipe" / f"{data}_{p}.yaml").is_file() for f in folders))
     implied = {"data": data, "protocol": next(known, "none")}
     classes = description.get("classes")
     # OmegaConf would interpolate a name with $

@@ -7,6 +7,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.seed import isolate_rng
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import RandomSampler, SequentialSampler
@@ -47,7 +48,7 @@ class AdoptedData(lightning.LightningDataModule):
         ignore_index: The label that is left out.
         crop_size: (H, W) of a training sample.
         name: Short name, for run names and tags.
-        classes: Names; None: the module's attribute `classes`, else numbers.
+        classes: Names; None: the module's attribute `classes` if it is a list or tuple of names, else numbers.
         palette: One RGB triple for each class; None: different hues.
 
     Raises:
@@ -162,7 +163,9 @@ class AdoptedData(lightning.LightningDataModule):
         """
         if not self.is_labelled(split):
             raise ConfigError(f"expected split=val, or test if data.module has test_dataloader, got {split=}")
-        names = self.names or getattr(self.module, "classes", None) or range(self.num_classes)
+        known = getattr(self.module, "classes", None)
+        is_named = isinstance(known, list | tuple) and all(isinstance(name, str) for name in known)
+        names = self.names or (known if is_named else None) or range(self.num_classes)
         if len(names) != self.num_classes:
             raise ConfigError(
                 f"expected data.num_classes={len(names)}, the number of class names, got {self.num_classes}"
@@ -180,7 +183,7 @@ class AdoptedData(lightning.LightningDataModule):
         """
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return  # the first process prepares the data
-        with torch.random.fork_rng(devices=[]):
+        with isolate_rng(include_cuda=False):  # of torch, NumPy and Python: training draws what it drew
             self._set_up("train")
             for split, batches in (("train", self.train_dataloader()), ("val", self.eval_loader("val"))):
                 first = next(iter(batches), None)
@@ -244,8 +247,9 @@ class EvalBatches:
 
 
 def _has(module: lightning.LightningDataModule, split: str) -> bool:
-    method = f"{split}_dataloader"
-    return getattr(type(module), method) is not getattr(lightning.LightningDataModule, method)
+    method = f"{split}_dataloader"  # `from_datasets` sets it on the instance
+    found = getattr(module, method)
+    return getattr(found, "__func__", found) is not getattr(lightning.LightningDataModule, method)
 
 
 def _named(batch: Any, split: str, prefix: str) -> Batch:

@@ -21,7 +21,7 @@ from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
 from isaseg.data.source import FileSource, Source, complete
 from isaseg.data.transforms import TrainTransform
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, IsasegError
 
 SPLITS = ("train", "val", "test")
 
@@ -127,7 +127,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 raise ConfigError(
                     f"expected data.source to take split=train, val or test and to have its other arguments, got: {error}"
                 ) from error
-            source = self.make_source(split=split)
+            try:
+                source = self.make_source(split=split)
+            except IsasegError:
+                raise
+            except Exception as error:
+                if getattr(self.make_source, "func", self.make_source).__module__.startswith("isaseg."):
+                    raise  # a fault of this project
+                raise ConfigError(
+                    f"data.source cannot be built for {split=}: {type(error).__name__}: {error}"
+                ) from error
             if source is not None:
                 complete(source, split, self.num_classes, self.ignore_index)
             if source is not None and len(source.classes) != self.num_classes:

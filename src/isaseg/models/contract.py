@@ -1,15 +1,16 @@
 """What a backbone, a context module and a loss of the user's own must return, checked on one image before a run."""
 
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, IsasegError
 from isaseg.models.segmenter import Segmenter
 
 
@@ -24,8 +25,8 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
         device: Where the copy runs.
 
     Raises:
-        ConfigError: If a parameter has no shape yet, or a part returns anything but floating-point maps of the channels
-            that it promises.
+        ConfigError: If a parameter has no shape yet, or a part fails or returns anything but floating-point maps of the
+            channels that it promises.
     """
     if all(is_ours(part) for part in (segmenter.backbone, segmenter.head.attention)):
         return
@@ -34,7 +35,8 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
             f"expected parameters that have a shape once they are built, got {lazy[0]} without one"
         )
     network = copy.deepcopy(segmenter).to(device).eval()
-    maps = network.backbone(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device))
+    image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
+    maps = _output(network.backbone, "backbone", image)
     channels = list(network.backbone.channels)
     if not isinstance(maps, list | tuple) or [_channels(m) for m in maps] != channels:
         raise ConfigError(
@@ -43,7 +45,8 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
         )
     x = network.head.reduce(maps[-1])
     promised: Any = network.head.fuse[0].weight
-    context, wanted = network.head.attention(x), (1, promised.shape[1] // 2, *x.shape[-2:])
+    context = _output(network.head.attention, "attention", x)
+    wanted = (1, promised.shape[1] // 2, *x.shape[-2:])
     if _channels(context) is None or tuple(context.shape) != wanted:
         raise ConfigError(
             f"expected the context module {type(network.head.attention).__name__} to return a floating-point map "
@@ -62,14 +65,17 @@ def check_loss(loss: Callable[..., Any], num_classes: int, ignore_index: int) ->
     side = math.isqrt(num_classes) + 8
     target = torch.arange(side * side) % (num_classes + 1)
     target = target.where(target < num_classes, ignore_index).view(1, side, side)
-    logits = torch.zeros(1, num_classes, side, side, requires_grad=True)
+    more = {"align_corners": False} if takes_align_corners(loss) else {}
+    coarse = side // 2 if more else side
+    logits = torch.zeros(1, num_classes, coarse, coarse, requires_grad=True)
+    size = "h, w), of another size" if more else "H, W)"
     wanted = (
-        f"expected the loss to take logits (B, {num_classes}, H, W) and labels (B, H, W), int64, of which "
+        f"expected the loss to take logits (B, {num_classes}, {size} and labels (B, H, W), int64, of which "
     )
     wanted += f"{ignore_index} does not count, and to return a scalar with a gradient, got"
     try:
         with torch.random.fork_rng(devices=[]):
-            value = copy.deepcopy(loss)(logits, target)
+            value = copy.deepcopy(loss)(logits, target, **more)
     except Exception as error:
         raise ConfigError(
             f"{wanted} {type(error).__name__}: {error}; see loss._target_ and loss.ignore_index"
@@ -78,9 +84,30 @@ def check_loss(loss: Callable[..., Any], num_classes: int, ignore_index: int) ->
         raise ConfigError(f"{wanted} {_shown(value)}; see loss._target_")
 
 
+def takes_align_corners(loss: Callable[..., Any]) -> bool:
+    """Return whether a loss takes `align_corners`: it then gets coarse logits and resizes them itself."""
+    forward = loss.forward if isinstance(loss, nn.Module) else loss
+    return "align_corners" in inspect.signature(forward).parameters
+
+
 def is_ours(part: object) -> bool:
     """Return whether a module is of a class of this project."""
     return type(part).__module__.startswith("isaseg.")
+
+
+def _output(part: nn.Module, key: str, x: Tensor) -> Any:
+    try:
+        return part(x)
+    except Exception as error:
+        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(
+            error
+        )
+        if exhausted or is_ours(part) or isinstance(error, IsasegError):
+            raise
+        raise ConfigError(
+            f"expected the {key} {type(part).__name__} to take {_shown(x)}, got {type(error).__name__}: {error}; correct "
+            f"it or its arguments, see {key}._target_"
+        ) from error
 
 
 def _channels(value: object) -> int | None:

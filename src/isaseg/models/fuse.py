@@ -137,7 +137,9 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
-    return type(conv) in (nn.Conv2d, Pointwise, Conv2dSame) and _is_norm(norm) and norm.running_mean is not None
+    return (
+        type(conv) in (nn.Conv2d, Pointwise, Conv2dSame) and _is_norm(norm) and norm.running_mean is not None
+    )
 
 
 def _fold(conv: nn.Module, norm: nn.Module) -> nn.Module:

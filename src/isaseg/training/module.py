@@ -1,6 +1,5 @@
 """The LightningModule: which loss, which metric, which log key. The mathematics is elsewhere."""
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
+from isaseg.models.contract import takes_align_corners
 from isaseg.models.losses import CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
 from isaseg.training.optim import Schedule
@@ -61,8 +61,7 @@ class SegmentationModule(lightning.LightningModule):
         super().__init__()
         self.segmenter = segmenter
         self.loss = loss
-        forward = loss.forward if isinstance(loss, nn.Module) else loss
-        self._resizes = "align_corners" in inspect.signature(forward).parameters
+        self._resizes = takes_align_corners(loss)
         self.aux_loss = CrossEntropy(ignore_index, class_weights)
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
@@ -108,7 +107,7 @@ class SegmentationModule(lightning.LightningModule):
     def _loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         align_corners = self.segmenter.align_corners
         if self._resizes:
-            return self.loss(logits, mask, align_corners)
+            return self.loss(logits, mask, align_corners=align_corners)
         return self.loss(resize_logits(logits.float(), mask, align_corners), mask)
 
     def _count(self, batches: list[Batch], split: str) -> None:

@@ -21,7 +21,7 @@ from isaseg.checkpoints.loading import check_described, copy_weights, load_weigh
 from isaseg.config.checks import check
 from isaseg.console import quiet
 from isaseg.data.adopted import Data
-from isaseg.errors import CheckpointError, ConfigError, OutOfMemory
+from isaseg.errors import CheckpointError, ConfigError, IsasegError, OutOfMemory
 from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies
 from isaseg.inference.label_files import label_format
@@ -113,8 +113,11 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     try:
         attention = config.build(cfg.attention, "attention")
         segmenter = build_segmenter(backbone, cfg.data.num_classes, attention, **_plain(cfg.head))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"attention or head cannot be built: {error}") from error
+    except IsasegError:
+        raise
+    except Exception as error:  # a constructor of the user's own may raise anything
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ConfigError(f"attention or head cannot be built: {reason}") from error
     on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
     height, width = cfg.data.crop_size
     check_parts(segmenter, height, width, "cpu" if on_cpu else "cuda")
@@ -172,12 +175,11 @@ def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str,
     target = str(node["_target_"])
     left_out = {"_target_", "_partial_", "label"}
     name = known.get(get_object(target))
-    if name is not None:
-        left_out |= NOT_DESCRIBED
-    return {
-        **({"_target_": target} if name is None else name),
-        **{key: value for key, value in _plain(node).items() if key not in left_out},
-    }
+    left_out |= {"weights", "weights_sha256"} if name is None else NOT_DESCRIBED
+    described = {key: value for key, value in _plain(node).items() if key not in left_out}
+    if "pretrained" in described:
+        described["pretrained"] = False  # the checkpoint has the weights
+    return {**({"_target_": target} if name is None else name), **described}
 
 
 def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
