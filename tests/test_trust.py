@@ -71,3 +71,15 @@ def test_no_word_of_a_file_gives_trust(word: str) -> None:
     for empty in ("+trust=", "+trust=[]", "+trust=[a b]"):
         with pytest.raises(ConfigError, match="the name of a package to trust"):
             take_trust([empty])
+
+
+def test_a_library_is_never_trusted_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "torch,isaseg.files, ownlab")
+    assert trusted() == ("ownlab",)
+    with pytest.raises(ConfigError, match="a package of your own to trust, got 'torch'"):
+        trust(["torch"])
+    with pytest.raises(ConfigError, match="derive a class of a package of your own"):
+        import_trusted("torch.nn.Identity")
+    monkeypatch.setenv(VARIABLE, "ownlab")
+    with pytest.raises(ConfigError, match=r"e\.g\. ownlab\.Mine, got 'ownlab'"):
+        import_trusted("ownlab")

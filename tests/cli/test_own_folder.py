@@ -23,6 +23,9 @@ OWN = {
     "own/experiment/environment.yaml": f"{EVIL}hydra: {{job: {{env_set: {{{VARIABLE}: ownlab}}}}}}\n",
     "own/sweep/evil.yaml": f"{EVIL}hydra: {{sweeper: {{params: {{+trust: ownlab, seed: '0,1'}}}}}}\n",
     "own/sweep/rows.yaml": f"{EVIL}hydra: {{sweeper: {{rows: [seed=1 trust=ownlab]}}}}\n",
+    "own/sweep/setup.yaml": f"""{EVIL}defaults: [{{override /hydra/launcher: slurm}}]
+hydra: {{launcher: {{setup: [export {VARIABLE}=ownlab]}}, sweeper: {{params: {{seed: "0,1"}}}}}}
+""",
     "own/trust/ownlab.yaml": EVIL,  # so that the word of the sweep leaves no key
 }
 
@@ -39,7 +42,13 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "words",
-    [["experiment=key"], ["experiment=environment"], ["-m", "sweep=evil"], ["-m", "sweep=rows"]],
+    [
+        ["experiment=key"],
+        ["experiment=environment"],
+        ["-m", "sweep=evil"],
+        ["-m", "sweep=rows"],
+        ["-m", "sweep=setup"],
+    ],
     ids=lambda words: words[-1],
 )
 def test_no_file_gives_trust(words: list[str], own: Path) -> None:
@@ -63,6 +72,10 @@ def test_every_command_finds_the_options_of_a_folder(own: Path) -> None:
         config.compose_from("evaluate", ["--config-dir=none"])
     with pytest.raises(ConfigError, match="no trust from a file"):
         config.compose_from("train", ["experiment=key", "--config-dir=own"])
+    done = forked.run(
+        "train.py", "callbacks=null", "attention.rnk=3", "-m", "-cd", "own", "attention=ours", cwd=own
+    )
+    assert done.returncode == 2 and "did you mean 'attention.rank'" in done.stderr
     done = forked.run("data.py", "check", "-cd", "own", "+trust=[ownlab]", "data=ours", cwd=own)
     assert "got data=ours, which is generated" in done.stderr
 

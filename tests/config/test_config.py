@@ -63,6 +63,7 @@ FOLDER = "data=folder data.classes=[a,b] data.root=a"
         ("", "callbacks=[] pictures=0", True),
         ("", "callbacks=[default,lr_monitor,device_stats] ~callbacks.pictures trainer=default", True),
         ("", "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", False),
+        ("", "callbacks.pictures._target_=mylab.Pictures", False),
         ("", "seed=1", False),
         ("", "optim.lr=0.1", False),
         ("", "attention=dense", False),

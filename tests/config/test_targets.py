@@ -30,6 +30,15 @@ def loss(logits, target, weight=1.0):
 
 def anything(channels, **more):
     return Mine(channels, 1)
+
+
+class Called:
+    def __call__(self, logits, target):
+        return logits.sum()
+
+
+def several(parts: dict[str, torch.nn.Module], pair: tuple[torch.nn.Module, torch.nn.Module], rank: int = None):
+    pass
 """
 
 
@@ -73,6 +82,11 @@ def test_classes_of_libraries_may_be_named_where_they_are_exported(key: str, nam
         ("attention", "torch.optim.SGD", "attention._target_ to name a torch Module, got"),
         ("loss", "timm.optim.Lion", "loss._target_ to name a torch Module, got"),
         ("loss", "torch.optim.SGD.step", "loss._target_ to name a class or function, got"),
+        (
+            "logger.wandb",
+            "lightning.pytorch.loggers.WandbLogger",
+            "logger.wandb._target_=isaseg.runs.loggers.NeverFatalWandbLogger, got",
+        ),
     ],
 )
 def test_a_place_of_one_kind_takes_no_other(key: str, name: str, said: str) -> None:
@@ -83,7 +97,13 @@ def test_a_place_of_one_kind_takes_no_other(key: str, name: str, said: str) -> N
 def test_a_trusted_package_gives_its_own_classes_and_functions(own: str) -> None:
     check_targets({"_target_": f"{own}.Mine", "_partial_": True, "rank": [1, "a"], "scale": "b"}, "attention")
     check_targets({"_target_": f"{own}.loss", "_partial_": True, "weight": None}, "loss")
-    check_targets({"_target_": f"{own}.anything", "_partial_": True, "no_such": 1}, "attention")
+    check_targets({"_target_": f"{own}.anything", "_partial_": True, "no_such": 1, 2: 3}, "attention")
+    check_targets({"_target_": f"{own}.Called"}, "loss")
+    part = {"_target_": f"{own}.Mine", "rank": 1}
+    node = {"_target_": f"{own}.several", "parts": {"x": part}, "pair": [part, part], "rank": None}
+    check_targets(node, "anything")
+    with pytest.raises(ConfigError, match="anything.rank to be an integer, got anything.rank=a"):
+        check_targets({**node, "rank": "a"}, "anything")
 
 
 @pytest.mark.parametrize(

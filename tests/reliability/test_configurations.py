@@ -255,6 +255,11 @@ VALUES = [
     ),
     ("callbacks=early_stopping callbacks.early_stopping.monitor=val/mIuO", "did you mean 'val/mIoU'"),
     ("~callbacks.model_summary ~callbacks.pictures", ""),
+    (
+        "+callbacks.my-own._target_=isaseg.training.callbacks.EMA",
+        "a name of letters, digits and _ in callbacks",
+    ),
+    ("+trainer.callbacks=[]", "expected no trainer.callbacks, got one; add a node to callbacks"),
     ("check_data=1", "check_data to be true or false"),
     ("logger=wandb logger.wandb.mode=onlin", "logger.wandb.mode to be .online"),
     ("resume=1", "resume to be auto, must, never or the path of a checkpoint, got resume=1"),

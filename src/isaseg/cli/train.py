@@ -71,7 +71,8 @@ def _work(words: list[str]) -> int:
             failed.append(error)  # Hydra would print a line of its own about it
             return None
 
-    sys.argv[1:] = words  # Hydra reads them there
+    # Hydra reads them there, and these options before all others
+    sys.argv[1:] = sorted(words, key=lambda word: not word.startswith(("--config-dir=", "-m", "--multirun")))
     try:
         job()
     except SystemExit as error:

@@ -107,6 +107,8 @@ def check_sections(cfg: DictConfig) -> dict[str, Any]:
     _check_section("head", plain["head"], _Head)
     for name in ("callbacks", "logger"):
         _check_named(name, plain.get(name, {}))
+        if name in plain["trainer"]:
+            raise ConfigError(f"expected no trainer.{name}, got one; add a node to {name}, see conf/{name}")
     _check_section("recipe", plain["recipe"], _Recipe)
     _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
     return plain
@@ -152,11 +154,13 @@ def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Itera
 def _check_named(name: str, nodes: Mapping[str, Any]) -> None:
     """Check a section of which each key is a name and each value a node that is built."""
     for key, node in nodes.items():
+        if not re.fullmatch(r"\w+", str(key)):
+            raise ConfigError(f"expected a name of letters, digits and _ in {name}, got {name}.{key}")
         if not isinstance(node, dict) or "_target_" not in node:
             raise ConfigError(
                 f"expected {name}.{key} to be a node with _target_, got {name}.{key}={node}; "
-                f"{suggest(key, nodes.keys() - {key})}add one by +{name}.NAME._target_=PACKAGE.CLASS, leave one out by "
-                f"~{name}.NAME"
+                f"{suggest(str(key), map(str, nodes.keys() - {key}))}add one by +{name}.NAME._target_=PACKAGE.CLASS, "
+                f"leave one out by ~{name}.NAME"
             )
 
 

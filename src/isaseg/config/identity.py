@@ -12,7 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg.config.composition import conf_dir
 
 # Callbacks that only watch; any other one may change what a run computes.
-_WATCHING = ("pictures", "model_summary", "profile", "lr_monitor", "device_stats")
+_WATCHING = {
+    "isaseg.training.callbacks.ValidationPictures",
+    "isaseg.training.step_profile.Profile",
+    "lightning.pytorch.callbacks.RichModelSummary",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+}
 
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
@@ -24,7 +30,6 @@ _NOT_IDENTITY = (
     "run_dir",
     "logger",
     "pictures",
-    *(f"callbacks.{name}" for name in _WATCHING),
     "data.root",
     "data.source.root",
     "data.num_workers",
@@ -74,8 +79,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
-    if not plain.get("callbacks"):
-        plain.pop("callbacks", None)
+    nodes = plain.pop("callbacks", None) or {}
+    if counted := {name: node for name, node in nodes.items() if node.get("_target_") not in _WATCHING}:
+        plain["callbacks"] = counted
     return {str(key): value for key, value in plain.items()}
 
 

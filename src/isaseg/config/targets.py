@@ -17,7 +17,7 @@ from omegaconf.resolvers import oc
 
 from isaseg.config.values import check_keys
 from isaseg.errors import ConfigError
-from isaseg.trust import import_trusted, is_trusted
+from isaseg.trust import KNOWN, import_trusted, is_trusted
 
 # What a `_target_` may name, beside what packages that the user trusts define: public classes that derive from the base
 # and are defined below one of these names; without a base, functions too. Not whole packages: a configuration need not
@@ -38,7 +38,8 @@ ALLOWED = {
         "albumentations."
     ],  # transforms and their compositions
 }
-_ROOTS = ("isaseg", "torch", "torchvision", "timm", "lightning", "torchmetrics", "albumentations")
+# W&B's credentials go to the server that its settings name; ours takes none.
+_OURS_INSTEAD = {"lightning.pytorch.loggers.wandb.WandbLogger": "isaseg.runs.loggers.NeverFatalWandbLogger"}
 
 # What a class must be in a place that takes one kind; what a function returns is known later.
 _KINDS = {
@@ -119,7 +120,7 @@ def check_targets(plain: Any, path: str = "") -> None:
     for where, node, target in found:  # once all of them are known to be allowed
         parameters = _parameters(target)
         is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-        known = {**_OF_HYDRA, **{name: p.annotation for name, p in parameters.items()}}
+        known = {**_OF_HYDRA, **{name: _annotation(p, node.get(name)) for name, p in parameters.items()}}
         if where == "attention":
             known["label"] = str | None  # for people
         check_keys(where, node, known, node["_target_"], is_open)
@@ -149,9 +150,13 @@ def _find(path: str, target: Any) -> Callable[..., Any]:
     if not (inspect.isclass(found) or inspect.isfunction(found)) or found.__name__.startswith("_"):
         raise _refusal(key, name)
     home = f"{found.__module__}.{found.__qualname__}"  # a module also holds what it imports
+    if home in _OURS_INSTEAD:
+        raise ConfigError(f"expected {key}={_OURS_INSTEAD[home]}, got '{name}'; set that")
     if not is_trusted(home) and not any(_derives(found, home, base) for base in bases):
         raise _refusal(key, name)
     for place, base in _KINDS.items():
+        if path == "loss" and is_trusted(home):
+            continue  # whatever can be called
         if re.fullmatch(place, path) and inspect.isclass(found) and not issubclass(found, _import(base)):
             kind = f"{base.split('.')[0]} {base.split('.')[-1]}"
             raise ConfigError(f"expected {key} to name a {kind}, got '{target}'")
@@ -169,7 +174,7 @@ def _derives(found: Callable[..., Any], home: str, base: str) -> bool:
 
 def _refusal(key: str, name: str) -> ConfigError:
     package = name.partition(".")[0]
-    if package in _ROOTS or is_trusted(name):
+    if package in KNOWN or is_trusted(name):
         ways = [
             (p, base) for base, prefixes in ALLOWED.items() for p in prefixes if p.startswith(f"{package}.")
         ]
@@ -182,7 +187,7 @@ def _refusal(key: str, name: str) -> ConfigError:
         remedy = f"if you trust its code, give +trust=[{package}] or ISASEG_TRUST={package}"
     else:
         remedy = "a configuration is code, run only those you trust"
-    roots = ", ".join(_ROOTS)
+    roots = ", ".join(KNOWN)
     return ConfigError(
         f"expected {key} to begin with one of {roots} or a package that you trust, got '{name}'; {remedy}"
     )
@@ -195,6 +200,12 @@ def _is_below(name: str, prefix: str) -> bool:
 def _import(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _annotation(parameter: inspect.Parameter, value: Any) -> Any:
+    """Return a parameter's annotation; none for a value that is its default, which need not fit: `rank: int = None`."""
+    is_default = type(value) is type(parameter.default) and value == parameter.default
+    return inspect.Parameter.empty if is_default else parameter.annotation
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:

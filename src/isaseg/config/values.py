@@ -19,13 +19,13 @@ _EXPECTED |= {"missing": "have a value"}
 def check_value(key: str, value: Any, annotation: Any) -> None:
     """Check plain data against an annotation: a type, or `Annotated` with a range and a description for the error.
 
-    A node with `_target_` may stand anywhere, since only its constructor knows what it becomes. Anything may stand where
-    there is no annotation, or one that pydantic cannot check.
+    A node with `_target_`, or what holds one, may stand anywhere, since only its constructor knows what it becomes.
+    Anything may stand where there is no annotation, or one that pydantic cannot check.
 
     Raises:
         ConfigError: Naming the key, its value and what was expected.
     """
-    if _is_node(value) or annotation is Parameter.empty or isinstance(annotation, str):
+    if _has_node(value) or annotation is Parameter.empty or isinstance(annotation, str):
         return
     # a tenth of a second, which a mistyped key need not wait for
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -33,7 +33,7 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     # In JSON a list may stand for a tuple and 1 for 1.0; strict, neither "8" nor true may stand for an integer.
     strict = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     try:
-        TypeAdapter(annotation, config=strict).validate_json(json.dumps(_without_nodes(value)), strict=True)
+        TypeAdapter(annotation, config=strict).validate_json(json.dumps(value), strict=True)
     except PydanticUserError:
         return
     except ValidationError as error:
@@ -67,7 +67,7 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
         ConfigError: Naming the dotted key and the nearest known one, or its value and what was expected.
     """
     for name, value in node.items():
-        key = f"{path}.{name}".lstrip(".")
+        key, name = f"{path}.{name}".lstrip("."), str(name)
         if name in known:
             check_value(key, value, known[name])
         elif not is_open or name.startswith("_") or difflib.get_close_matches(name, known, cutoff=0.92):
@@ -82,11 +82,7 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'? " if near else ""
 
 
-def _is_node(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" in value
-
-
-def _without_nodes(value: Any) -> Any:
-    if not isinstance(value, list):
-        return value
-    return [_without_nodes(part) for part in value if not _is_node(part)]
+def _has_node(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_has_node, value.values()))
+    return isinstance(value, list) and any(map(_has_node, value))

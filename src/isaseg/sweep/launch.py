@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.console import Console
 
 from isaseg import config
 from isaseg.console import say
+from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 from isaseg.sweep.jobs import Job, plan
 from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
-from isaseg.trust import refuse_trust
+from isaseg.trust import VARIABLE, refuse_trust
 
 # Runs combinations of overrides, as `launch` does
 Launch = Callable[[Sequence[Sequence[str]], Watch | None], list[tuple[Job, Outcome]]]
@@ -47,6 +48,8 @@ def launch(
     flags, name = command_flags(master), sweep_name(master)
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     refuse_trust(words)
+    if VARIABLE in str(OmegaConf.to_container(master.hydra.launcher)):  # its setup, or an option of sbatch
+        raise ConfigError(f"expected no trust from a file, got {VARIABLE} in hydra.launcher; remove it")
     jobs = {
         job: replace(job, overrides=(*flags, *job.overrides, *group_words(job, name), *words))
         for job in planned
