@@ -196,3 +196,18 @@ def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
         ConfigError, match=r"protocol=openseg .* data=coco_stuff_164k; choose protocol=mmseg or none"
     ):
         check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("callbacks.early_stopping.patience=3", r"; callbacks=\[default,early_stopping\] chooses the option"),
+        ("logger.tensorboard.name=x", r"; logger=\[tensorboard\] chooses the option"),
+        ("callbacks.stop.patience=3", "'callbacks.stop.patience'; (?!did you mean 'callbacks.stop)"),
+        ("optim.optimizer.lr=0.3", r"; did you mean 'optim.lr'\? see"),
+        ("optim.schedule.total_steps=3", r"; did you mean 'optim.total_steps'\? see"),
+    ],
+)
+def test_a_key_that_is_elsewhere_is_answered_with_where(word: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config.compose_from("train", [word])

@@ -87,6 +87,9 @@ def test_classes_of_libraries_may_be_named_where_they_are_exported(key: str, nam
             "lightning.pytorch.loggers.WandbLogger",
             "logger.wandb._target_=isaseg.runs.loggers.NeverFatalWandbLogger, got",
         ),
+        ("optim.optimizer", "timm.optim.Lyon", "; did you mean 'Lion'"),
+        ("augment", "albumentations.GaussianBlurr", "; did you mean 'GaussianBlur'"),
+        ("callbacks.stop", "lightning.pytorch.callbacks.EarlyStoping", "; did you mean 'EarlyStopping'"),
     ],
 )
 def test_a_place_of_one_kind_takes_no_other(key: str, name: str, said: str) -> None:

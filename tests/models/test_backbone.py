@@ -203,6 +203,7 @@ def test_norms_keep_their_statistics_and_train_their_weights() -> None:
             r"stem, numbers of stages from 1 to 4 or .*layer4\), got 'layer5'; did you mean 'layer4'\?",
         ),
         (5, "from 1 to 4 .* got 5"),
+        (0, "from 1 to 4 .* got 0"),
         ("layer", "got 'layer'; did you mean"),
     ],
 )

@@ -94,10 +94,24 @@ def test_a_stride_is_kept_or_refused(family: str) -> None:
         make(family, output_stride=8)
 
 
-@pytest.mark.parametrize("name", ["test_vit_relpos", "test_coatnet"])
-def test_a_model_of_one_size_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"images of any size, got .*'{name}', which needs exactly 160x160"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("test_vit_relpos", "needs exactly 160x160"), ("test_coatnet", "needs exactly 160x160")]
+    + [("crossvit_9_240", r"gives maps that are not those of .*, 17\)")],  # 14x14 of any image
+)
+def test_a_model_of_one_size_is_refused(name: str, why: str) -> None:
+    with (
+        pytest.raises(ConfigError, match=f"images of any size, got .*'{name}', which {why}"),
+        torch.device("meta"),
+    ):
         Backbone(name)
+
+
+@torch.no_grad()
+def test_a_map_is_never_reshaped_to_other_channels() -> None:
+    """ViTamin does so without a word where a side is not a multiple of its patch."""
+    backbone = Backbone("vitamin_small_224").eval()
+    assert [m.shape[1:] for m in backbone(images(75, 50))] == [(384, 5, 4)] * 2
 
 
 @torch.no_grad()

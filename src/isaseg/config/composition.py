@@ -88,13 +88,33 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
         key, known = wrong.group(1), _all_keys(config_name, words)
         if key in known:
             return f"no configuration key '{key}' with these options of its group; a grid can have hydra.sweeper.rows"
-        beside = getattr(error.__cause__, "parent_node", None) or ()  # in the configuration that was composed
-        known += [f"{key.rpartition('.')[0]}.{name}" for name in beside]
-        near = suggest(key, known)
-        if f"{key.rpartition('.')[0]}._target_" in known:
-            near += f"a key that the files do not give has a + before it: +{key}; "
+        cause = error.__cause__  # in the configuration that was composed
+        is_there = getattr(cause, "full_key", None) == key  # the section of the key, which may lack the key
+        beside = (getattr(cause, "parent_node", None) or ()) if is_there else ()
+        parent, _, name = key.rpartition(".")
+        known += [f"{parent}.{k}" for k in beside]
+        above = f"{parent.rpartition('.')[0]}.{name}"
+        if above.startswith("optim.") and above in known:  # optimizer and schedule take it from there
+            near = f"did you mean '{above}'? "
+        elif not is_there and (option := _option_with(key, words)):
+            near = f"{option} chooses the option that has it; "
+        else:
+            near = suggest(key, known)
+            if f"{parent}._target_" in known:
+                near += f"a key that the files do not give has a + before it: +{key}; "
         return f"no configuration key '{key}'; {near}see --help"
     return text.strip().replace("\n", " ")
+
+
+def _option_with(key: str, words: Sequence[str]) -> str:
+    """Return how to choose the option that gives the section of a key, of a group with several at once, or nothing."""
+    group, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    for folder in (conf_dir(), *user_dirs(words)):
+        file = folder / group / f"{name}.yaml"
+        if file.is_file() and f"\n{name}:" in f"\n{file.read_text()}":
+            return f"{group}=[{'default,' if (conf_dir() / group / 'default.yaml').is_file() else ''}{name}]"
+    return ""
 
 
 def _all_keys(config_name: str, words: Sequence[str]) -> list[str]:

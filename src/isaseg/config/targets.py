@@ -15,7 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.resolvers import oc
 
-from isaseg.config.values import check_keys
+from isaseg.config.values import check_keys, suggest
 from isaseg.errors import ConfigError
 from isaseg.trust import KNOWN, import_trusted, is_trusted
 
@@ -146,7 +146,9 @@ def _find(path: str, target: Any) -> Callable[..., Any]:
     try:
         found = _import(name) if bases else import_trusted(name)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"expected {key} to name a class or function, got '{target}': {error}") from error
+        raise ConfigError(
+            f"expected {key} to name a class or function, got '{target}': {error}{_near(error)}"
+        ) from error
     if not (inspect.isclass(found) or inspect.isfunction(found)) or found.__name__.startswith("_"):
         raise _refusal(key, name)
     home = f"{found.__module__}.{found.__qualname__}"  # a module also holds what it imports
@@ -161,6 +163,11 @@ def _find(path: str, target: Any) -> Callable[..., Any]:
             kind = f"{base.split('.')[0]} {base.split('.')[-1]}"
             raise ConfigError(f"expected {key} to name a {kind}, got '{target}'")
     return found
+
+
+def _near(error: Exception) -> str:
+    public = [name for name in dir(getattr(error, "obj", None)) if not name.startswith("_")]
+    return f"; {suggest(str(error.name), public)}".rstrip("; ") if isinstance(error, AttributeError) else ""
 
 
 def _derives(found: Callable[..., Any], home: str, base: str) -> bool:

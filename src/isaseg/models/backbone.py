@@ -173,7 +173,7 @@ def _freeze(model: nn.Module, name: str, parts: Sequence[int | str]) -> None:
         chosen = [
             key
             for key, (own, depth) in known.items()
-            if depth == (0 if part == "stem" else part) or f"{own}.".startswith(f"{part}.")
+            if part == (depth or "stem") or f"{own}.".startswith(f"{part}.")
         ]
         if not chosen:
             last = max(depth for _, depth in known.values())

@@ -76,25 +76,39 @@ def _extractor(name: str, **args: Any) -> Any:
 def input_multiple(model: Any, name: str) -> int:
     """Return what the sides of an image must be multiples of: 1, the patch, all strides, or all strides and a window.
 
-    timm does not say it of every family, so it is tried, on the meta device, where nothing is computed.
+    timm does not say it of every family, so it is tried, on the meta device, where nothing is computed: maps must have
+    the channels and strides that timm says.
 
     Raises:
-        ConfigError: If the model takes images of a single size.
+        ConfigError: If the model takes images of a single size, or its maps are others than timm says.
     """
     trial = copy.deepcopy(model).to("meta").eval()
     info = model.feature_info
     strides: list[int] = info.reduction(list(range(len(info))))
+    is_last = str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC")
+    claimed = list(zip(info.channels(), info.reduction(), strict=True))
     size: tuple[int, int] = get_model_traits(model)["img_size"] or model.pretrained_cfg["input_size"][1:]
+    why = f"needs exactly {size[0]}x{size[1]} pixels"
     for multiple in sorted({1, min(strides), max(strides), math.lcm(*size)}):
+        sides = 97 * multiple, 131 * multiple
         try:
             with torch.no_grad():
-                trial(torch.empty(1, 3, 97 * multiple, 131 * multiple, device="meta"))
-            return multiple
+                maps = [
+                    m.permute(0, 3, 1, 2) if is_last else m
+                    for m in trial(torch.empty(1, 3, *sides, device="meta"))
+                ]
         except Exception:  # whatever a layer raises for a size that it cannot take
             continue
+        # some layers take any size without a word and reshape it to their own
+        if len(maps) == len(claimed) and all(
+            m.shape[1] == channels
+            and all(0 <= got - n // stride <= 1 for got, n in zip(m.shape[2:], sides, strict=True))
+            for m, (channels, stride) in zip(maps, claimed, strict=True)
+        ):
+            return multiple
+        why = f"gives maps that are not those of {claimed} (channels, stride), which timm says"
     raise ConfigError(
-        f"expected a backbone for images of any size, got backbone.name='{name}', which needs exactly "
-        f"{size[0]}x{size[1]} pixels; choose another model"
+        f"expected a backbone for images of any size, got backbone.name='{name}', which {why}; choose another model"
     )
 
 

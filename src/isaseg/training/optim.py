@@ -134,7 +134,13 @@ def _check_steps(optimizer: Any) -> None:
     """Raise for an optimizer that needs more of a step than the gradients of one batch."""
     if not isinstance(optimizer, Optimizer):
         raise ConfigError(f"expected optim.optimizer to make an optimizer, got {type(optimizer).__name__}")
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    parameters = inspect.signature(type(optimizer).step).parameters
+    closure = parameters.get("closure")
+    if closure is None and all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        raise ConfigError(
+            f"expected an optimizer whose step Lightning can give a closure, got {type(optimizer).__name__}; "
+            "write `def step(self, closure=None)`"
+        )
     why = None
     if closure is not None and closure.default is inspect.Parameter.empty:
         why = "computes the loss several times a step"
