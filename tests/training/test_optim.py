@@ -366,6 +366,18 @@ REFUSED += [
     ("torch.optim.SGD", "optim/schedule=cosine +optim.schedule.lr=1", "got optim.schedule.lr"),
     ("torch.optim.SGD", "~optim.optimizer._partial_", "optim.optimizer._partial_=true"),
     ("torch.optim.SGD", "~optim.schedule._partial_", "optim.schedule._partial_=true"),
+    (
+        "torch.optim.SGD",
+        "optim/schedule=cosine optim.schedule.warmup_steps=4 trainer.max_steps=4",
+        "shorter than the 4 steps of the run, got optim.schedule.warmup_steps=4; lower",
+    ),
+    (
+        "torch.optim.SGD",
+        "optim/schedule=constant ~optim.schedule.warmup_steps +optim.schedule.total_steps=2 "
+        "optim.schedule._target_=torch.optim.lr_scheduler.OneCycleLR +optim.schedule.max_lr=0.1 "
+        "+optim.schedule.cycle_momentum=false trainer.max_steps=4",
+        "OneCycleLR for all 4 steps of the run, got total_steps=2; set .*max_steps",
+    ),
 ]
 
 
@@ -400,6 +412,10 @@ def test_an_optimizer_of_ones_own_gets_what_it_names() -> None:
     assert small(own, nn.Linear(2, 2)).defaults["lr"] == 0.1
     with pytest.raises(ConfigError, match="to make an optimizer, got list"):
         small(lambda params: params, nn.Linear(2, 2))
+    for step in (lambda self, closure=None: None, lambda self, **more: None):
+        small(type("Fits", (SGD,), {"step": step}), nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match=r"got Bare; write `def step\(self, closure=None\)`"):
+        small(type("Bare", (SGD,), {"step": lambda self: None}), nn.Linear(2, 2))
 
 
 def test_fused_is_the_default_and_the_users_to_refuse(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, SparseAdam
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from isaseg.errors import ConfigError
 from isaseg.training._compat import unscaled_by_lightning
@@ -123,8 +123,21 @@ def _scheduler(
         )
     if kind is not None and issubclass(kind, LRScheduler):
         made: LRScheduler = _build("schedule", schedule, optimizer)
+        if (
+            isinstance(made, OneCycleLR) and made.total_steps < total_steps
+        ):  # it raises at the step after its last
+            raise ConfigError(
+                f"expected OneCycleLR for all {total_steps} steps of the run, got total_steps={made.total_steps}; set "
+                "optim.schedule.total_steps='${trainer.max_steps}'"
+            )
         return made
     _check_free("schedule", schedule, ("total_steps", "lr"))
+    warmup = getattr(schedule, "keywords", {}).get("warmup_steps", 0)
+    if isinstance(warmup, int) and warmup >= total_steps:
+        raise ConfigError(
+            f"expected a warm-up shorter than the {total_steps} steps of the run, got "
+            f"optim.schedule.warmup_steps={warmup}; lower it or raise trainer.max_steps"
+        )
     factor = _build("schedule", schedule, **_wanted(schedule, total_steps=total_steps, lr=lr))
     scheduled: LRScheduler = _build("schedule", LambdaLR, optimizer, factor)
     return scheduled
