@@ -102,7 +102,7 @@ def _reason(cause: BaseException) -> str:
     if callable(errors := getattr(cause.__cause__, "errors", None)):
         fault = errors()[0]
         return f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']}"
-    return " ".join(str(cause).split())
+    return " ".join(str(cause).split()) or type(cause).__name__
 
 
 def check_targets(plain: Any, path: str = "") -> None:
