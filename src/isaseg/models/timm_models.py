@@ -99,10 +99,10 @@ def input_multiple(model: Any, name: str) -> int:
                 ]
         except Exception:  # whatever a layer raises for a size that it cannot take
             continue
-        # some layers take any size without a word and reshape it to their own
+        # some layers take any size without a word and reshape it to their own; unpadded convolutions lose a few rows
         if len(maps) == len(claimed) and all(
             m.shape[1] == channels
-            and all(0 <= got - n // stride <= 1 for got, n in zip(m.shape[2:], sides, strict=True))
+            and all(-4 <= got - n // stride <= 1 for got, n in zip(m.shape[2:], sides, strict=True))
             for m, (channels, stride) in zip(maps, claimed, strict=True)
         ):
             return multiple
