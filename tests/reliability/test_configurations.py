@@ -148,6 +148,7 @@ def test_x2_a_typo_fails_at_once_with_the_nearest_name(words: list[str], said: s
     assert files(tmp_path) == []
 
 
+OWN = "+callbacks.own._target_=lightning.pytorch.callbacks"
 VALUES = [
     ("attention._target_=isaseg.config.json.loads", "attention._target_ to begin with"),
     ("attention._target_=isaseg.models.interlaced.Nothing", "attention._target_ to name a class or function"),
@@ -254,6 +255,20 @@ VALUES = [
         "callbacks.early_stopping cannot be built",
     ),
     ("callbacks=early_stopping callbacks.early_stopping.monitor=val/mIuO", "did you mean 'val/mIoU'"),
+    ("callbacks=early_stopping callbacks.early_stopping.monitor=train/loss", "did you mean 'val/loss'"),
+    (f"{OWN}.StochasticWeightAveraging +callbacks.own.swa_lrs=0.1", "use callbacks=.default,ema."),
+    (
+        f"{OWN}.BackboneFinetuning",
+        "callbacks.own to leave the run .* got BackboneFinetuning; use backbone.fr",
+    ),
+    (f"{OWN}.LearningRateFinder", "use optim.lr"),
+    (f"{OWN}.BatchSizeFinder", "use data.batch_size"),
+    (f"{OWN}.GradientAccumulationScheduler +callbacks.own.scheduling={{0:2}}", "use trainer.accumulate_"),
+    (f"{OWN}.ModelCheckpoint +callbacks.own.filename=best", "other files than best.ckpt and last.ckpt"),
+    (
+        f"{OWN}.ModelCheckpoint +callbacks.own.save_last=true +callbacks.own.dirpath=run/checkpoints",
+        "save_last",
+    ),
     ("~callbacks.model_summary ~callbacks.pictures", ""),
     (
         "+callbacks.my-own._target_=isaseg.training.callbacks.EMA",

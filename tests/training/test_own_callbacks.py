@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from isaseg.checkpoints.loading import load_model
+from isaseg.errors import ConfigError
 from isaseg.runs.history import read_history
+from isaseg.training import trainer
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
 from tests import forked
@@ -93,3 +95,51 @@ def test_a_run_that_is_stopped_early_is_complete(tmp_path: Path, monkeypatch: py
     assert {k: v for k, v in scored.items() if v == metrics[k]}.keys() >= metrics.keys() - {
         "seconds_per_step"
     }
+
+
+@pytest.mark.parametrize(
+    ("monitor", "said"),
+    [
+        ("val/mIuO", "did you mean 'val/mIoU'"),
+        ("own/steps", "another name of val/... that a callback logs, got monitor=own/steps"),
+        ("val/dice", ""),
+        ("val/loss_own", ""),
+    ],
+)
+def test_beside_a_callback_of_the_users_own_a_monitor_may_be_of_val(
+    monitor: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "monitored.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ISASEG_TRUST", "monitored")
+    words = [*SMALL, "callbacks=early_stopping", f"callbacks.early_stopping.monitor={monitor}"]
+    cfg = compose_overrides(*words, "+callbacks.own._target_=monitored.Count")
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            trainer.build_trainer(cfg, tmp_path, [])
+    else:
+        assert trainer.build_trainer(cfg, tmp_path, [])
+
+
+def test_a_score_of_groups_is_monitored_where_there_are_groups(tmp_path: Path) -> None:
+    words = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/group_acc", *SMALL]
+    assert trainer.build_trainer(compose_overrides(*words), tmp_path, [])
+    with pytest.raises(ConfigError, match="one of val/loss, val/mIoU, val/mAcc, val/aAcc, got"):
+        trainer.build_trainer(compose_overrides("data=camvid", *words), tmp_path, [])
+
+
+def test_the_load_of_a_cpu_needs_psutil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    words = [*SMALL, "callbacks=device_stats"]
+    with pytest.raises(ConfigError, match="callbacks.device_stats needs psutil .*; run pip install psutil"):
+        trainer.build_trainer(compose_overrides(*words), tmp_path, [])
+    without = compose_overrides(*words, "callbacks.device_stats.cpu_stats=false")
+    assert trainer.build_trainer(without, tmp_path, [])
+
+
+def test_checkpoints_of_the_users_own_lie_beside_those_of_the_run(tmp_path: Path) -> None:
+    words = [*SMALL, "callbacks=[]", "+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint"]
+    words += ["+callbacks.own.monitor=val/loss", "trainer.max_steps=1", f"run_dir={tmp_path}"]
+    assert train(compose_overrides(*words))["step"] == 1
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.ckpt")}
+    assert found == {f"checkpoints/{name}.ckpt" for name in ("best", "last", "epoch=0-step=1")}

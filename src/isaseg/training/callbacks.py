@@ -164,22 +164,23 @@ class EMA(WeightAveraging):
     """Keeps an exponential moving average of the weights, which is what is validated, exported and kept in checkpoints.
 
     Lightning's EMAWeightAveraging would average integers as fractions and cut these off, so that an index of 3 becomes 2
-    (with a decay of 0.9 or 0.9999), and on a GPU it would keep the average in the memory of the CPU.
+    (with a decay of 0.9 or 0.9999), and on a GPU it would keep the average in the memory of the CPU. It does not warm up
+    either: the average of a short run is mostly of its first weights.
 
     Args:
-        decay: Share of the average that stays at each update.
+        decay: Share of the average that stays at each update; after n updates no more than (1 + n) / (10 + n).
         update_every_n_steps: How often it is updated.
     """
 
     def __init__(
         self, decay: Annotated[float, Field(ge=0, lt=1)] = 0.999, update_every_n_steps: PositiveInt = 1
     ) -> None:
-        of_fractions: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-
         def average(averages: list[Tensor], values: list[Tensor], count: Any) -> None:
             """Take a step with tensors of one type."""
             if averages[0].is_floating_point():
-                of_fractions(averages, values, count)
+                # as TensorFlow's ExponentialMovingAverage(num_updates) warms up; a checkpoint has the count
+                now = min(decay, (1 + int(count)) / (10 + int(count)))
+                get_ema_multi_avg_fn(now)(averages, values, count)  # type: ignore[no-untyped-call]
             else:
                 for old, new in zip(averages, values, strict=True):
                     old.copy_(new)

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 
-# What a callback may monitor.
-LOGGED = ["train/loss", "train/loss_aux", "train/lr", "val/loss", "val/mIoU", "val/mAcc", "val/aAcc"]
-LOGGED += ["val/group_acc", "val/group_acc_far"]
+# What a validation logs, so that a callback may monitor it.
+SCORES = ["val/loss", "val/mIoU", "val/mAcc", "val/aAcc"]
+GROUP_SCORES = ["val/group_acc", "val/group_acc_far"]
 
 
 class SegmentationModule(lightning.LightningModule):

@@ -4,25 +4,49 @@ import logging
 import os
 import shutil
 import sys
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from hydra.utils import get_object
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
 from isaseg.training import callbacks, interruptions
-from isaseg.training.module import LOGGED, SegmentationModule
+from isaseg.training.module import GROUP_SCORES, SCORES, SegmentationModule
 
 log = logging.getLogger(__name__)
+
+# Callbacks that would change what the run has already built and checked, and the key that does the same.
+_INSTEAD: dict[type[Callback], str] = {
+    BatchSizeFinder: "data.batch_size",
+    LearningRateFinder: "optim.lr",
+    BaseFinetuning: "backbone.freeze",
+    StochasticWeightAveraging: "callbacks=[default,ema]",
+    GradientAccumulationScheduler: "trainer.accumulate_grad_batches",
+}
 
 
 def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> lightning.Trainer:
@@ -68,10 +92,10 @@ def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
     What they draw follows the random state that is restored, and what they do to gradients is checked. An average of the
     weights comes last of them: the others see it at the end of a validation, before it is swapped back.
     """
-    own = [_callback(node, f"callbacks.{name}") for name, node in cfg.get("callbacks", {}).items()]
-    _check_monitors(own)
-    own.sort(key=lambda callback: isinstance(callback, WeightAveraging))
     checkpoints = folder / "checkpoints"
+    own = [_callback(cfg, name, checkpoints) for name in cfg.get("callbacks", {})]
+    _check_monitors(own, _scores(cfg))
+    own.sort(key=lambda callback: isinstance(callback, WeightAveraging))
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     if every == cfg.trainer.val_check_interval:
         every = interval
@@ -87,27 +111,64 @@ def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
     ]
 
 
-def _callback(node: DictConfig, key: str) -> Callback:
-    built = config.build(node, key)
+def _callback(cfg: DictConfig, name: str, checkpoints: Path) -> Callback:
+    """Return a callback of the configuration; one that saves checkpoints does so beside those of the run."""
+    node, key = cfg.callbacks[name], f"callbacks.{name}"
+    built: Callback = config.build(node, key)
     if not isinstance(built, Callback):
         raise ConfigError(
             f"expected {key}._target_ to make a callback of Lightning, got {node._target_}; name a class that inherits "
             "from lightning.pytorch.Callback, without _partial_"
         )
+    for kind, instead in _INSTEAD.items():
+        if isinstance(built, kind):
+            raise ConfigError(
+                f"expected {key} to leave the run as it is configured, got {type(built).__name__}; use {instead}"
+            )
+    if isinstance(built, DeviceStatsMonitor) and find_spec("psutil") is None:
+        on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
+        wanted = node.get("cpu_stats")
+        if on_cpu if wanted is None else wanted:
+            raise ConfigError(
+                f"{key} needs psutil for the load of a CPU, which is not installed; run pip install psutil"
+            )
+    if isinstance(built, ModelCheckpoint):
+        built.dirpath = built.dirpath or str(checkpoints)  # Lightning would take it from the first logger
+        taken = built.filename in ("best", "last") or built.save_last
+        if taken and Path(built.dirpath).resolve() == checkpoints.resolve():
+            raise ConfigError(
+                f"expected {key} to write other files than best.ckpt and last.ckpt, which are the run's own, got "
+                f"filename={built.filename}, save_last={built.save_last}; change them, or set {key}.dirpath"
+            )
     return built
 
 
-def _check_monitors(own: list[Callback]) -> None:
-    """Check what callbacks monitor, unless one is of another package: it may log more."""
-    if any(type(callback).__module__.split(".")[0] not in ("isaseg", "lightning") for callback in own):
-        return
+def _scores(cfg: DictConfig) -> list[str]:
+    """Return what a validation logs; those of groups unless it is known that the data set has none."""
+    source = OmegaConf.select(cfg, "data.source._target_")
+    own = source is not None and not source.startswith("isaseg.")  # it may have them
+    return SCORES + GROUP_SCORES if own or getattr(source and get_object(source), "groups", None) else SCORES
+
+
+def _check_monitors(own: list[Callback], scores: list[str]) -> None:
+    """Check what is monitored: a run may begin with a validation, so that it must be of that.
+
+    A callback of another package may log more, but hardly what is almost the name of a score.
+    """
+    foreign = any(type(callback).__module__.split(".")[0] not in ("isaseg", "lightning") for callback in own)
     for callback in own:
         monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in LOGGED:
-            raise ConfigError(
-                f"expected {type(callback).__name__} to monitor one of {', '.join(LOGGED)}, got monitor={monitor}; "
-                f"{suggest(str(monitor), LOGGED) or 'name one of these'}"
-            )
+        if not isinstance(callback, EarlyStopping | ModelCheckpoint) or monitor is None or monitor in scores:
+            continue
+        longer = any(str(monitor).startswith(score) for score in scores)
+        near = get_close_matches(str(monitor).lower(), [score.lower() for score in scores], cutoff=0.8)
+        if foreign and str(monitor).startswith("val/") and (longer or not near):
+            continue
+        also = ", or another name of val/... that a callback logs" if foreign else ""
+        raise ConfigError(
+            f"expected {type(callback).__name__} to monitor one of {', '.join(scores)}{also}, got monitor={monitor}; "
+            f"{suggest(str(monitor), scores) or 'name one of these'}"
+        )
 
 
 def compile_network(module: SegmentationModule, device: torch.device) -> None:
