@@ -1,5 +1,6 @@
 """N: NaN and infinity end a run before they spoil it; the seed alone decides what is random."""
 
+import math
 import random
 import signal
 from collections.abc import Callable
@@ -61,7 +62,7 @@ def test_n1_all_processes_stop_where_one_diverges(tmp_path: Path) -> None:
         signal.alarm(30)
         if (step, rank) == (2, 1):
             forward = CrossEntropy.forward
-            CrossEntropy.forward = lambda *args: forward(*args) * float("nan")  # type: ignore[method-assign]
+            CrossEntropy.forward = lambda *args, **more: forward(*args, **more) * math.nan  # type: ignore[method-assign]
 
     words = [*FOUR, "data.num_workers=0"]
     assert train_in_processes(words, tmp_path, 2, spoil) == [3, 3]
