@@ -52,9 +52,8 @@ def check_equal(cut: Path, whole: Path) -> None:
 AVERAGED = "callbacks=[default,ema,early_stopping] callbacks.ema.decay=0.5"
 MIXED = {
     "attention=isa": [(0, 0, 0, 0), (2, 2, 2, 2)],
-    "attention=dense optim.layer_decay=0.7": [(2, 0, 2, 0)],
+    "attention=dense optim.layer_decay=0.7 backbone.freeze=[stem,1] backbone.norm_eval=true": [(2, 0, 2, 0)],
     f"attention=criss_cross optim=muon {AVERAGED}": [(0, 2, 0, 2)],
-    "backbone.freeze=[stem,1] backbone.norm_eval=true": [(0, 0, 0, 0)],
 }
 EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
 
