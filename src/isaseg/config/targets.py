@@ -23,20 +23,35 @@ from isaseg.trust import KNOWN, import_trusted, is_trusted
 # and are defined below one of these names; without a base, functions too. Not whole packages: a configuration need not
 # write files, start processes or read pickles (those of hubs, timm.create_model, metrics that fetch a model).
 ALLOWED = {
-    "": ["isaseg.data.adopted.", "isaseg.data.module.", "isaseg.data.sets.", "isaseg.data.transforms."]
-    + ["isaseg.training.optim.", "isaseg.training.schedules."],
-    "torch.nn.Module": ["isaseg.models.", "torch.nn.", "timm.layers.", "timm.loss.", "timm.models."]
-    + ["torchvision.models.", "torchvision.ops."],
+    "": [
+        "isaseg.data.adopted.",
+        "isaseg.data.module.",
+        "isaseg.data.sets.",
+        "isaseg.data.transforms.",
+        "isaseg.training.optim.",
+        "isaseg.training.schedules.",
+    ],
+    "torch.nn.Module": [
+        "isaseg.models.",
+        "torch.nn.",
+        "timm.layers.",
+        "timm.loss.",
+        "timm.models.",
+        "torchvision.models.",
+        "torchvision.ops.",
+    ],
     "torch.optim.Optimizer": ["torch.optim.", "timm.optim."],
     "torch.optim.lr_scheduler.LRScheduler": ["torch.optim.lr_scheduler."],
     "lightning.pytorch.Trainer": ["lightning.pytorch.Trainer"],
-    "lightning.pytorch.Callback": ["lightning.pytorch.callbacks."]
-    + ["isaseg.training.callbacks.", "isaseg.training.step_profile."],
-    "lightning.pytorch.loggers.Logger": ["lightning.pytorch.loggers.", "isaseg.runs.loggers."],
+    "lightning.pytorch.Callback": [
+        "isaseg.training.callbacks.",
+        "isaseg.training.step_profile.",
+        "lightning.pytorch.callbacks.",
+    ],
+    "lightning.pytorch.loggers.Logger": ["isaseg.runs.loggers.", "lightning.pytorch.loggers."],
     "torchmetrics.Metric": ["torchmetrics.classification.", "torchmetrics.segmentation."],
-    "albumentations.core.serialization.Serializable": [
-        "albumentations."
-    ],  # transforms and their compositions
+    # transforms and their compositions
+    "albumentations.core.serialization.Serializable": ["albumentations."],
 }
 # W&B's credentials go to the server that its settings name; ours takes none.
 _OURS_INSTEAD = {"lightning.pytorch.loggers.wandb.WandbLogger": "isaseg.runs.loggers.NeverFatalWandbLogger"}
