@@ -24,8 +24,9 @@ from isaseg.checkpoints.writing import DurableCheckpointIO, save_safetensors
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models.tensor_files import load_checkpoint
+from isaseg.training.build import build_module, describe
 from isaseg.training.resume import find_resume
-from isaseg.training.run import build_module, describe, train
+from isaseg.training.run import train
 
 
 def save(path: Path, step: int) -> Path:

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from isaseg.runs.facts import git_commit, run_facts
+from isaseg.training.build import build_module
 from isaseg.training.module import SegmentationModule
-from isaseg.training.run import build_module
 
 SOURCE = SimpleNamespace(groups=None, palette=torch.zeros(8, 3, dtype=torch.uint8))
 DATA: Any = SimpleNamespace(classes="abcdefgh", source=lambda split: SOURCE)
