@@ -186,6 +186,7 @@ FAKES: dict[str, Callable[..., Path] | None] = {
     "pascal_voc_isa": fakes.make_fake_pascal_voc,
     "pascal_context_isa": fakes.make_fake_pascal_context,
     "coco_stuff_isa": fakes.make_fake_coco_stuff,
+    "finetune": fakes.make_fake_folder,
 }
 REAL = {
     "cityscapes_isa": "cityscapes",
@@ -208,12 +209,13 @@ def test_every_experiment_runs_two_steps_in_its_real_layout(
 ) -> None:
     """With batches of validation images of different sizes."""
     fake = FAKES[experiment]
+    words = [f"experiment={experiment}", *(["data.classes=[a,b,c]"] if experiment == "finetune" else [])]
     root = [f"data.root={fake(tmp_path / 'a root', n=3)}"] if fake else []
-    metrics = train(compose(f"experiment={experiment}", *SHORT, *root, f"run_dir={tmp_path / 'run'}"))
+    metrics = train(compose(*words, *SHORT, *root, f"run_dir={tmp_path / 'run'}"))
     assert "test/mIoU" not in metrics
     assert metrics["step"] == 2
     assert 0 <= metrics["val/mIoU"] <= 1
-    assert len(metrics["val/IoU"]) == compose(f"experiment={experiment}").data.num_classes
+    assert len(metrics["val/IoU"]) == compose(*words).data.num_classes
 
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples beside the project")
