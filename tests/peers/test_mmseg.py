@@ -23,6 +23,8 @@ from isaseg.inference.metrics import count, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 from tests.peers.peer import PEER, run_peer
+from tests.training.test_initial import check_begins
+from tests.training.test_initial import photos as photos
 
 needed = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
 pytestmark = [pytest.mark.peers, needed]
@@ -187,6 +189,10 @@ def test_result_is_that_of_mmsegs_predict(name: str, peer: Path, segmenters: dic
     best = expected.topk(2, dim=0).values
     assert (best[0] - best[1])[differ].le(2 * error).all(), "other labels where it is no tie"
     assert classes > 1 or case.size != SIZE
+
+
+def test_a_training_begins_with_its_weights(peer: Path, photos: Path) -> None:
+    check_begins(photos, peer / "edges.pth", peer / "edges.pth", 19, "resnet50c")
 
 
 @pytest.mark.parametrize(("data", "protocol"), PUBLISHED)

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from isaseg import config
 from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
@@ -119,7 +120,7 @@ def train_in_processes(
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = sys.stderr = os.fdopen(output, "w", buffering=1)
-        train(compose_overrides(*words, *several, f"run_dir={folder}"))
+        train(config.initialised(compose_overrides(*words, *several, f"run_dir={folder}"), words))
         after()
 
     folder.mkdir(exist_ok=True)

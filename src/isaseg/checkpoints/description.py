@@ -3,7 +3,7 @@
 import inspect
 import re
 import reprlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,6 +70,16 @@ def build_described(description: Any) -> Segmenter:
 def part_name(part: Any) -> Any:
     """Return how a description names its backbone or context module."""
     return part.get("_target_") or part.get("name")
+
+
+def other_name(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, str, str] | None:
+    """Return number and names of the first class that two lists of one length name otherwise, by their letters."""
+    pairs = enumerate(zip(theirs, ours, strict=True))
+    return next(((number, a, b) for number, (a, b) in pairs if _letters(a) != _letters(b)), None)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.split(",")[0].split(";")[0].lower())
 
 
 def _backbone(node: Any) -> Callable[..., Any]:

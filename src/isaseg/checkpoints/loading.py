@@ -106,6 +106,26 @@ def load_model(
             unexpected or of another shape.
     """
     path = Path(path)
+    kind, description, weights = read_network(path)
+    if group_size is not None:
+        attention = {**description["attention"], "group_size": list(group_size)}
+        description = {**description, "attention": attention}
+    if align_corners is not None:
+        description = {**description, "head": {**description["head"], "align_corners": align_corners}}
+    try:
+        segmenter = build_described(description)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot load '{path}': {error}") from error
+    segmenter.load_state_dict(weights)
+    return Model(segmenter.eval(), kind, description)
+
+
+def read_network(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Return kind and description of the network in a file, as in `Model`, and its weights under our names.
+
+    Raises:
+        CheckpointError: As `load_model`.
+    """
     content = load_file(path)
     try:
         kind, description, weights, key = _recognise(content)
@@ -117,16 +137,9 @@ def load_model(
                 f"expected the weights of {part_name(description['backbone'])} with "
                 f"{part_name(description['attention'])}, got others. {listed}. Use the whole and unchanged file"
             )
-        if group_size is not None:
-            attention = {**description["attention"], "group_size": list(group_size)}
-            description = {**description, "attention": attention}
-        if align_corners is not None:
-            description = {**description, "head": {**description["head"], "align_corners": align_corners}}
-        segmenter = build_described(description)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load '{path}': {error}") from error
-    segmenter.load_state_dict({name: weights[key(name)] for name in wanted})
-    return Model(segmenter.eval(), kind, description)
+    return kind, description, {name: weights[key(name)] for name in wanted}
 
 
 def check_described(description: dict[str, Any], segmenter: Segmenter) -> None:

@@ -34,7 +34,7 @@ def train_run(*overrides: str) -> Path:
     words = take_trust(overrides)
     if not any(word.startswith("logger=") for word in words):
         words.append("logger=csv")
-    cfg = config.compose_from("train", words)
+    cfg = config.initialised(config.compose_from("train", words), words)
     if not any(word.startswith("output_dir=") for word in words):
         cfg.output_dir = str(outputs())
     from isaseg.training.run import train  # torch: a typo is reported before that

@@ -9,6 +9,7 @@ Trains on the generated scenes of Lamps unless told otherwise. Everything that a
   attention=dense              another option of any group below
   trainer.max_steps=1000       any key of a YAML file, see `--cfg job`
   data.root=/path/to/it        the folder of the data set
+  init_from=FILE               fine-tune: start from the network of a checkpoint (docs/checkpoints.md)
   resume=never                 start over; must: only continue; or the path of a checkpoint
   trainer=ddp                  all GPUs of this machine
   +trust=[mylab]               a package of your own, whose classes `_target_` may then name
@@ -29,6 +30,7 @@ import sys
 from collections.abc import Sequence
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from isaseg import config
@@ -58,13 +60,13 @@ def _work(words: list[str]) -> int:
                 ConfigError(f"expected no trust from a file, got {VARIABLE} in hydra.job.env_set; remove it")
             )
             return None
-        cfg = config.shortened(cfg)
-        finished = report_if_complete(cfg)
-        if finished is not None:
-            return float(finished["val/mIoU"])
-        with command.fast_imports():
-            from isaseg.training.run import train  # torch: a typo is reported before that
         try:
+            cfg = config.initialised(config.shortened(cfg), HydraConfig.get().overrides.task)
+            finished = report_if_complete(cfg)
+            if finished is not None:
+                return float(finished["val/mIoU"])
+            with command.fast_imports():
+                from isaseg.training.run import train  # torch: a typo is reported before that
             return float(train(cfg)["val/mIoU"])
         except Exception as error:
             record_failure(cfg, error)

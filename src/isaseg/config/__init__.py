@@ -19,6 +19,9 @@ from isaseg.config.identity import run_name as run_name
 from isaseg.config.identity import safe_name as safe_name
 from isaseg.config.identity import same_run as same_run
 from isaseg.config.identity import validation_interval as validation_interval
+from isaseg.config.initial import describe_network as describe_network
+from isaseg.config.initial import initial_file as initial_file
+from isaseg.config.initial import initialised as initialised
 from isaseg.config.targets import build as build
 from isaseg.config.values import check_value as check_value
 from isaseg.config.values import suggest as suggest

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, NotRequired, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,12 @@ class _Run(TypedDict):
     name: Annotated[str, Field(pattern=r"\w", description="text with a letter or digit in it")]
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # the limit of NumPy and Lightning
     resume: Annotated[str, Field(description="auto, must, never or the path of a checkpoint")]
+    init_from: str | None
+    init_parts: Annotated[
+        list[Literal["backbone", "attention", "head"]],
+        Field(min_length=1, description="a list of backbone, attention and head, at least one of them"),
+    ]
+    init_sha256: str | None
     check_data: bool
     score_test: bool
     pictures: NonNegativeInt

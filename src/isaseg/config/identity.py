@@ -23,6 +23,7 @@ _WATCHING = {
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
     "resume",
+    "init_from",  # by its content
     "check_data",
     "score_test",
     "checkpoint_every_n_steps",
@@ -79,6 +80,8 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(leaf, None)
+    if plain.get("init_sha256") is None:
+        plain = {key: value for key, value in plain.items() if key not in ("init_sha256", "init_parts")}
     nodes = plain.pop("callbacks", None) or {}
     if counted := {name: node for name, node in nodes.items() if node.get("_target_") not in _WATCHING}:
         plain["callbacks"] = counted

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed import all_gather_object, get_world_size, is_initialized
 
 from isaseg import config
+from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes
 from isaseg.console import counted, quiet
@@ -173,16 +174,8 @@ def _check(cfg: DictConfig, model: Model) -> None:
 def _compare_names(model: Model, classes: Sequence[str]) -> None:
     """Warn if the checkpoint and the data set have different names for a class: their order may differ."""
     theirs = model.description.get("classes") or classes
-    for number, (a, b) in enumerate(zip(theirs, classes, strict=True)):
-        if _letters(a) != _letters(b):
-            log.warning(
-                f"class {number} is '{a}' in the checkpoint and '{b}' in the data set; are they the same?"
-            )
-            return
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.split(",")[0].split(";")[0].lower())
+    if (found := other_name(theirs, classes)) is not None:
+        log.warning("class %d is '%s' in the checkpoint and '%s' in the data set; are they the same?", *found)
 
 
 def _folder(cfg: DictConfig) -> Path:

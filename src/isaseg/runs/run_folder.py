@@ -46,11 +46,16 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """Return what metrics.json holds, None if there is none or it is not whole."""
+    return read_json(folder / "metrics.json")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the mapping in a file of JSON, None if there is none or it is not whole."""
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return metrics if isinstance(metrics, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:

@@ -69,7 +69,7 @@ def plan_sweep(
         cfg = hydra_context.config_loader.load_sweep_config(master, overrides)
         with read_write(cfg), open_dict(cfg):
             del cfg["hydra"]
-        return cfg
+        return config.initialised(cfg, overrides)
 
     return plan(combinations, compose)
 

@@ -1,22 +1,23 @@
 """The LightningModule that a configuration describes, and the description of its network for a checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
-from isaseg.checkpoints.description import NOT_DESCRIBED
 from isaseg.checkpoints.loading import check_described
+from isaseg.checkpoints.parts import copy_parts
 from isaseg.data.adopted import Data
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
+from isaseg.files import sha256
 from isaseg.inference.apply import Inference, check_applies
 from isaseg.inference.label_files import label_format
-from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
 from isaseg.models.contract import check_loss, check_parts
-from isaseg.models.segmenter import build_segmenter
+from isaseg.models.segmenter import Segmenter, build_segmenter
+from isaseg.runs.run_folder import read_json
 from isaseg.training.module import SegmentationModule
 
 
@@ -71,15 +72,9 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
 
 def describe(cfg: DictConfig, datamodule: Data) -> dict[str, Any]:
     """Return the description of the network, as `build_described` takes it."""
-    head = _plain(cfg.head)
     return {
-        "backbone": _described(cfg.backbone, {Backbone: {}}),
-        "attention": _described(
-            cfg.attention, {kind: {"name": name} for name, kind in context_modules().items()}
-        ),
+        **config.describe_network(cfg),
         "num_classes": cfg.data.num_classes,
-        "negative_slope": head.pop("negative_slope", 0.0),
-        "head": head,
         "data": cfg.data.name,
         "protocol": cfg.recipe.protocol,
         "classes": list(datamodule.classes),
@@ -87,19 +82,36 @@ def describe(cfg: DictConfig, datamodule: Data) -> dict[str, Any]:
     }
 
 
-def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str, Any]:
-    """Return name and arguments of a part: of those that are `known` as they are named there, of others the class."""
-    target = str(node["_target_"])
-    left_out = {"_target_", "_partial_", "label"}
-    name = known.get(get_object(target))
-    left_out |= {"weights", "weights_sha256"} if name is None else NOT_DESCRIBED
-    described = {key: value for key, value in _plain(node).items() if key not in left_out}
-    if "pretrained" in described:
-        described["pretrained"] = False  # the checkpoint has the weights
-    return {**({"_target_": target} if name is None else name), **described}
-
-
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
+
+
+def begin_from(
+    cfg: DictConfig, segmenter: Segmenter, datamodule: Data, resume: Path | None
+) -> dict[str, Any]:
+    """Copy the weights of `init_from` into the network of a run that begins; return what facts.json says of it.
+
+    Args:
+        cfg: Of `config.initialised`.
+        segmenter: Receives the weights.
+        datamodule: Names the classes.
+        resume: The checkpoint with which the run goes on, beside the facts of how it began; None for one that begins.
+
+    Raises:
+        IsasegError: If the file does not load, or is no longer the one that gave the configuration.
+    """
+    if cfg.init_from is None:
+        return {}
+    known = {"init_from": cfg.init_from, "init_sha256": cfg.init_sha256}
+    if resume is not None:
+        held = read_json(resume.parent.parent / "facts.json") or {}
+        return known | {key: held.get(key) for key in ("init_kept", "init_new")}
+    path = config.initial_file(cfg)
+    if (found := sha256(path)) != cfg.init_sha256:
+        raise ConfigError(
+            f"expected '{path}' to be the file that gave the configuration ({cfg.init_sha256}), got another one "
+            f"({found}); run the same command again"
+        )
+    return known | copy_parts(segmenter, path, cfg.init_parts, datamodule.classes)

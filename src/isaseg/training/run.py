@@ -27,7 +27,7 @@ from isaseg.runs.pictures import save_pictures
 from isaseg.runs.run_folder import read_metrics, report_if_complete, write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
 from isaseg.training import out_of_memory
-from isaseg.training.build import build_module
+from isaseg.training.build import begin_from, build_module
 from isaseg.training.callbacks import StepTimer
 from isaseg.training.memory import keep_freed_memory
 from isaseg.training.module import SegmentationModule
@@ -68,6 +68,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     resumed = checkpoint.get("global_step", 0)
     del checkpoint
     known = run_facts(cfg, module.segmenter)
+    known |= begin_from(cfg, module.segmenter, datamodule, resume)
     loggers = build_loggers(cfg, folder, known, resumed)
     try:
         with warnings.catch_warnings():
