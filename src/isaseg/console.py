@@ -1,6 +1,8 @@
 """What is said on the terminal: the progress of long work on standard error, and the silence of libraries."""
 
 import logging
+import math
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -74,6 +76,16 @@ def quiet() -> None:
     )  # that it makes an experiment
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def is_share(metric: str) -> bool:
+    """Return whether a metric is a fraction, in files and loggers, that people read in per cent."""
+    return re.search(r"iou|acc", metric, re.IGNORECASE) is not None
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Return a fraction as people read it: 41.27 for 0.4127, "absent" for None and NaN, as of a class without a pixel."""
+    return "absent" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

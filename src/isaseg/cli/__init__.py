@@ -1,1 +1,23 @@
-"""The commands, one file each; `isaseg NAME` and `src/NAME.py` run the same `main`."""
+"""The commands: one file each. A Python that lacks what they need is told which one has it, in one sentence."""
+
+import os
+import sys
+from importlib.util import find_spec
+
+
+def _check_python() -> None:
+    missing = [name for name in ("hydra", "torch", "lightning", "timm") if find_spec(name) is None]
+    if sys.version_info >= (3, 11, 4) and not missing:
+        return
+    why = "no module named " + missing[0] if missing else "they need Python 3.11.4 or newer"
+    root = os.path.relpath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
+    remedy = "run pip install isaseg in an environment of Python 3.11.4 or newer"
+    if os.path.isfile(os.path.join(root, "Makefile")):
+        venv = os.path.normpath(os.path.join(root, ".venv"))
+        first = "" if os.path.isdir(venv) else f"make -C {root} install, then "
+        remedy = f"run {first}source {venv}/bin/activate, or {venv}/bin/python {sys.argv[0]} ..."
+    sys.stderr.write(f"error: isaseg's packages are not installed in {sys.executable} ({why}); {remedy}\n")
+    sys.exit(2)
+
+
+_check_python()

@@ -130,10 +130,17 @@ def _trusting(work: Callable[[list[str]], int], words: Sequence[str], rest: Sequ
 
 
 def _one_word(words: Sequence[str]) -> list[str]:
-    """Return the words with `--config-dir DIR` as `--config-dir=DIR`, and `logger=null` as what Hydra takes for none."""
+    """Return the words with `--config-dir DIR` as `--config-dir=DIR`, and GROUP=null as what Hydra takes for none."""
     text = re.sub(r"(^|\0)(?:--config-dir|-cd)\0", r"\1--config-dir=", "\0".join(words))
-    text = re.sub(r"(^|\0)(callbacks|logger)=null(?=\0|$)", r"\1\2=[]", text)
-    return text.split("\0") if text else []
+    return [
+        word.replace("=null", "=[]") if word.endswith("=null") and _is_group(word[:-5]) else word
+        for word in text.split("\0")
+        if text
+    ]
+
+
+def _is_group(name: str) -> bool:
+    return (config.conf_dir() / name).is_dir()
 
 
 def _of_file(error: OSError) -> str:

@@ -31,6 +31,7 @@ class _Run(TypedDict):
     init_sha256: str | None
     check_data: bool
     score_test: bool
+    pretrained: bool
     pictures: NonNegativeInt
     checkpoint_every_n_steps: PositiveInt
     compile: bool
@@ -77,6 +78,29 @@ class _Trainer(TypedDict):
     gradient_clip_val: NonNegativeFloat | None
 
 
+# Arguments of Lightning's trainer that would cut a run or a score short without a word, or that the run sets itself
+_OTHERWISE = dict.fromkeys(("max_epochs", "min_epochs", "min_steps"), "set trainer.max_steps")
+_OTHERWISE |= dict.fromkeys(
+    ("limit_val_batches", "limit_test_batches", "limit_predict_batches"), "set data.val_length"
+)
+_OTHERWISE |= {name: f"add a node to {name}, see conf/{name}" for name in ("logger", "callbacks")}
+_OTHERWISE |= dict.fromkeys(
+    ("barebones", "plugins", "reload_dataloaders_every_n_epochs", "use_distributed_sampler"),
+    "leave it out, since the run sets what it needs",
+)
+_OTHERWISE |= {
+    "fast_dev_run": "trainer.max_steps=2 data.val_length=4 make a short run",
+    "limit_train_batches": "set trainer.max_steps",
+    "overfit_batches": "train on a data set of few images",
+    "max_time": "end the run by Ctrl-C or SIGTERM, and the same command continues it",
+    "check_val_every_n_epoch": "set trainer.val_check_interval, in steps",
+    "enable_checkpointing": "checkpoints are always kept; set checkpoint_every_n_steps",
+    "enable_model_summary": "~callbacks.model_summary leaves the table out",
+    "enable_progress_bar": "leave it out: a file gets sparse lines, a terminal a bar",
+    "default_root_dir": "set output_dir or run_dir",
+    "profiler": "use trainer=profile",
+}
+
 # Keys that follow from another one, which is set instead
 _SAME = {
     "loss.ignore_index": "data.ignore_index",
@@ -94,6 +118,7 @@ def check_nodes(cfg: DictConfig) -> dict[str, Any]:
         ConfigError: Naming the dotted key, its value and what was expected.
     """
     plain = _resolved(cfg)
+    _check_trainer(plain.get("trainer"))
     check_targets(plain)
     return plain
 
@@ -113,9 +138,8 @@ def check_sections(cfg: DictConfig) -> dict[str, Any]:
     _check_section("head", plain["head"], _Head)
     for name in ("callbacks", "logger"):
         _check_named(name, plain.get(name, {}))
-        if name in plain["trainer"]:
-            raise ConfigError(f"expected no trainer.{name}, got one; add a node to {name}, see conf/{name}")
     _check_section("recipe", plain["recipe"], _Recipe)
+    _check_trainer(plain["trainer"])
     _check_section("trainer", {key: plain["trainer"].get(key) for key in _Trainer.__annotations__}, _Trainer)
     return plain
 
@@ -154,7 +178,7 @@ def _check_section(name: str, node: Mapping[str, Any], section: Any, more: Itera
     known = {key: get_args(a)[0] if get_origin(a) is NotRequired else a for key, a in known.items()}
     if absent := sorted(section.__required_keys__ - node.keys()):
         raise ConfigError(f"expected a value for {f'{name}.{absent[0]}'.lstrip('.')}, got none")
-    check_keys(name, node, dict.fromkeys(more, Any) | known, f"known here: {', '.join(known)}")
+    check_keys(name, node, dict.fromkeys(more, Any) | known, "")
 
 
 def _check_named(name: str, nodes: Mapping[str, Any]) -> None:
@@ -167,6 +191,23 @@ def _check_named(name: str, nodes: Mapping[str, Any]) -> None:
                 f"expected {name}.{key} to be a node with _target_, got {name}.{key}={node}; "
                 f"{suggest(str(key), map(str, nodes.keys() - {key}))}add one by +{name}.NAME._target_=PACKAGE.CLASS, "
                 f"leave one out by ~{name}.NAME"
+            )
+
+
+def _check_trainer(node: Any) -> None:
+    """Check a trainer for arguments of Lightning's that work against the run, and for processes on a CPU."""
+    if not isinstance(node, dict):
+        return  # reported where its keys are checked
+    for key, instead in _OTHERWISE.items():
+        if key in node:
+            raise ConfigError(f"expected no trainer.{key}, got one; {instead}")
+    if node.get("accelerator") == "cpu":
+        devices, synced = node.get("devices"), node.get("sync_batchnorm")
+        if str(devices) == "-1" or synced:
+            raise ConfigError(
+                "expected trainer.devices as a number of processes and trainer.sync_batchnorm=false on a CPU, got "
+                f"trainer.devices={devices}, trainer.sync_batchnorm={synced}; trainer=ddp is for GPUs: set "
+                "trainer=default trainer.accelerator=cpu trainer.strategy=ddp trainer.devices=2"
             )
 
 

@@ -83,6 +83,12 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
             {p.stem for d in (conf_dir(), *user_dirs(words)) for p in (d / folder).glob("[!_]*.yaml")}
         )
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"
+    gone = re.search(r"Could not delete from config. '([^']+)' does not exist", text)
+    if gone:
+        known = _all_keys(config_name, words)
+        if gone[1] in known:
+            return f"expected a key with a value after ~, got ~{gone[1]}, which is null already; leave it out"
+        return f"no configuration key '{gone[1]}' to remove; {suggest(gone[1], known)}see --help"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
         key, known = wrong.group(1), _all_keys(config_name, words)

@@ -28,6 +28,7 @@ _NOT_IDENTITY = (
     "score_test",
     "checkpoint_every_n_steps",
     "output_dir",
+    "pretrained",  # it stands in backbone
     "run_dir",
     "logger",
     "pictures",

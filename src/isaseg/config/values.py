@@ -60,7 +60,7 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
         path: The dotted key of the node, "" for a whole configuration.
         node: What should be a mapping.
         known: The annotation of each key it may have.
-        origin: Where the keys are from, for people.
+        origin: Where the keys are from, for people; "" if it is no class or function.
         is_open: Whether it may have other keys too, without an underscore first and not a letter from a known one.
 
     Raises:
@@ -72,8 +72,13 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
             check_value(key, value, known[name])
         elif not is_open or name.startswith("_") or difflib.get_close_matches(name, known, cutoff=0.92):
             # it may have come with another `_target_`
-            removed = f"; ~{key} removes it" if path and "[" not in path else ""
-            raise ConfigError(f"no configuration key '{key}'; {suggest(name, known)}({origin}{removed})")
+            near = suggest(name, known)
+            where = origin or ("" if near else f"known here: {', '.join(known)}")
+            removed = f"~{key} removes it" if path and "[" not in path else ""
+            more = "; ".join(part for part in (where, removed) if part)
+            raise ConfigError(
+                f"no configuration key '{key}'; {near}" + (f"({more})" if more else "see --help")
+            )
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:

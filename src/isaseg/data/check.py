@@ -83,8 +83,8 @@ def size_fault(source: FileSource) -> str | None:
     if published is None or published == len(source):
         return None
     return (
-        f"expected the published {published} images in split {source.split!r} of {source.info.title}, "
-        f"got {len(source)}"
+        f"{source.info.title} {source.split} has {len(source)} images, the published split {published}: scores do not "
+        "compare with published ones"
     )
 
 

@@ -23,7 +23,7 @@ from isaseg import config
 from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes
-from isaseg.console import counted, quiet
+from isaseg.console import counted, percent, quiet
 from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
@@ -215,9 +215,10 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
     with replace_file(folder / "metrics.json") as file:
         file.write((text + "\n").encode())
     console.print(class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
+    miou, macc, aacc = (percent(metrics[key]) for key in ("mIoU", "mAcc", "aAcc"))
     console.print(
-        f"mIoU [bold]{100 * metrics['mIoU']:.2f}[/], mAcc {100 * metrics['mAcc']:.2f}, aAcc {100 * metrics['aAcc']:.2f} "
-        f"on {metrics['images']} images, {module.images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
+        f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} % on "
+        f"{metrics['images']} images, {module.images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
         if metrics["mIoU"] is not None
         else "no pixel of the split has a label that counts"
     )

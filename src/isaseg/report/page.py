@@ -21,6 +21,7 @@ from typing import Any
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from isaseg.console import percent
 from isaseg.report import table
 from isaseg.report.charts import Chart, cost_charts, curve_charts
 from isaseg.report.interactive import interactive
@@ -72,7 +73,7 @@ def _classes(comparison: Comparison) -> str:
 
 
 def _share(value: str | float | None) -> str:
-    return table.NOTHING if value is None else value if isinstance(value, str) else f"{100 * value:.1f}"
+    return table.NOTHING if value is None else value if isinstance(value, str) else percent(value, 1)
 
 
 def _sortable(titles: Sequence[str], lines: Iterable[Sequence[tuple[Any, str]]]) -> str:

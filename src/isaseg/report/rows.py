@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from isaseg import config
+from isaseg.console import is_share
 from isaseg.errors import ConfigError
 from isaseg.report.intervals import Difference, Spread, difference, spread
 from isaseg.report.labels import Values, differing, identity_as_text, labels
@@ -155,11 +156,6 @@ def is_converged(curve: Curve, steps: int) -> bool:
     """
     tail = [value for step, value in curve.items() if step >= _TAIL * steps]
     return len(tail) > 1 and max(curve) >= steps and max(tail) - min(tail) < _TOLERANCE
-
-
-def is_share(metric: str) -> bool:
-    """Return whether a metric is a fraction that people read in per cent."""
-    return re.search(r"iou|acc", metric, re.IGNORECASE) is not None
 
 
 def scale_of(metric: str) -> int:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from isaseg.console import is_share, percent
 from isaseg.report.intervals import Spread, spread
-from isaseg.report.rows import Comparison, Row, is_share, scale_of, scores_of
+from isaseg.report.rows import Comparison, Row, scale_of, scores_of
 from isaseg.report.runs import At, Run, number
 
 NOTHING = "–"
@@ -40,6 +41,7 @@ def columns(comparison: Comparison) -> list[Column]:
     """Return all columns of the table."""
     metric, at, baseline, bounds = comparison.metric, comparison.at, comparison.baseline, comparison.bounds
     difference = f"difference to {baseline.label if baseline else NOTHING} [95 % interval]"
+    share = partial(percent, digits=1)
     also = [column for key in comparison.also for column in _score_columns(key, key, with_unit(key), at)]
     return [
         Column("row", lambda row: row.label, "row", lambda row: row.label),
@@ -56,8 +58,8 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("high", lambda row: row.gap and number(row.gap.high)),
         Column("interval", lambda row: row.gap and row.gap.how),
         *also,
-        _plain("bound", "bound %", lambda row: bounds.get(row.label, (None, None))[0], _percent),
-        _plain("far_bound", "far bound %", lambda row: bounds.get(row.label, (None, None))[1], _percent),
+        _plain("bound", "bound %", lambda row: bounds.get(row.label, (None, None))[0], share),
+        _plain("far_bound", "far bound %", lambda row: bounds.get(row.label, (None, None))[1], share),
         _plain("parameters", "parameters", lambda row: row.cost("parameters"), amount),
         _plain("mult_adds", "multiply-adds", lambda row: row.cost("mult_adds"), amount),
         _plain("attention_mult_adds", "of attention", lambda row: row.cost("attention_mult_adds"), amount),
@@ -97,10 +99,6 @@ def amount(value: float) -> str:
 
 def _memory(mib: float) -> str:
     return f"{mib / 1024:.3g} GiB" if mib >= 1000 else f"{mib:.3g} MiB" if mib else "0"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def _count(row: Row) -> str:

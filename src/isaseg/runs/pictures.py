@@ -116,19 +116,31 @@ def log_pictures(
         images[stem(sample.id)] = np.hstack(list(_panels(sample, labels, source).values()))
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
+            shapes = [_subsampled(sample.mask).shape for sample in samples]
+            size = max(h for h, _ in shapes), max(w for _, w in shapes)
             pairs = zip(samples, predictions, strict=True)
-            logger.log_payload({"val/pictures": [wandb_image(*pair, source) for pair in pairs]}, step)
+            logger.log_payload({"val/pictures": [wandb_image(*pair, source, size) for pair in pairs]}, step)
         elif isinstance(logger, GuardedLogger):
             logger.log_images("val/pictures", images, step)
 
 
-def wandb_image(sample: Sample, prediction: Tensor, source: Source | Labels) -> wandb.Image:
-    """Return the image with ground truth and prediction as overlays that can be switched on and off in W&B."""
+def wandb_image(
+    sample: Sample, prediction: Tensor, source: Source | Labels, size: tuple[int, int]
+) -> wandb.Image:
+    """Return the image with ground truth and prediction as overlays that can be switched on and off in W&B.
+
+    It is padded to `size` (H, W), white and ignored, since W&B wants the images of a key to have one size.
+    """
+
+    def padded(pixels: NDArray[Any], value: int) -> NDArray[Any]:
+        rest = [(0, side - is_side) for side, is_side in zip(size, pixels.shape, strict=False)]
+        return np.pad(pixels, [*rest, (0, 0)][: pixels.ndim], constant_values=value)
+
     masks = {
-        name: {"mask_data": _subsampled(labels), "class_labels": _names(source)}
+        name: {"mask_data": padded(_subsampled(labels), source.ignore_index), "class_labels": _names(source)}
         for name, labels in (("ground_truth", sample.mask), ("prediction", prediction))
     }
-    return wandb.Image(_shown(sample), masks=masks, caption=sample.id)
+    return wandb.Image(padded(_shown(sample), 255), masks=masks, caption=sample.id)
 
 
 def figure_pixels(figure: Figure) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
+from isaseg.console import percent
 from isaseg.files import replace_file
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,8 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
     except (OmegaConfBaseException, AttributeError, KeyError, TypeError):  # `config.checks` will say why
         return None
     if metrics is not None:
-        score, step = metrics["val/mIoU"], metrics["step"]
-        log.info("%s is complete (mIoU %s at step %s); resume=never trains it again", folder, score, step)
+        score, step = percent(metrics["val/mIoU"]), metrics["step"]
+        log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
     return metrics
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
+from isaseg.console import is_share, percent
 from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.history import read_history
 from isaseg.runs.loggers import NeverFatalWandbLogger
@@ -45,11 +46,11 @@ def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str
     """
     table = Table(title=title, show_footer=True)
     table.add_column("class", footer="mIoU / mAcc")
-    table.add_column("IoU %", footer=_percent(scores["mIoU"]), justify="right")
-    table.add_column("acc %", footer=_percent(scores["mAcc"]), justify="right")
+    table.add_column("IoU %", footer=percent(scores["mIoU"]), justify="right")
+    table.add_column("acc %", footer=percent(scores["mAcc"]), justify="right")
     for name, iou, acc in zip(classes, scores["iou"], scores["acc"], strict=True):
-        table.add_row(name, _percent(iou), _percent(acc), style="dim" if torch.isnan(iou) else None)
-    table.caption = f"pixel accuracy (aAcc) {_percent(scores['aAcc'])} %"
+        table.add_row(name, percent(iou), percent(acc), style="dim" if torch.isnan(iou) else None)
+    table.caption = f"pixel accuracy (aAcc) {percent(scores['aAcc'])} %"
     return table
 
 
@@ -100,16 +101,13 @@ def plot_curves(folder: Path) -> None:
     figure = Figure(figsize=(9.0, 3.2), dpi=110, facecolor="white", layout="constrained")
     for axis, keys in zip(figure.subplots(1, 2), (("train/loss", "val/loss"), ("val/mIoU",)), strict=True):
         for key in keys:
-            if points := sorted(curves.get(key, {}).items()):
+            scale, label = (100, f"{key} %") if is_share(key) else (1, key)
+            if points := sorted((step, scale * value) for step, value in curves.get(key, {}).items()):
                 marker = "o" if len(points) < 40 else None
-                axis.plot(*zip(*points, strict=True), marker=marker, ms=3, lw=1.4, label=key)
+                axis.plot(*zip(*points, strict=True), marker=marker, ms=3, lw=1.4, label=label)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines:
             axis.legend(frameon=False, fontsize=9)
     save_figure(figure, folder / "curves.png")
-
-
-def _percent(value: Tensor) -> str:
-    return "absent" if math.isnan(value) else f"{100 * float(value):.2f}"

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from isaseg import config
-from isaseg.console import say
+from isaseg.console import percent, say
 from isaseg.errors import ConfigError, SweepError
 from isaseg.runs.history import read_history
 from isaseg.sweep.jobs import Job
@@ -169,7 +169,7 @@ class _Search:
         elif isinstance(value, float) and math.isfinite(value):
             self.study.tell(trial, value)
             if self.study.best_trial.number == trial.number:
-                say(self.console, f"best so far: trial {trial.number}, mIoU {value:.4f}")
+                say(self.console, f"best so far: trial {trial.number}, mIoU {percent(value)} %")
         else:
             self.study.tell(trial, state=TrialState.FAIL)
             return outcome.message or f"expected a finite {_METRIC}, got {value}"

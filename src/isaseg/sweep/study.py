@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from sqlalchemy.exc import SQLAlchemyError
 
 from isaseg.config.values import check_keys
+from isaseg.console import percent
 from isaseg.errors import ConfigError
 from isaseg.sweep.space import overrides
 
@@ -77,10 +78,10 @@ def report_trials(study: Study, flags: Sequence[str]) -> None:
     """Print the trials, and the command that trains the best one again; `flags` come before its overrides."""
     print(f"study {study.study_name}")
     for trial in study.trials:
-        score = "" if trial.value is None else f"mIoU {trial.value:.4f}"
+        score = "" if trial.value is None else f"mIoU {percent(trial.value)} %"
         values = " ".join(overrides(trial.params))
-        print(f"trial {trial.number:<3} {trial.state.name.lower():8} {score:11} {values}")
+        print(f"trial {trial.number:<3} {trial.state.name.lower():8} {score:13} {values}")
     if study.get_trials(states=(TrialState.COMPLETE,)):
         best = study.best_trial
-        print(f"best: trial {best.number}, mIoU {best.value:.4f}, {best.user_attrs['folder']}")
+        print(f"best: trial {best.number}, mIoU {percent(best.value)} %, {best.user_attrs['folder']}")
         print(f"python src/train.py {shlex.join([*flags, *best.user_attrs['overrides']])}")

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from rich.console import Console
 from rich.progress import Progress
 
-from isaseg.console import say
+from isaseg.console import percent, say
 from isaseg.runs.history import read_history
 from isaseg.runs.run_folder import failure, finished_metrics, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
@@ -121,7 +121,10 @@ def _outcome(job: Job, code: int, unwanted: bool) -> Outcome:
 def _report(console: Console, job: Job, outcome: Outcome) -> None:
     if outcome.state == "finished":
         score = (outcome.metrics or {}).get("val/mIoU")
-        say(console, f"done    {job.name}" + (f"  mIoU {score:.4f}" if isinstance(score, float) else ""))
+        say(
+            console,
+            f"done    {job.name}" + (f"  mIoU {percent(score)} %" if isinstance(score, float) else ""),
+        )
     elif outcome.state == "stopped":
         say(console, f"stopped {job.name} after step {read_history(job.folder).last_step}")
     else:

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import lightning
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from isaseg.console import is_share, percent
 from isaseg.errors import DivergenceError
 from isaseg.runs import pictures
 from isaseg.runs.guarded_loggers import NeverFatalLogger
@@ -62,10 +64,12 @@ class DivergenceGuard(Callback):
         if math.isfinite(loss_value) and math.isfinite(norm_value):
             return
         what = "gradients" if math.isfinite(loss_value) else "a loss"
+        clip = trainer.gradient_clip_val
+        smaller = ", or set trainer.gradient_clip_val=1" if clip is None or clip > 1 else ""
         raise DivergenceError(
             f"expected {what} without NaN or infinity, got loss={loss_value:g}, gradient norm={norm_value:g} at "
             f"step {trainer.global_step} (lr={optimizer.param_groups[-1]['lr']:g}, samples {', '.join(ids)}). "
-            "The weights and the last checkpoint are untouched; lower optim.lr, or set trainer.gradient_clip_val=1"
+            f"The weights and the last checkpoint are untouched; lower optim.lr{smaller}"
         )
 
 
@@ -114,7 +118,7 @@ class StepTimer(Callback):
 class PlainProgress(Callback):
     """Logs what a progress bar would show about every 5 % of the steps, for files and pipes.
 
-    `step 100/1000  train/loss 0.531  val/mIoU 0.412`
+    `step 100/1000  train/loss 0.531  val/mIoU 41.2 %`
     """
 
     def __init__(self) -> None:
@@ -126,13 +130,33 @@ class PlainProgress(Callback):
         due = step % max(total // 20, 1) == 0 or step == total
         if trainer.is_global_zero and step != self._step and due:
             self._step = step
-            shown = [f"{key} {value:.3g}" for key, value in trainer.progress_bar_metrics.items()]
+            shown = [f"{key} {text}" for key, text in _readable(trainer.progress_bar_metrics).items()]
             log.info("%s", "  ".join([f"step {step}/{total}", *shown]))
+
+
+class BarProgress(RichProgressBar):
+    """Lightning's moving bar, with scores in per cent."""
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        """Return what stands beside the bar."""
+        return _readable(super().get_metrics(trainer, pl_module))
+
+
+def _readable(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metrics as text, fractions in per cent."""
+    return {
+        key: value
+        if isinstance(value, str)
+        else f"{percent(value, 1)} %"
+        if is_share(key)
+        else f"{value:.3g}"
+        for key, value in metrics.items()
+    }
 
 
 def progress() -> Callback:
     """Return a moving bar for a terminal, and sparse lines for anything else; both on standard error."""
-    return RichProgressBar(console_kwargs={"stderr": True}) if sys.stderr.isatty() else PlainProgress()
+    return BarProgress(console_kwargs={"stderr": True}) if sys.stderr.isatty() else PlainProgress()
 
 
 class ValidationPictures(Callback):

@@ -17,7 +17,7 @@ from torch import Tensor
 from isaseg import config
 from isaseg.checkpoints.loading import copy_weights, load_weights
 from isaseg.config.checks import check
-from isaseg.console import quiet
+from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
@@ -194,8 +194,8 @@ def _write_results(
     for logger in trainer.loggers:
         logger.log_metrics({"best/step": metrics["step"], **{k: v for k, v in more.items() if v is not None}})
     console.print(class_table(classes, scores))
-    on_test = f", {metrics['test/mIoU']:.4f} on test" if metrics.get("test/mIoU") is not None else ""
+    on_test = f", {percent(metrics['test/mIoU'])} % on test" if metrics.get("test/mIoU") is not None else ""
     console.print(
-        f"mIoU [bold]{scores['mIoU']:.4f}[/] on validation{on_test} (best checkpoint, step {metrics['step']}). "
+        f"mIoU [bold]{percent(scores['mIoU'])}[/] % on validation{on_test} (best checkpoint, step {metrics['step']}). "
         f"Everything is in [bold]{folder}[/]"
     )
