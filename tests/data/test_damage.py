@@ -116,9 +116,8 @@ def test_d2_another_number_of_files_is_reported(
         check_files(source, strict_size=True)
         return
     title = source.info.title
-    message = (
-        f"expected the published {published} images in split '{source.split}' of {title}, got {len(source)}"
-    )
+    message = f"{title} {source.split} has {len(source)} images, the published split {published}: "
+    message += "scores do not compare with published ones"
     assert message in caplog.text
     with pytest.raises(DataError, match=f"{message}; complete the data set, or set data.strict_size=false"):
         check_files(source, strict_size=True)

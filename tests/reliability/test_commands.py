@@ -65,6 +65,7 @@ def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) ->
     assert (run / "metrics.json").exists() == (code == 0)
     errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert len(errors) == (code not in (0, 1))
+    assert "gradient_clip_val" not in done.stderr, "which the experiment has"
     assert ("Traceback" in done.stderr) == (code == 1), done.stderr
     assert (run / "failed.txt").exists() == (code in (1, 3, 4))
     if code != 2:

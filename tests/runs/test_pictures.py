@@ -72,6 +72,7 @@ def test_a_picture_of_nothing_but_ignored_and_of_great_size(tmp_path: Path) -> N
 
 def test_wandb_overlays_carry_the_class_names() -> None:
     sample = pictures.Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), torch.full((20, 30), 255), "a")
-    image = pictures.wandb_image(sample, torch.zeros(20, 30).long(), Data())
+    image = pictures.wandb_image(sample, torch.zeros(20, 30).long(), Data(), (20, 40))
+    assert image.image.size == (40, 20) and image.image.getpixel((35, 5)) == (255, 255, 255), "padded"
     assert set(image._masks) == {"ground_truth", "prediction"}
     assert image._caption == "a"

@@ -303,10 +303,11 @@ def test_the_end_tells_every_trial_and_how_to_train_the_best_again(
     study = bench.search(*SPACE, "name='my runs'", n_trials=4)
     said = capsys.readouterr().out
     best = min(study.trials, key=lambda trial: trial.params["optim.lr"])
-    assert f"best: trial {best.number}, mIoU {best.value:.4f}" in said
+    assert f"best: trial {best.number}, mIoU {100 * best.value:.2f} %" in said
     (line,) = re.findall(r"^python src/train.py (.*)$", said, flags=re.MULTILINE)
     assert shlex.split(line) == bench.launched[best.number]
-    assert all(f"mIoU {t.value:.4f} optim.lr={t.params['optim.lr']}" in said for t in study.trials)
+    lines = " ".join(said.split())
+    assert all(f"mIoU {100 * t.value:.2f} % optim.lr={t.params['optim.lr']}" in lines for t in study.trials)
     assert sorted(path.name for path in (bench.folder / "my-runs").iterdir() if path.is_file()) == [
         ".s.db.lock",
         "s.db",

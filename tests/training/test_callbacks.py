@@ -169,7 +169,7 @@ def test_plain_progress_is_sparse_and_says_all(tmp_path: Path, caplog: pytest.Lo
     fit(Net(), tmp_path, PlainProgress(), steps=60)
     lines = [r.message for r in caplog.records if r.name == "isaseg.training.callbacks"]
     assert len(lines) == 20
-    assert re.fullmatch(r"step 60/60  train/loss [\d.e-]+  val/mIoU 0\.25", lines[-1])
+    assert re.fullmatch(r"step 60/60  train/loss [\d.e-]+  val/mIoU 25\.0 %", lines[-1])
 
 
 def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def check_files(source: FileSource, strict_size: bool = False) -> None:
     if wrong and strict_size:
         raise DataError(f"{wrong}; complete the data set, or set data.strict_size=false")
     if wrong:
-        log.warning("%s", wrong)
+        log.warning("warning: %s", wrong)
     indices = range(len(source))
     if len(source) > _CHECK_ALL:
         indices = range(0, len(source), -(-len(source) // _CHECK_SOME))

@@ -1,0 +1,104 @@
+"""What a new user types wrong in the first minutes: right, or one sentence."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests import forked
+from tests.conftest import compose_overrides
+from tests.fakes import make_fake_cityscapes
+
+ROOT = Path(__file__).parents[2]
+CPU = "trainer.accelerator=cpu"
+SMALL = ["head.channels=8", "head.aux_channels=null", "data.num_workers=0", "trainer.max_steps=1", CPU]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["attention=null"], "expected a value for attention, got none"),
+        (["+trainer.fast_dev_run=true"], "no trainer.fast_dev_run, got one; trainer.max_steps=2 "),
+        (["trainer=ddp", CPU], "got trainer.devices=-1, .*set trainer=default trainer.accelerator=cpu "),
+        (["trainer=ddp", CPU, "trainer.devices=2"], "trainer.sync_batchnorm=false on a CPU"),
+        (["~loss.class_weights", "experiment=null", "name=x"], "~loss.class_weights, which is null already;"),
+        (["~loss.class_weight"], "'loss.class_weight' to remove; did you mean 'loss.class_weights'"),
+        (["+head.chanels=8"], r"key 'head.chanels'; did you mean 'channels'\? \(~head.chanels removes it\)$"),
+        (["+head.zzz=8"], "key 'head.zzz'; .known here: channels, dropout, "),
+    ],
+)
+def test_a_mistake_is_one_sentence(words: list[str], said: str, tmp_path: Path) -> None:
+    done = forked.run("train.py", *words, "trainer.max_steps=1", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert re.search(said, done.stderr.strip()), done.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_published_experiment_with_a_small_backbone(tmp_path: Path) -> None:
+    """It asks no hub, reads and shows a part of the data set, of different sizes, and says its score in per cent."""
+    data = make_fake_cityscapes(tmp_path / "data", 4)
+    for path in sorted(data.glob("*/val/*/*"))[::2]:
+        with Image.open(path) as picture:
+            picture.crop((0, 0, 48, 32)).save(path)
+    words = [
+        "experiment=cityscapes_isa",
+        "backbone=tiny",
+        f"data.root={data}",
+        "data.crop_size=[32,32]",
+        *SMALL,
+    ]
+    done = forked.run("train.py", *words, "data.batch_size=2", "run_dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: Cityscapes train has 4 images, the published split 2975: scores do not" in done.stderr
+    assert "sizes do not match" not in done.stdout + done.stderr
+    said = re.findall(r"mIoU ([\d.]+) %", done.stderr)
+    again = forked.run("train.py", *words, "data.batch_size=2", "run_dir=run", cwd=tmp_path)
+    assert f"run is complete (mIoU {said[-1]} % at step 1)" in again.stderr
+
+
+def test_weights_of_the_hub_are_for_published_backbones_alone() -> None:
+    published = compose_overrides("experiment=cityscapes_isa")
+    assert published.backbone.pretrained is True
+    assert compose_overrides("experiment=cityscapes_isa", "backbone=resnet18").backbone.pretrained is True
+    assert compose_overrides("experiment=cityscapes_isa", "backbone=tiny_d8").backbone.pretrained is False
+    assert compose_overrides("backbone=tiny", "backbone.pretrained=true").backbone.pretrained is True
+
+
+def test_the_hint_for_a_diverged_run_names_what_is_not_set(tmp_path: Path) -> None:
+    """Where the experiment clips gradients, as `test_r3` has it, the hint does not speak of it."""
+    words = [
+        "backbone=tiny",
+        *SMALL,
+        "data.crop_size=[32,32]",
+        "data.val_length=2",
+        "logger=csv",
+        "optim.lr=1e30",
+    ]
+    done = forked.run(
+        "train.py", *words, "trainer.max_steps=4", "trainer.gradient_clip_val=null", cwd=tmp_path
+    )
+    assert done.returncode == 3, done.stderr
+    assert "lower optim.lr, or set trainer.gradient_clip_val=1" in done.stderr
+
+
+@pytest.mark.parametrize("has_venv", [True, False])
+def test_another_python_says_which_one_has_the_packages(has_venv: bool, tmp_path: Path) -> None:
+    """Of a checkout without packages: -S -I leaves out those of this one."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "Makefile").touch()
+    if has_venv:
+        (tmp_path / ".venv").mkdir()
+    for script in sorted((tmp_path / "src").glob("*.py")):
+        line = [sys.executable, "-S", f"src/{script.name}", "--help"]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: isaseg's packages are not installed in ")
+        assert done.stderr.count("\n") == 1
+        install = "" if has_venv else "make -C . install, then "
+        way = f"run {install}source .venv/bin/activate, or .venv/bin/python src/{script.name} ..."
+        assert way in done.stderr
