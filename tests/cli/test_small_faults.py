@@ -27,7 +27,7 @@ SMALL = ["head.channels=8", "head.aux_channels=null", "data.num_workers=0", "tra
         (["trainer=ddp", CPU, "trainer.devices=2"], "trainer.sync_batchnorm=false on a CPU"),
         (["~loss.class_weights", "experiment=null", "name=x"], "~loss.class_weights, which is null already;"),
         (["~loss.class_weight"], "'loss.class_weight' to remove; did you mean 'loss.class_weights'"),
-        (["+head.chanels=8"], r"key 'head.chanels'; did you mean 'channels'\? \(~head.chanels removes it\)$"),
+        (["+head.chan=8"], r"key 'head.chan'; did you mean 'channels'\? \(~head.chan removes it\)$"),
         (["+head.zzz=8"], "key 'head.zzz'; .known here: channels, dropout, "),
     ],
 )
