@@ -173,7 +173,7 @@ def test_plain_progress_is_sparse_and_says_all(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_the_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    for terminal, name in ((True, "RichProgressBar"), (False, "PlainProgress")):
+    for terminal, name in ((True, "BarProgress"), (False, "PlainProgress")):
         monkeypatch.setattr("sys.stderr.isatty", lambda answer=terminal: answer)
         assert type(callbacks.progress()).__name__ == name
 
