@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -83,9 +84,10 @@ def is_share(metric: str) -> bool:
     return re.search(r"iou|acc", metric, re.IGNORECASE) is not None
 
 
-def percent(share: float | None, digits: int = 2) -> str:
+def percent(share: SupportsFloat | None, digits: int = 2) -> str:
     """Return a fraction as people read it: 41.27 for 0.4127, "absent" for None and NaN, as of a class without a pixel."""
-    return "absent" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
+    value = math.nan if share is None else float(share)
+    return "absent" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
