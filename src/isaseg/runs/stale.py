@@ -179,6 +179,8 @@ def _difference(before: Facts, now: Facts) -> str:
 
 def _modules(name: str) -> list[Path]:
     """Return the source files of a top-level module or package, none if it is not found; nothing is imported."""
+    if not name.isidentifier():  # of a package inside another, the outer one would be imported
+        return []
     try:
         spec = find_spec(name)
     except ValueError:  # a module without a spec, such as __main__
