@@ -67,7 +67,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     start = find_start(cfg, folder)
     resume, resumed = start.path, start.checkpoint.get("global_step", 0)
     if resume is not None:
-        copy_weights(module, start.checkpoint, resume)  # reports in one sentence that it is of another network
+        copy_weights(
+            module, start.checkpoint, resume
+        )  # reports in one sentence that it is of another network
     known = run_facts(cfg, module.segmenter) | origin(cfg, getattr(datamodule, "find", None))
     known |= begin_from(cfg, module.segmenter, datamodule, resume)
     known = continued_facts(cfg, folder, start, known)
