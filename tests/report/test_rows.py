@@ -1,5 +1,7 @@
 """Which runs make a row, what a row is called, and what is computed of its scores."""
 
+import csv
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -8,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from isaseg.report import intervals, labels, rows, table
+from isaseg.report.marks import with_stale
+from isaseg.report.page import page
+from isaseg.runs.stale import code_digests
 from tests.report.fake_runs import compared, write_run
 
 
@@ -108,3 +113,35 @@ def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
     assert one.how == "none" and math.isnan(one.low) and one.value == pytest.approx(0.0)
     assert intervals.difference({0: 0.5, 1: 0.5}, {2: 0.5, 3: 0.5}) == (0, 0, 0, "Welch")
     assert intervals.spread([1.0, 3.0]).sd == pytest.approx(math.sqrt(2)), "the sample's, n - 1"
+
+
+def test_rows_of_other_code_or_other_files_are_marked(tmp_path: Path) -> None:
+    """In Markdown, LaTeX, CSV and on the page, each with a footnote; a run without these facts is not."""
+    now = code_digests()
+    val = {"count": 2, "bytes": 9, "digest": "aa"}
+    known = {
+        "dense": [now, val],
+        "isa": [now, val],
+        "none": [{"isaseg": "0123abcd"}, {**val, "digest": "bb"}],
+        "criss_cross": [{**now, "os.path": "0"}, None],
+        "aspp": None,
+    }
+    for name, held in known.items():
+        folder = write_run(tmp_path / name, f"attention={name}")
+        if held is not None:
+            facts = {"code": held[0], "files": held[1] and {"val": held[1]}}
+            (folder / "facts.json").write_text(json.dumps(facts))
+    comparison = with_stale(compared(tmp_path))
+    assert {row.attention: row.stale for row in comparison.rows if row.stale} == {"none": ("code", "files")}
+    first = {line.split(" | ")[0] for line in table.markdown(comparison).splitlines()}
+    assert {"| none † ‡", "| dense"} < first and "| aspp" in first
+    assert r"none $^\dagger$ $^\ddagger$ &" in table.latex(comparison)
+    assert {line["row"]: line["stale"] for line in csv.DictReader(table.as_csv(comparison).splitlines())}[
+        "none"
+    ]
+    notes = [note for note in table.notes(comparison) if note[0] in "†‡"]
+    assert notes[0].startswith(
+        "† Computed by other code than is installed now (the runs are of 3 codes): none."
+    )
+    assert notes[1] == "‡ Computed from other files than most runs on these data: none."
+    assert "none † ‡" in page(comparison)

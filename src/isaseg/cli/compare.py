@@ -1,7 +1,7 @@
 """Compare runs: tables, figures and one page, from run folders alone; no account, no network, no training.
 
 RUNS are run folders, folders above some, or the .sweep file of a sweep. The runs may be finished, failed or unfinished,
-and of an older version. Runs that differ in the seed alone are one row.
+and of an older version. Runs that differ in the seed alone are one row. † marks results of other code than is installed.
 
 Examples:
   isaseg compare outputs/lamps_isa                          all the runs of an experiment
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isaseg.cli import command
+from isaseg.report.marks import with_stale
 from isaseg.report.rows import compare
 from isaseg.report.runs import read_runs
 from isaseg.report.table import markdown
@@ -33,7 +34,7 @@ def _compare(args: argparse.Namespace) -> int:
     from isaseg.report.write import write  # imports matplotlib: a second that --help need not wait for
 
     runs = read_runs(args.runs)
-    comparison = compare(runs, args.metric, args.at, args.baseline, args.also)
+    comparison = with_stale(compare(runs, args.metric, args.at, args.baseline, args.also))
     if args.bounds:
         from isaseg.report.reach import with_bounds  # imports torch
 

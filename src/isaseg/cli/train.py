@@ -11,6 +11,8 @@ Trains on the generated scenes of Lamps unless told otherwise. Everything that a
   data.root=/path/to/it        the folder of the data set
   init_from=FILE               fine-tune: start from the network of a checkpoint (docs/checkpoints.md)
   resume=never                 start over; must: only continue; or the path of a checkpoint
+  resume=extend                go on from the same run of fewer trainer.max_steps, by the schedule of more
+  stale=retrain                train again what other code or other files have computed; refuse: exit with an error
   trainer=ddp                  all GPUs of this machine
   +trust=[mylab]               a package of your own, whose classes `_target_` may then name
   --config-dir DIR             a folder of your own with more options of the groups below

@@ -22,7 +22,8 @@ class _Run(TypedDict):
 
     name: Annotated[str, Field(pattern=r"\w", description="text with a letter or digit in it")]
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # the limit of NumPy and Lightning
-    resume: Annotated[str, Field(description="auto, must, never or the path of a checkpoint")]
+    resume: Annotated[str, Field(description="auto, must, never, extend or the path of a checkpoint")]
+    stale: Literal["warn", "refuse", "retrain"]
     init_from: str | None
     init_parts: Annotated[
         list[Literal["backbone", "attention", "head"]],

@@ -23,6 +23,7 @@ _WATCHING = {
 # Keys that say where and how a run is executed, not what it computes: they do not change its name.
 _NOT_IDENTITY = (
     "resume",
+    "stale",
     "init_from",  # by its content
     "check_data",
     "score_test",

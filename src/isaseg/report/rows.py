@@ -30,6 +30,7 @@ class Row:
         runs: All of them, one per seed.
         scores: Scores of the finished runs in the metric that is compared, by seed.
         gap: Difference to the baseline; None for the baseline itself, without scores, or on other data.
+        stale: What is not as it is now, see `marks.with_stale`: "code", "files".
     """
 
     label: str
@@ -38,6 +39,7 @@ class Row:
     runs: Sequence[Run]
     scores: Mapping[int, float]
     gap: Difference | None = None
+    stale: Sequence[str] = ()
 
     def count(self, state: State) -> int:
         """Return how many runs are in a state."""

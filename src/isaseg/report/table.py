@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from isaseg.console import is_share, percent
 from isaseg.report.intervals import Spread, spread
+from isaseg.report.marks import code_of, label_of, stale_notes
 from isaseg.report.rows import Comparison, Row, scale_of, scores_of
 from isaseg.report.runs import At, Run, number
 
@@ -18,6 +19,7 @@ _LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "−": "$-$", "–": "--"}
+    | {"†": r"$^\dagger$", "‡": r"$^\ddagger$"}
 )
 
 
@@ -44,7 +46,8 @@ def columns(comparison: Comparison) -> list[Column]:
     share = partial(percent, digits=1)
     also = [column for key in comparison.also for column in _score_columns(key, key, with_unit(key), at)]
     return [
-        Column("row", lambda row: row.label, "row", lambda row: row.label),
+        Column("row", lambda row: row.label, "row", label_of),
+        Column("stale", lambda row: " ".join(row.stale)),
         Column("finished", lambda row: row.count("finished"), "runs", _count),
         Column("failed", lambda row: row.count("failed")),
         Column("unfinished", lambda row: row.count("unfinished")),
@@ -172,7 +175,7 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(f"Trained on: {', '.join(devices)}.{several}")
     if comparison.differing:
         found.append(f"Keys that differ between the rows: {', '.join(comparison.differing)}.")
-    return found
+    return found + stale_notes(comparison)
 
 
 def not_counted(comparison: Comparison) -> list[tuple[Run, str]]:
@@ -235,6 +238,7 @@ def runs_csv(comparison: Comparison) -> str:
         }
         record |= {"last_step": run.history.last_step, "best_step": run.metrics.get("step")}
         record |= {key: run.facts.get(key) for key in ("git_commit", "torch", "device", "started")}
+        record["code"] = " ".join(f"{name}:{held}" for name, held in code_of(run).items())
         records.append({**record, "error": run.error})
     return _csv(records)
 

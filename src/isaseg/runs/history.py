@@ -61,6 +61,18 @@ def read_history(folder: Path) -> History:
     return History(curves, fault)
 
 
+def begin_history(folder: Path, before: Path, last: int) -> None:
+    """Let a run without a metrics.csv begin with the rows of the run in `before`, up to the step `last`."""
+    old, new = before / _NAME, folder / _NAME
+    if new.exists() or not old.is_file():
+        return
+    head, *rows = old.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].splitlines()
+    steps = [row.partition(",")[0] for row in rows]
+    kept = [row for step, row in zip(steps, rows, strict=True) if step.isdigit() and int(step) <= last]
+    with replace_file(new) as file:
+        file.write("".join(f"{line}\n" for line in (head, *kept)).encode())
+
+
 class HistoryWriter:
     """Adds rows to the metrics.csv of a run; each is in the file as soon as it is added.
 

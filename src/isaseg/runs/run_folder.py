@@ -6,48 +6,105 @@ import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
 from isaseg.console import percent
+from isaseg.errors import ConfigError, DataError
 from isaseg.files import replace_file
+from isaseg.runs.stale import Staleness, staleness
 
 log = logging.getLogger(__name__)
 
 
-def finished_metrics(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
-    """Return what metrics.json holds if the run that `cfg` describes is complete in `folder`, else None.
+class Finished(NamedTuple):
+    """A run that is complete.
+
+    Attributes:
+        metrics: What metrics.json holds.
+        stale: How the code and the files that are here differ from those of the run.
+        kept: Whether it counts as complete all the same: its files are there, and with `stale=warn` they may differ.
+    """
+
+    metrics: dict[str, Any]
+    stale: Staleness
+    kept: bool
+
+
+def finished_run(cfg: DictConfig, folder: Path) -> Finished | None:
+    """Return the run that `cfg` describes if it is complete in `folder`, else None.
 
     A run that was not scored on the test split is not complete for a configuration that asks for that score.
     """
-    if cfg.resume not in ("auto", "must") or not (folder / "metrics.json").is_file():
+    if cfg.resume not in ("auto", "must", "extend") or not (folder / "metrics.json").is_file():
         return None
     if not config.same_run(cfg, folder):
         return None
     if cfg.score_test and not OmegaConf.load(folder / "config.yaml").score_test:
         return None
-    return read_metrics(folder)
+    metrics = read_metrics(folder)
+    if metrics is None:
+        return None
+    found = staleness(cfg, read_facts(folder))
+    return Finished(metrics, found, not found.gone and (not found.changed or cfg.stale == "warn"))
 
 
 def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
-    """Log that the run is complete and return what metrics.json holds; None if it is not, or if `cfg` is faulty."""
+    """Log that the run is complete and return what metrics.json holds; None if it is not, or if `cfg` is faulty.
+
+    Raises:
+        DataError: If files of the run are gone, unless `stale=retrain`.
+        ConfigError: If it is of other code or files and `stale=refuse`.
+    """
     try:
         folder = config.run_dir(cfg)
-        metrics = finished_metrics(cfg, folder)
+        found = finished_run(cfg, folder)
     except (OmegaConfBaseException, AttributeError, KeyError, TypeError):  # `config.checks` will say why
         return None
-    if metrics is not None:
-        score, step = percent(metrics["val/mIoU"]), metrics["step"]
-        log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
-    return metrics
+    if found is None or (not found.kept and cfg.stale == "retrain"):
+        return None
+    if found.stale.gone:
+        raise DataError(
+            f"expected the files with which {folder} was computed, got fewer: {found.stale.gone}; restore them or give "
+            f"data.root, train with those that are there by stale=retrain, or read its scores in {folder}/metrics.json"
+        )
+    if not found.kept:
+        raise ConfigError(
+            f"expected {folder} to be computed by the code and files that are here, got {found.stale.changed}; "
+            "stale=retrain trains it again, stale=warn returns its result"
+        )
+    score, step = percent(found.metrics["val/mIoU"]), found.metrics["step"]
+    log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
+    if found.stale.changed:
+        log.warning(
+            "this result is stale, for it was computed with %s; stale=retrain trains it again",
+            found.stale.changed,
+        )
+    return found.metrics
+
+
+def restarted(cfg: DictConfig, folder: Path) -> DictConfig:
+    """Return the configuration, with resume=never where stale=retrain has to train a complete run again; logs why."""
+    found = finished_run(cfg, folder) if cfg.stale == "retrain" else None
+    if found is None or found.kept:
+        return cfg
+    log.info("%s is trained again, for it is stale: %s", folder, found.stale.gone or found.stale.changed)
+    fresh = OmegaConf.merge(cfg, {"resume": "never"})
+    assert isinstance(fresh, DictConfig)
+    return fresh
 
 
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """Return what metrics.json holds, None if there is none or it is not whole."""
     return read_json(folder / "metrics.json")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what facts.json holds, nothing if there is none or it is not whole."""
+    return read_json(folder / "facts.json") or {}
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

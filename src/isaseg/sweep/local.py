@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 
 from isaseg.config.values import check_value
 from isaseg.errors import ConfigError
-from isaseg.runs.run_folder import finished_metrics
+from isaseg.runs.run_folder import finished_run
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.supervise import Outcome, Process
 
@@ -89,9 +89,9 @@ class Local:
                         print(f"waits   {job.name}: another process trains in {job.folder}", file=sys.stderr)
                     self._announced.add(job)
                     return None
-                metrics = finished_metrics(job.cfg, job.folder)
-                if metrics is not None:
-                    return Outcome("finished", metrics)
+                finished = finished_run(job.cfg, job.folder)
+                if finished is not None and finished.kept:
+                    return Outcome("finished", finished.metrics)
                 process = self._spawn(job, gpus, lock)
         except OSError as error:  # of its folder; the other jobs go on
             return Outcome("failed", message=f"it could not be started: {error}")

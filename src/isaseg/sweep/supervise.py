@@ -10,10 +10,11 @@ from rich.progress import Progress
 
 from isaseg.console import percent, say
 from isaseg.runs.history import read_history
-from isaseg.runs.run_folder import failure, finished_metrics, read_metrics, write_failure
+from isaseg.runs.run_folder import failure, finished_run, read_metrics, write_failure
 from isaseg.sweep.jobs import Job
 
 _POLL = 0.5  # seconds
+_LISTED = 5  # stale runs, each in a line
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,17 @@ def supervise(
         console: Where progress and failures are printed.
         watch: Called now and then for each running job; True stops the job.
     """
-    complete = {job: finished_metrics(job.cfg, job.folder) for job in jobs}
-    outcomes = {job: Outcome("finished", metrics) for job, metrics in complete.items() if metrics is not None}
+    found = {job: finished_run(job.cfg, job.folder) for job in jobs}
+    complete = {job: run for job, run in found.items() if run is not None and run.kept}
+    outcomes = {job: Outcome("finished", run.metrics) for job, run in complete.items()}
     if outcomes:
         say(console, f"{len(outcomes)} of {len(jobs)} runs are complete already")
+    stale = [f"stale   {job.name}: {run.stale.changed}" for job, run in complete.items() if run.stale.changed]
+    for line in stale[:_LISTED]:
+        say(console, line)
+    if stale:
+        others = f"{len(stale) - _LISTED} others are stale too; " if len(stale) > _LISTED else ""
+        say(console, f"        {others}stale=retrain trains what is stale again")
     running: dict[Job, Process] = {}
     unwanted: set[Job] = set()
     with Progress(console=console, speed_estimate_period=300, disable=not console.is_terminal) as bar:

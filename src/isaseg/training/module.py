@@ -12,7 +12,7 @@ from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
 from isaseg.models.contract import takes_align_corners
 from isaseg.models.losses import CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
-from isaseg.training.optim import Schedule
+from isaseg.training.optim import Schedule, reschedule
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,10 @@ class SegmentationModule(lightning.LightningModule):
         checkpoint.update(config=self.config, world_size=self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Warn if the run continues with another number of processes."""
+        """Follow the schedule of this run if the checkpoint is of fewer steps; warn of another number of processes."""
+        made_for = (checkpoint.get("config") or {}).get("trainer", {}).get("max_steps")
+        if self.config is not None and made_for not in (None, self.config["trainer"]["max_steps"]):
+            reschedule(checkpoint, *self.make_optimizer(self.segmenter))
         before, now = checkpoint.get("world_size", 1), self.trainer.world_size
         if before != now:
             log.warning(

@@ -5,6 +5,7 @@ Lightning's `estimated_stepping_batches` is not used: reading it loses the posit
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -110,6 +111,27 @@ def parameter_groups(
         {"params": groups[rate, decay], "lr": rate, "weight_decay": decay}
         for rate, decay in sorted(groups, key=lambda key: key[0] == of_head)
     ]
+
+
+def reschedule(checkpoint: dict[str, Any], optimizer: Optimizer, scheduler: LRScheduler) -> None:
+    """Give a training checkpoint of another number of steps the rates that this schedule has at its step.
+
+    Args:
+        checkpoint: What the file holds; it is changed.
+        optimizer: A new one, like that of the checkpoint.
+        scheduler: Its schedule, which is stepped.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the optimizer takes no step between
+        for _ in range(checkpoint["lr_schedulers"][0]["last_epoch"]):
+            scheduler.step()
+    checkpoint["lr_schedulers"] = [scheduler.state_dict()]
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    for held, new in zip(groups, optimizer.state_dict()["param_groups"], strict=True):
+        held.update(
+            {key: new[key] for key in ("lr", "momentum", "betas") if key in new}
+        )  # what schedules change
+    checkpoint["stopped"] = False  # early
 
 
 def _scheduler(

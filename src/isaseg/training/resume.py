@@ -3,13 +3,15 @@
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
 from isaseg.errors import CheckpointError
 from isaseg.models.tensor_files import load_checkpoint
+from isaseg.runs.run_folder import read_facts
+from isaseg.runs.stale import continued, staleness
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +36,94 @@ _ROUNDING = (
 )
 
 
+class Start(NamedTuple):
+    """Where a run starts.
+
+    Attributes:
+        path: The checkpoint that it continues from; None: from scratch.
+        checkpoint: What the file holds, nothing from scratch.
+        cfg: The configuration that the checkpoint has to be of.
+    """
+
+    path: Path | None
+    checkpoint: dict[str, Any]
+    cfg: DictConfig
+
+
+def find_start(cfg: DictConfig, folder: Path) -> Start:
+    """Return where a run starts: see `find_resume`, or with resume=extend, where it has no checkpoint, `find_shorter`.
+
+    Raises:
+        CheckpointError: If no checkpoint can be used that should, or one is of another configuration.
+    """
+    start = Start(*find_resume(folder, cfg.resume), cfg)
+    if cfg.resume == "extend" and start.path is None:
+        start = find_shorter(cfg, folder)
+    if start.path is not None:
+        check_continues(start.cfg, start.checkpoint.get("config", {}), start.path)
+    return start
+
+
+def find_shorter(cfg: DictConfig, folder: Path) -> Start:
+    """Return the newest checkpoint of the runs beside `folder` that are the same but for a lower trainer.max_steps.
+
+    Whatever follows from trainer.max_steps in the configuration may differ with it, and trainer.val_check_interval. The
+    files of these runs are left as they are.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    found = Start(None, {}, cfg)
+    for path in sorted(folder.parent.glob("*/config.yaml")):
+        shorter = _shorter(cfg, path)
+        if shorter is None or path.parent == folder:
+            continue
+        newest, checkpoint, _ = _newest(path.parent / "checkpoints")
+        if newest is not None and checkpoint["global_step"] > found.checkpoint.get("global_step", -1):
+            found = Start(newest, checkpoint, shorter)
+    if found.path is None:
+        raise CheckpointError(
+            f"expected a checkpoint of the same run of fewer steps than trainer.max_steps={cfg.trainer.max_steps} beside "
+            f"'{folder}' because resume=extend, got none; use resume=auto to start from scratch"
+        )
+    log.info("extends %s from step %d", found.path.parent.parent, found.checkpoint["global_step"])
+    return found
+
+
+def _shorter(cfg: DictConfig, path: Path) -> DictConfig | None:
+    """Return `cfg` with the steps of another run's configuration if that makes the two the same run, else None."""
+    try:
+        held = OmegaConf.load(path)
+        steps = {key: held.trainer[key] for key in ("max_steps", "val_check_interval")}
+        shorter = OmegaConf.merge(cfg, {"trainer": steps})
+        assert isinstance(shorter, DictConfig) and isinstance(held, DictConfig)
+        is_same = steps["max_steps"] < cfg.trainer.max_steps and config.run_name(shorter) == config.run_name(
+            held
+        )
+    except Exception:  # cut short or of another version: YAML has many errors for it
+        return None
+    return shorter if is_same else None
+
+
+def continued_facts(cfg: DictConfig, folder: Path, start: Start, known: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts `known` of a run with what holds of those of the run that it continues; warns if these differ."""
+    if start.path is None:
+        return known
+    of = start.path.resolve().parent.parent
+    before = read_facts(of)
+    differs = staleness(cfg, before)
+    if differs.changed or differs.gone:
+        log.warning("continues with %s: the result will be of both", differs.changed or differs.gone)
+    extends = before.get("extends")
+    if cfg.resume == "extend" and of != folder.resolve():
+        extends = {
+            "run": of.name,
+            "step": start.checkpoint["global_step"],
+            "max_steps": start.cfg.trainer.max_steps,
+        }
+    return known | continued(known, before) | ({"extends": extends} if extends else {})
+
+
 def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]]:
     """Return the checkpoint to continue from and what it holds, or None to start from scratch; logs which of the two.
 
@@ -43,7 +133,7 @@ def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]
     Args:
         run_dir: Run folder.
         resume: "auto" (the newest in the run folder that loads, if there is any), "must" (the same, but there has
-            to be one), "never", or the path of a checkpoint.
+            to be one), "extend" (as "auto"), "never", or the path of a checkpoint.
 
     Raises:
         CheckpointError: If there are checkpoints and none loads, there is none and there must be, or the path
@@ -54,22 +144,11 @@ def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]
         stale.unlink(missing_ok=True)
     if resume == "never":
         return None, {}
-    if resume not in ("auto", "must"):
+    if resume not in ("auto", "must", "extend"):
         checkpoint = _read(Path(resume))
         log.info("continues from %s at step %d", resume, checkpoint["global_step"])
         return Path(resume), checkpoint
-    newest: Path | None = None
-    checkpoint = {}
-    rejected: dict[Path, str] = {}
-    for path in (folder / name for name in _NAMES if (folder / name).exists()):
-        try:
-            other = _read(path)
-        except CheckpointError as error:
-            log.warning("skipped: %s", error)
-            rejected[path] = str(error)
-            continue
-        if newest is None or other["global_step"] > checkpoint["global_step"]:
-            newest, checkpoint = path, other
+    newest, checkpoint, rejected = _newest(folder)
     if newest is not None:
         for path in rejected:
             with suppress(FileNotFoundError):  # another process of this run was first
@@ -86,8 +165,26 @@ def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]
         raise CheckpointError(
             f"expected a checkpoint in '{folder}' because resume=must, got none; use resume=auto to start from scratch"
         )
-    log.info("no checkpoint in %s: starts from scratch", folder)
+    if resume == "auto":
+        log.info("no checkpoint in %s: starts from scratch", folder)
     return None, {}
+
+
+def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], dict[Path, str]]:
+    """Return the newest checkpoint that loads, what it holds, and those that do not load, each with why."""
+    newest: Path | None = None
+    checkpoint: dict[str, Any] = {}
+    rejected: dict[Path, str] = {}
+    for path in (folder / name for name in _NAMES if (folder / name).exists()):
+        try:
+            other = _read(path)
+        except CheckpointError as error:
+            log.warning("skipped: %s", error)
+            rejected[path] = str(error)
+            continue
+        if newest is None or other["global_step"] > checkpoint["global_step"]:
+            newest, checkpoint = path, other
+    return newest, checkpoint, rejected
 
 
 def _read(path: Path) -> dict[str, Any]:

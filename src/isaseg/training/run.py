@@ -22,16 +22,18 @@ from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
 from isaseg.runs.facts import run_facts
+from isaseg.runs.history import begin_history
 from isaseg.runs.loggers import build_loggers, finish_loggers
 from isaseg.runs.pictures import save_pictures
-from isaseg.runs.run_folder import read_metrics, report_if_complete, write_json
+from isaseg.runs.run_folder import read_metrics, report_if_complete, restarted, write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
+from isaseg.runs.stale import origin
 from isaseg.training import out_of_memory
 from isaseg.training.build import begin_from, build_module
 from isaseg.training.callbacks import StepTimer
 from isaseg.training.memory import keep_freed_memory
 from isaseg.training.module import SegmentationModule
-from isaseg.training.resume import check_continues, find_resume
+from isaseg.training.resume import continued_facts, find_start
 from isaseg.training.trainer import build_trainer, compile_network
 
 log = logging.getLogger(__name__)
@@ -55,20 +57,23 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     finished = report_if_complete(cfg)
     if finished is not None:
         return finished
+    cfg = restarted(cfg, folder)
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = _data(cfg)
     if cfg.check_data:
         datamodule.check()
     module = build_module(cfg, datamodule)
-    resume, checkpoint = find_resume(folder, cfg.resume)
+    start = find_start(cfg, folder)
+    resume, resumed = start.path, start.checkpoint.get("global_step", 0)
     if resume is not None:
-        check_continues(cfg, checkpoint.get("config", {}), resume)
-        copy_weights(module, checkpoint, resume)  # reports in one sentence that it is of another network
-    resumed = checkpoint.get("global_step", 0)
-    del checkpoint
-    known = run_facts(cfg, module.segmenter)
+        copy_weights(
+            module, start.checkpoint, resume
+        )  # reports in one sentence that it is of another network
+    known = run_facts(cfg, module.segmenter) | origin(cfg, getattr(datamodule, "find", None))
     known |= begin_from(cfg, module.segmenter, datamodule, resume)
+    known = continued_facts(cfg, folder, start, known)
+    del start
     loggers = build_loggers(cfg, folder, known, resumed)
     try:
         with warnings.catch_warnings():
@@ -104,12 +109,15 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         return
     folder.mkdir(parents=True, exist_ok=True)
-    stale = [folder / name for name in ("metrics.json", "confusion.json", "failed.txt")]
+    old = [folder / name for name in ("confusion.json", "failed.txt")]
     if cfg.resume == "never":
-        stale += folder.glob("checkpoints/*.ckpt*")
-        stale += [folder / name for name in ("metrics.csv", "wandb_id.txt", "mlflow_id.txt")]
-    for path in stale:
+        old += folder.glob("checkpoints/*.ckpt*")
+        old += [folder / name for name in ("metrics.csv", "wandb_id.txt", "mlflow_id.txt")]
+    # metrics.json last: without it, other processes of the run would continue from the checkpoints
+    for path in (*old, folder / "metrics.json"):
         path.unlink(missing_ok=True)
+    if extends := known.get("extends"):
+        begin_history(folder, folder.parent / extends["run"], extends["step"])
     with replace_file(folder / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
     write_json(folder / "facts.json", known)
