@@ -162,7 +162,6 @@ def folder_arguments(root: Path) -> list[str]:
         "data.classes=[left,right]",
         "data.crop_size=[32,32]",
         "data.batch_size=2",
-        "loss.class_weights=null",
         "trainer.max_steps=2",
         "logger=csv",
     ]

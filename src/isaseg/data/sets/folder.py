@@ -22,10 +22,10 @@ LAYOUT = """\
 or, for a random split, images/NAME.jpg and masks/NAME.png, or train alone"""
 SHARE = 0.2  # for validation, where data.split is null
 _CONVERT = (
-    "`python src/data.py prepare data=folder` makes masks of colours and of annotations, see docs/data.md"
+    "convert it by `python src/data.py prepare data=folder images=... masks=... data.root=NEW`, see docs/data.md"
 )
 _REMEDIES = Remedies(
-    file="save it anew in this form, or remove image and mask",
+    file="replace it, or remove image and mask",
     mask=_CONVERT,
     sizes="save both in one size; EXIF orientation is applied as data.source.exif says",
     ids="correct the mask or data.classes, or name the label in data.source.ignore",
