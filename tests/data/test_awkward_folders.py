@@ -19,6 +19,7 @@ CLASSES = ["background", "thing", "nowhere"]
 SIZE = (37, 51)  # width, height
 TINY = [
     "backbone=tiny",
+    "backbone.pretrained=false",
     "head.channels=8",
     "head.aux_channels=null",
     "trainer.max_steps=2",
