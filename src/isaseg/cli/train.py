@@ -75,7 +75,8 @@ def _work(words: list[str]) -> int:
             return None
 
     # Hydra reads them there, and these options before all others
-    sys.argv[1:] = sorted(config.with_experiment(words), key=lambda word: not word.startswith(("--config-dir=", "-m", "--multirun")))
+    words = config.with_experiment(words)
+    sys.argv[1:] = sorted(words, key=lambda word: not word.startswith(("--config-dir=", "-m", "--multirun")))
     try:
         job()
     except SystemExit as error:
