@@ -63,7 +63,7 @@ def compose_overrides(*overrides: str) -> DictConfig:
     """Return the configuration that `train.py` would get from this command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return hydra_compose("train", overrides=list(overrides))
+        return hydra_compose("train", overrides=config.with_experiment(overrides))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.inference.tiny import save_picture
 from tests.reliability.small import SMALL, loaded
 
 FEW = [word for word in SMALL if not word.startswith(("data.", "backbone="))]
-FEW += ["trainer.max_steps=2", "loss.class_weights=null", "run_dir=run"]
+FEW += ["trainer.max_steps=2", "run_dir=run"]
 
 
 @pytest.mark.usefixtures("ownlab")

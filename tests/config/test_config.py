@@ -24,7 +24,7 @@ def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> N
     cfg = load(
         f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
     )
-    if group in ("data", "recipe"):
+    if group == "recipe":
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps
     check(cfg)
     config.build(cfg.attention, "attention")(16)
@@ -211,3 +211,33 @@ def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
 def test_a_key_that_is_elsewhere_is_answered_with_where(word: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         config.compose_from("train", [word])
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "steps"),
+    [
+        ("data=camvid", "camvid_isa", 2500),
+        ("data=camvid experiment=lamps_isa", "lamps_isa", 300),
+        ("data=coco_stuff_164k", "coco_stuff_164k", 1000),
+        ("data=mine", "mine_isa", 7),
+        ("seed=1", "lamps_isa", 300),
+    ],
+)
+def test_a_data_set_alone_brings_its_own_experiment(
+    words: str, name: str, steps: int, tmp_path: Path
+) -> None:
+    """And never the class weights, the recipe and the name of Lamps."""
+    for file, text in (
+        ("data/mine.yaml", "defaults: [camvid]\nname: mine\n"),
+        ("experiment/mine_isa.yaml", "# @package _global_\nname: mine_isa\ntrainer: {max_steps: 7}\n"),
+    ):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).write_text(text)
+    cfg = config.compose_from("train", [f"--config-dir={tmp_path}", *words.split(), "data.root=x"])
+    assert (cfg.name, cfg.trainer.max_steps) == (name, steps)
+
+
+def test_an_own_folder_has_no_weights_of_lamps() -> None:
+    cfg = load(*FOLDER.split())
+    check(cfg)
+    assert cfg.loss.get("class_weights") is None and "lamps" not in cfg.name

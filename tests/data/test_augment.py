@@ -124,7 +124,7 @@ def test_a_mirror_that_does_not_swap_is_refused_for_paired_classes_alone(data: s
     from tests.fakes import make_fake_ade20k, make_fake_lip
 
     root = {"lip": make_fake_lip, "ade20k": make_fake_ade20k}[data](tmp_path)
-    words = [f"data={data}", f"data.root={root}", "loss.class_weights=null", "data.num_workers=0"]
+    words = [f"data={data}", f"data.root={root}", "data.num_workers=0"]
     built = config.build(
         compose_overrides(*words, "data.transform.augment=[{_target_: albumentations.HorizontalFlip}]").data,
         "data",

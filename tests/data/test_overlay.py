@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isaseg.data.info import backgrounds
 from isaseg.data.overlay import overlay, write_legend, write_overlay
 
 COLOURS = np.array([[200, 0, 0], [0, 100, 40]], np.uint8)
@@ -46,3 +47,11 @@ def test_the_legend_shows_every_colour(tmp_path: Path) -> None:
         assert max(picture.size) < 4000
         pixels = picture.convert("RGB").getcolors(2**20)
     assert {tuple(colour) for colour in colours.tolist()} <= {colour for _, colour in pixels}
+
+
+def test_a_background_is_not_tinted() -> None:
+    image = np.full((4, 6, 3), (20, 40, 60), np.uint8)
+    labels = np.zeros((4, 6), np.uint8)
+    labels[:, 3:] = 1
+    blend = overlay(image, labels, COLOURS, backgrounds(["Background", "dog"]))
+    assert (blend[:, :3] == image[0, 0]).all() and blend[2, 5].tolist() == [10, 70, 50]

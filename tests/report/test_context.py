@@ -54,7 +54,7 @@ def test_further_metrics_and_bounds_are_columns(tmp_path: Path) -> None:
     for place, module in enumerate(modules):
         folder = write_run(tmp_path / f"lamps{place}", *module, "data.val_length=40", "backbone=tiny")
         (folder / "metrics.csv").write_text("step,val/mIoU,val/group_acc\n50,0.2,0.1\n100,0.9,0.345\n")
-    write_run(tmp_path / "cards", "attention=none", "data=cards")
+    write_run(tmp_path / "cards", "attention=none", "data=cards", "experiment=lamps_isa")
     comparison = with_bounds(compared(tmp_path, also=["val/group_acc"]))
     assert cells(comparison, "val/group_acc") == ["34.50", "34.50", "–", "34.50"]
     assert "| val/group_acc % | bound % | far bound % |" in table.markdown(comparison)

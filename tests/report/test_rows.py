@@ -35,14 +35,14 @@ def test_a_sweep_over_any_key_is_told_by_that_key(tmp_path: Path) -> None:
     [
         ("attention.group_size=[4,8]", ["isa-4x8", "isa-8x8"]),
         ("attention.mask_padding=true", ["isa-8x8, mask_padding=false", "isa-8x8, mask_padding=true"]),
-        ("data=cards", ["isa-8x8, data=cards", "isa-8x8, data=lamps"]),
+        ("data=cards experiment=lamps_isa", ["isa-8x8, data=cards", "isa-8x8, data=lamps"]),
         ("data.crop_size=[64,128]", ["isa-8x8, crop_size=64x128", "isa-8x8, crop_size=128x128"]),
         ("aux_weight=0.2", ["isa-8x8, aux_weight=0.2", "isa-8x8, aux_weight=0.4"]),
     ],
 )
 def test_labels_show_what_differs(changed: str, expected: Sequence[str], tmp_path: Path) -> None:
     write_run(tmp_path / "a")
-    write_run(tmp_path / "b", changed)
+    write_run(tmp_path / "b", *changed.split())
     found = [row.label.split(", class_weights")[0] for row in compared(tmp_path).rows]
     assert [label[: len(want)] for label, want in zip(found, expected, strict=True)] == list(expected)
 
@@ -101,7 +101,7 @@ def test_converged_means_flat_over_the_last_fifth(curve: dict[int, float], expec
 
 def test_no_difference_is_taken_to_other_data(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "attention=dense")
-    write_run(tmp_path / "b", "attention=dense", "data=cards")
+    write_run(tmp_path / "b", "attention=dense", "data=cards", "experiment=lamps_isa")
     comparison = compared(tmp_path)
     assert all(row.gap is None for row in comparison.rows)
     assert "No difference to a baseline on other data: dense, data=" in table.markdown(comparison)

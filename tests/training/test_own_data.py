@@ -16,7 +16,7 @@ from tests.reliability.small import SMALL, loaded
 from tests.training.test_own_parts import SEARCH, compose_for
 
 SHORT = [word for word in SMALL if not word.startswith(("data.", "check_data", "pictures"))]
-SHORT += [*SEARCH, "loss.class_weights=null", "pictures=2", "trainer.val_check_interval=3", "run_dir=run"]
+SHORT += [*SEARCH, "pictures=2", "trainer.val_check_interval=3", "run_dir=run"]
 
 
 @pytest.mark.usefixtures("ownlab")

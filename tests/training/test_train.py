@@ -158,11 +158,12 @@ def test_a_fault_that_a_loaders_worker_meets_is_one_sentence_too(tmp_path: Path)
 def folder_arguments(root: Path) -> list[str]:
     return [
         "data=folder",
+        "backbone=tiny",
+        "backbone.pretrained=false",
         f"data.root={root}",
         "data.classes=[left,right]",
         "data.crop_size=[32,32]",
         "data.batch_size=2",
-        "loss.class_weights=null",
         "trainer.max_steps=2",
         "logger=csv",
     ]

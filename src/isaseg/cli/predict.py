@@ -4,7 +4,7 @@ usage: isaseg predict checkpoint=FILE input=FOLDER_OR_FILES output=DIR [KEY=VALU
 
 Writes into the folder `output`, under the names that the images have in the folder `input`:
   labels/NAME.png       the class of every pixel, in the data set's own ids: Cityscapes 0 to 33 (labelIds), ADE20K 1 to
-                        150, PASCAL VOC 0 to 20 with its palette, ...; an index PNG of the image's size
+                        150, PASCAL VOC 0 to 20 with its palette, ...; an index PNG of the image's size, upright
   overlays/NAME.jpg     the classes' colours over the image, at most 2048 pixels a side; and legend.png
 These replace files of an earlier run. An image that cannot be read is reported and skipped.
 
@@ -12,6 +12,7 @@ These replace files of an earlier run. An image that cannot be read is reported 
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
   overlays=false        labels only
+  exif=ignore           do not turn images upright by their EXIF flag; labels are then those of the stored pixels
   +trust=[mylab]        where the network has parts of your own package
   device=cuda:1         cpu, cuda or cuda:NUMBER; default: a GPU if there is one
   precision=bf16        half the memory, faster on a GPU
@@ -29,7 +30,7 @@ Examples:
   isaseg predict checkpoint=best.ckpt output=out -- *.jpg
 
 A value with characters other than letters, digits, spaces and / . - _ : needs quotes inside quotes, such as
-"input='a, (b) = c.png'"; after -- files may have any name. EXIF orientation is not applied.
+"input='a, (b) = c.png'"; after -- files may have any name.
 
 Keys: conf/predict.yaml
 """

@@ -6,6 +6,7 @@ Trains on the generated scenes of Lamps unless told otherwise. Everything that a
 <output_dir>/<name>/<run name>. The same command continues a run that was interrupted.
 
   experiment=lamps_isa         a data set with everything that belongs to it
+  data=NAME                    alone: experiment=NAME_isa, finetune for data=folder, or none where there is no such file
   attention=dense              another option of any group below
   trainer.max_steps=1000       any key of a YAML file, see `--cfg job`
   data.root=/path/to/it        the folder of the data set
@@ -76,6 +77,7 @@ def _work(words: list[str]) -> int:
             return None
 
     # Hydra reads them there, and these options before all others
+    words = config.with_experiment(words)
     sys.argv[1:] = sorted(words, key=lambda word: not word.startswith(("--config-dir=", "-m", "--multirun")))
     try:
         job()

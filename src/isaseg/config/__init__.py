@@ -8,6 +8,7 @@ from isaseg.config.composition import explain as explain
 from isaseg.config.composition import require as require
 from isaseg.config.composition import shortened as shortened
 from isaseg.config.composition import user_dirs as user_dirs
+from isaseg.config.composition import with_experiment as with_experiment
 from isaseg.config.identity import attention_label as attention_label
 from isaseg.config.identity import backbone_label as backbone_label
 from isaseg.config.identity import data_dir as data_dir

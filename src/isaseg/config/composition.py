@@ -43,6 +43,26 @@ def user_dirs(words: Sequence[str]) -> list[Path]:
     return found
 
 
+def with_experiment(words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
+    """Return the words of `train`, with the experiment that belongs to a data set where they name that alone.
+
+    It is NAME_isa for data=NAME, or finetune for data=folder, if there is such a file; otherwise none, since the default
+    experiment has the class weights, the recipe and the name of Lamps.
+
+    Args:
+        words: Overrides of one run.
+        more: Words that may name the user's own folder of options, too.
+    """
+    data = [found[1] for word in words if (found := re.fullmatch(r"data=([\w/]+)", word))][-1:]
+    chosen = any(re.match(r"[+~]*experiment\b|--config-name|-cn", word) for word in (*words, *more))
+    if not data or chosen:
+        return list(words)
+    folders = (conf_dir(), *user_dirs([*words, *more]))
+    names = [f"{data[0]}_isa", *(["finetune"] if data == ["folder"] else [])]
+    found = [n for n in names if any((d / "experiment" / f"{n}.yaml").is_file() for d in folders)]
+    return [*words, f"experiment={found[0]}" if found else "~experiment"]
+
+
 def require(cfg: DictConfig, key: str) -> Any:
     """Return the value of `key`.
 
@@ -141,6 +161,7 @@ def _all_keys(config_name: str, words: Sequence[str]) -> list[str]:
 
 def _composed(config_name: str, words: Sequence[str], return_hydra_config: bool = False) -> DictConfig:
     paths = [f"file://{folder.resolve()}" for folder in user_dirs(words)]
+    words = with_experiment(words) if config_name == "train" else words
     overrides = [word for word in words if not word.startswith(_CONFIG_DIR)]
     overrides += [f"hydra.searchpath={paths}"] if paths else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -170,10 +170,9 @@ class AdoptedData(lightning.LightningDataModule):
             raise ConfigError(
                 f"expected data.num_classes={len(names)}, the number of class names, got {self.num_classes}"
             )
-        palette = (
-            default_palette(self.num_classes) if self.colours is None else np.array(self.colours, np.uint8)
-        )
-        return Labels(tuple(str(name) for name in names), palette, self.ignore_index)
+        classes = tuple(str(name) for name in names)
+        palette = default_palette(classes) if self.colours is None else np.array(self.colours, np.uint8)
+        return Labels(classes, palette, self.ignore_index)
 
     def check(self) -> None:
         """Check the first batch of train and val.

@@ -45,13 +45,14 @@ class LazyArray:
         return self.read(rows, columns)
 
 
-def write_picture(path: Path, picture: np.ndarray, source: Path) -> None:
+def write_picture(path: Path, picture: np.ndarray, source: Path, *more: Any) -> None:
     """Write the decoded content of `source`; the file appears whole or not at all.
 
     Args:
         path: The cache file.
         picture: uint8 or uint16, (H, W) or (H, W, C).
         source: The file that it was decoded from.
+        more: What the pixels depend on beside it, as JSON.
     """
     native = picture.dtype.newbyteorder("=")  # MATLAB files may have the other byte order
     picture = picture.astype(native, copy=False)
@@ -63,7 +64,7 @@ def write_picture(path: Path, picture: np.ndarray, source: Path) -> None:
         for y in range(0, height, _TILE[0])
         for x in range(0, width, _TILE[1])
     ]
-    facts = {"shape": picture.shape, "dtype": picture.dtype.name, "source": _state(source)}
+    facts = {"shape": picture.shape, "dtype": picture.dtype.name, "source": [*file_state(source), *more]}
     header = json.dumps(facts).encode()
     sizes = np.array([len(tile) for tile in tiles], "<u4").tobytes()
     with replace_file(path) as file:
@@ -71,8 +72,8 @@ def write_picture(path: Path, picture: np.ndarray, source: Path) -> None:
         file.writelines(tiles)
 
 
-def cached_picture(path: Path, source: Path) -> LazyArray | None:
-    """Return the cached picture of `source` as it is now; None if it is absent, older, or of a file in another place.
+def cached_picture(path: Path, source: Path, *more: Any) -> LazyArray | None:
+    """Return the cached picture of `source` as it is now; None if it is absent, older, or of another place or `more`.
 
     Raises:
         CacheError: If it is damaged.
@@ -81,7 +82,8 @@ def cached_picture(path: Path, source: Path) -> LazyArray | None:
         cached = CachedPicture(path)
     except FileNotFoundError:
         return None
-    return LazyArray(cached.shape, cached.read) if cached.source == _state(source) else None
+    is_current = cached.source == [*file_state(source), *more]
+    return LazyArray(cached.shape, cached.read) if is_current else None
 
 
 class CachedPicture:
@@ -90,7 +92,7 @@ class CachedPicture:
     Attributes:
         shape: (H, W) or (H, W, C).
         dtype: uint8 or uint16.
-        source: Place, bytes and time of the file that it was decoded from.
+        source: Place, bytes and time of the file that it was decoded from, and what else the pixels depend on.
 
     Raises:
         CacheError: If it is damaged.
@@ -146,7 +148,7 @@ class CachedPicture:
         return whole
 
 
-def _state(source: Path) -> list[Any]:
+def file_state(source: Path) -> list[Any]:
     """Return place, bytes and time of a file, as JSON gives them back."""
     state = source.stat()
     return [str(source), state.st_size, state.st_mtime_ns]

@@ -16,6 +16,10 @@ class DecodeError(Exception):
     """A file that cannot be decoded; the message says why."""
 
 
+class NoIndicesError(DecodeError):
+    """A mask that holds no indices, or not as they were written."""
+
+
 def read_image(path: Path) -> np.ndarray:
     """Return an image as uint8 RGB (H, W, 3); grey, palette and CMYK become RGB, EXIF orientation is not applied.
 
@@ -47,11 +51,11 @@ def read_labels(path: Path, modes: Sequence[str], variable: str | None = None) -
         return _read_mat(path, variable)
     with _opened(path) as (content, picture):
         if picture.mode not in modes:
-            raise DecodeError(
+            raise NoIndicesError(
                 f"expected labels as indices of mode {' or '.join(modes)}, got mode={picture.mode!r}"
             )
         if _layout(picture).startswith("L;"):
-            raise DecodeError(
+            raise NoIndicesError(
                 f"expected labels of 8 bits, got {_layout(picture)}: decoders scale grey of fewer bits to 0 to 255; "
                 "save the labels with 8 bits or with a palette"
             )

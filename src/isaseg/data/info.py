@@ -5,11 +5,31 @@ NAME is the name of the option in conf/data.
 
 import colorsys
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 
 import numpy as np
+
+# Names by which people call what belongs to no class, LabelMe's among them
+_BACKGROUND = ("background", "_background_", "bg", "unlabelled", "unlabeled")
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What messages advise.
+
+    Attributes:
+        file: For a file that cannot be read.
+        mask: For a mask that does not hold indices.
+        sizes: For an image and a mask of different sizes.
+        ids: For an id that is not in the table.
+    """
+
+    file: str = "replace it with the file of the archive"
+    mask: str = file
+    sizes: str = "EXIF orientation is not applied: take the files of the official archive, or save image and mask upright"
+    ids: str = "fix the file or the id table"
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class DatasetInfo:
         splits: Published number of images of each split.
         layout: Where the files are below the root, for messages.
         png_ids: Like `ids`, for labels converted to PNG where the original label files are MATLAB files.
+        remedies: What messages advise.
     """
 
     title: str
@@ -37,6 +58,7 @@ class DatasetInfo:
     splits: Mapping[str, int] = field(default_factory=dict)
     layout: str = ""
     png_ids: Mapping[int, int] | None = None
+    remedies: Remedies = Remedies()
 
 
 def dataset_info(name: str) -> DatasetInfo:
@@ -61,8 +83,16 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(sorted(path.name.removesuffix(".json") for path in folder.iterdir()))
 
 
-def default_palette(count: int) -> np.ndarray:
-    """Return colours for classes that have none, uint8 (count, 3)."""
+def backgrounds(classes: Sequence[str]) -> list[int]:
+    """Return the classes that are a background by their names; pictures of labels leave them without a colour."""
+    return [number for number, name in enumerate(classes) if name.lower() in _BACKGROUND]
+
+
+def default_palette(classes: Sequence[str]) -> np.ndarray:
+    """Return colours for K classes that have none, uint8 (K, 3): black for a background."""
+    count = len(classes)
     # the golden ratio spreads the hues, however many there are
     hsv = [((0.61803 * i) % 1, 0.75 - 0.25 * (i % 2), 0.95 - 0.2 * (i % 3)) for i in range(count)]
-    return np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)
+    palette = np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)
+    palette[backgrounds(classes)] = 0
+    return palette

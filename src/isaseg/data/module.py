@@ -49,6 +49,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         name: Short name of the data set, for run names and tags.
         root: Folder of the files; `source` reads it by interpolation.
         classes: Class names; `source` reads them by interpolation.
+        split: Share of the images that are for validation; `source` reads it by interpolation.
         val_length: Use only the first so many validation and test samples; None: all.
         val_resize: How an image, never its labels, is resized for evaluation, see `resize.base_size`; None: native.
         cache: Folder of decoded images, used if it exists; None: no cache.
@@ -76,6 +77,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         name: Annotated[str, Field(pattern=r"\w", description="text with a letter or digit in it")] = "",
         root: str | None = None,
         classes: Sequence[str] | None = None,
+        split: Annotated[float, Field(gt=0, lt=1)] | None = None,
         val_length: PositiveInt | None = None,
         val_resize: Resize | None = None,
         cache: str | None = None,

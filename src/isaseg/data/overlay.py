@@ -1,6 +1,6 @@
 """Labels as people see them: a picture under the colours of its classes, and the legend of the colours."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,13 +16,16 @@ _BLEND = 0.5  # share of the colour of the class
 _NAME = 48  # letters of a name in the legend
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def overlay(
+    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, clear: Collection[int] = ()
+) -> np.ndarray:
     """Return the picture under the colours of its classes, with light borders, at most 2048 pixels on a side.
 
     Args:
         image: uint8 RGB (H, W, 3).
         labels: Classes, uint8 (H, W).
         colours: uint8 RGB (K, 3); what is no class, as ignored pixels, is white.
+        clear: Classes that have no colour: the picture is as it is, see `info.backgrounds`.
     """
     factor = _LONGEST_SIDE / max(labels.shape)
     if factor < 1:
@@ -32,6 +35,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.nd
     table = np.full((256, 1, 3), 255, np.uint8)
     table[: len(colours), 0] = colours
     blend: np.ndarray = cv2.addWeighted(image, 1 - _BLEND, cv2.LUT(cv2.merge([labels] * 3), table), _BLEND, 0)
+    bare = np.isin(labels, list(clear))
+    blend[bare] = image[bare]
     borders = np.zeros(labels.shape, bool)
     borders[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     borders[1:] |= labels[1:] != labels[:-1]
@@ -39,10 +44,12 @@ def overlay(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.nd
     return blend
 
 
-def write_overlay(path: Path, image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> None:
+def write_overlay(
+    path: Path, image: np.ndarray, labels: np.ndarray, colours: np.ndarray, clear: Collection[int] = ()
+) -> None:
     """Write `overlay` as a JPEG, whole or not at all."""
     with replace_file(path) as file:
-        Image.fromarray(overlay(image, labels, colours)).save(file, "JPEG", quality=90)
+        Image.fromarray(overlay(image, labels, colours, clear)).save(file, "JPEG", quality=90)
 
 
 def write_legend(path: Path, classes: Sequence[str], ids: np.ndarray, colours: np.ndarray) -> None:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from isaseg.data.cache import LazyArray, cached_picture
-from isaseg.data.decode import DecodeError, read_image, read_labels
+from isaseg.data.cache import LazyArray, cached_picture, file_state
+from isaseg.data.decode import DecodeError, NoIndicesError, read_image, read_labels
 from isaseg.data.index import Pair
 from isaseg.data.info import DatasetInfo, default_palette
+from isaseg.data.upright import orientation, turns, upright
 from isaseg.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,10 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
             f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
             f"split {split}; see CONTRIBUTING.md"
         )
+    numbers = tuple(str(number) for number in range(num_classes))
     defaults = {
-        "classes": tuple(str(number) for number in range(num_classes)),
-        "palette": default_palette(num_classes),
+        "classes": numbers,
+        "palette": default_palette(getattr(source, "classes", numbers)),
         "ignore_index": ignore_index,
         "groups": None,
         "flip_pairs": (),
@@ -93,6 +95,7 @@ class FileSource:
         modes: Pillow modes that a label image may have: L, P, I;16.
         variable: Name of the label matrix in MATLAB files.
         ids: Raw id in the label files to train id; None: `info.ids`. Every id that is missing here is an error.
+        exif: Whether images and masks are turned upright, see `upright.turns`; ignore: as published data sets are read.
 
     Attributes:
         cache: Folder of decoded pictures, written by `tools.build_cache`; None: files are decoded each time.
@@ -111,12 +114,14 @@ class FileSource:
         modes: Sequence[str] = ("L",),
         variable: str | None = None,
         ids: Mapping[int, int] | None = None,
+        exif: str | None = "ignore",
     ) -> None:
         self.info, self.split, self.pairs = info, split, tuple(pairs)
         self.modes, self.variable = tuple(modes), variable
         self.classes, self.palette = info.classes, info.palette
         self.ignore_index, self.flip_pairs = info.ignore_index, info.flip_pairs
         self.ids = dict(info.ids if ids is None else ids)
+        self.exif, self._turns = exif, dict[int, tuple[int, int]]()
         self.cache: Path | None = None
         self._warned = False
         classes, ignore = len(self.classes), self.ignore_index
@@ -167,19 +172,37 @@ class FileSource:
             pair = self.pairs[index]
             raise DataError(
                 f"expected image and mask of one size, got {_size(image)} in image='{pair.image}' and {_size(labels)} in "
-                f"mask='{pair.mask}' ({self.info.title}, {self.split}); EXIF orientation is not "
-                "applied: take the files of the official archive, or save image and mask upright"
+                f"mask='{pair.mask}' ({self.info.title}, {self.split}); {self.info.remedies.sizes}"
             )
 
     def decode_image(self, index: int) -> np.ndarray:
-        """Return the image from its file, uint8 RGB (H, W, 3)."""
-        return self._decode(self.pairs[index].image, read_image)
+        """Return the image from its file, uint8 RGB (H, W, 3), upright if `exif` says so."""
+        return upright(self._decode(self.pairs[index].image, read_image), self.turns(index)[0])
 
     def decode_labels(self, index: int) -> np.ndarray:
-        """Return the raw ids from their file, (H, W)."""
+        """Return the raw ids from their file, (H, W), turned as `exif` says."""
         mask = self.pairs[index].mask
         assert mask is not None
-        return self._decode(mask, lambda path: read_labels(path, self.modes, self.variable))
+        raw = self._decode(mask, lambda path: read_labels(path, self.modes, self.variable))
+        return upright(raw, self.turns(index)[1])
+
+    def turns(self, index: int) -> tuple[int, int]:
+        """Return the EXIF flags by which image and mask of a pair are turned; 1 for neither.
+
+        Raises:
+            DataError: If nothing says on which pixels the mask was drawn.
+        """
+        if index not in self._turns:
+            pair = self.pairs[index]
+            found = turns(pair.image, pair.mask, self.exif)
+            if found is None:
+                raise DataError(
+                    f"expected an image whose mask fits in one way, got EXIF orientation {orientation(pair.image)[0]}, "
+                    f"which keeps the size, in '{pair.image}' ({self.info.title}, {self.split}); set data.source.exif="
+                    "apply if the masks were drawn on upright images, data.source.exif=ignore if on the pixels as stored"
+                )
+            self._turns[index] = found
+        return self._turns[index]
 
     def to_train_ids(self, raw: np.ndarray, index: int) -> np.ndarray:
         """Return train ids, uint8 (H, W), for raw ids (H, W) of any integer type.
@@ -197,7 +220,7 @@ class FileSource:
             value, count = next(iter(unknown.items()))
             raise DataError(
                 f"expected labels {_runs(self.ids)} in {self.info.title}, got the id {value} in {count} pixels of "
-                f"mask='{self.pairs[index].mask}' ({self.split}); fix the file or the id table"
+                f"mask='{self.pairs[index].mask}' ({self.split}); {self.info.remedies.ids}"
             )
         return mask
 
@@ -212,18 +235,26 @@ class FileSource:
         folder = self.cache / self.split
         return folder / f"{self.name(index)}.image", folder / f"{self.name(index)}.labels"
 
+    def turned_by(self, index: int, which: int) -> list[Any]:
+        """Return what the pixels of image (0) or labels (1) depend on beside their file, as JSON."""
+        if self.exif == "ignore":
+            return []
+        other = (self.pairs[index].mask, self.pairs[index].image)[which]
+        return [self.exif, None if other is None else file_state(other)]
+
     def _cached(self, index: int, which: int) -> LazyArray | None:
         """Return image (0) or labels (1) from the cache; None if the cache has not the file as it is now."""
         file = (self.pairs[index].image, self.pairs[index].mask)[which]
         if self.cache is None or file is None:
             return None
         path = self.cache_files(index)[which]
-        cached = cached_picture(path, file)
+        cached = cached_picture(path, file, *self.turned_by(index, which))
         if cached is None and not self._warned:
             self._warned = True
             log.warning(
-                f"the cache of {self.info.title} {self.split} is incomplete, older than the files or of files in another "
-                f"place, e.g. '{path}'; what it lacks is decoded each time; fix it with `python src/data.py cache`"
+                f"the cache of {self.info.title} {self.split} is incomplete, older than the files, of files in another "
+                f"place or of another data.source.exif, e.g. '{path}'; what it lacks is decoded each time; fix it with "
+                "`python src/data.py cache`"
             )
         return cached
 
@@ -231,9 +262,9 @@ class FileSource:
         try:
             return read(path)
         except DecodeError as error:
-            raise DataError(
-                f"{error} in '{path}' ({self.info.title}, {self.split}); replace it with the file of the archive"
-            ) from error
+            advice = self.info.remedies
+            remedy = advice.mask if isinstance(error, NoIndicesError) else advice.file
+            raise DataError(f"{error} in '{path}' ({self.info.title}, {self.split}); {remedy}") from error
 
 
 def _size(array: Picture) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from isaseg.data.decode import DecodeError, read_image
 from isaseg.data.index import IMAGE_ENDINGS
+from isaseg.data.upright import orientation, upright
 from isaseg.errors import DataError
 
 
@@ -76,15 +77,16 @@ def pixels_at_most(limit: int) -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS = before
 
 
-def read_picture(picture: Picture) -> np.ndarray:
-    """Return a picture as uint8 RGB (H, W, 3); EXIF orientation is not applied.
+def read_picture(picture: Picture, turned: bool = True) -> np.ndarray:
+    """Return a picture as uint8 RGB (H, W, 3), upright by its EXIF orientation if `turned`, else as it is stored.
 
     Raises:
         DataError: If it cannot be read, or is larger than `pixels_at_most` allows; names the file.
     """
     path = str(picture.path)
     try:
-        return read_image(picture.path)
+        pixels = read_image(picture.path)
+        return upright(pixels, orientation(picture.path)[0]) if turned else pixels
     except Exception as error:  # decoders raise anything
         cause = error.__cause__ or error
         if isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning):

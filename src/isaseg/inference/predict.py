@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from isaseg import config
 from isaseg.checkpoints.loading import load_model
 from isaseg.console import counted
+from isaseg.data.info import backgrounds
 from isaseg.data.overlay import write_legend, write_overlay
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
@@ -27,11 +28,13 @@ from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most,
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 
+Reader = Callable[[Picture], np.ndarray]
 Labeller = Callable[[np.ndarray], np.ndarray]
 Writer = Callable[[Picture, np.ndarray, np.ndarray], None]
 
 _KEYS: dict[str, Any] = {
     "overlays": bool,
+    "exif": Literal["apply", "ignore"],
     "device": Annotated[
         str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
     ],
@@ -65,7 +68,8 @@ def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
     with pixels_at_most(cfg.max_pixels):
         labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
         start = time.perf_counter()
-        faults = _label_all(pictures, labeller, partial(_write, folder, form, cfg.overlays))
+        read = partial(read_picture, turned=cfg.exif == "apply")
+        faults = _label_all(pictures, read, labeller, partial(_write, folder, form, cfg.overlays))
         done, seconds = len(pictures) - faults, time.perf_counter() - start
     holds = f"labels/*.png hold the ids of {form.title}"
     if cfg.overlays:
@@ -99,20 +103,20 @@ def for_picture(windows: Inference, mode: str, whole_pixels: int, size: tuple[in
     return windows if mode == "slide" or (mode == "auto" and is_large) else replace(windows, crop_size=None)
 
 
-def _label_all(pictures: Sequence[Picture], labeller: Labeller, write: Writer) -> int:
-    """Label and write each picture; return how many could not be.
+def _label_all(pictures: Sequence[Picture], read: Reader, labeller: Labeller, write: Writer) -> int:
+    """Read, label and write each picture; return how many could not be.
 
     While the network works on one picture, the next is decoded and the previous is written; memory holds no more.
     """
     faults = 0
     with ThreadPoolExecutor(2) as pool, counted("predict", len(pictures), "images") as advance:
-        upcoming = pool.submit(read_picture, pictures[0])
+        upcoming = pool.submit(read, pictures[0])
         writing: Future[None] | None = None
         for number, picture in enumerate(pictures, start=1):
             reading = upcoming
             reading.exception()  # waits, so that no two are decoded at once
             if number < len(pictures):
-                upcoming = pool.submit(read_picture, pictures[number])
+                upcoming = pool.submit(read, pictures[number])
             try:
                 image = reading.result()
                 labels = labeller(image)
@@ -136,7 +140,8 @@ def _write(
     """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W)."""
     write_label_file(folder / "labels" / f"{picture.name}.png", labels, form)
     if overlays:
-        write_overlay(folder / "overlays" / f"{picture.name}.jpg", image, labels, form.colours)
+        path = folder / "overlays" / f"{picture.name}.jpg"
+        write_overlay(path, image, labels, form.colours, backgrounds(form.classes))
 
 
 def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Labeller:

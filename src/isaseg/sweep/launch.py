@@ -71,7 +71,8 @@ def plan_sweep(
             del cfg["hydra"]
         return config.initialised(cfg, overrides)
 
-    return plan(combinations, compose)
+    flags = command_flags(master)
+    return plan([config.with_experiment(words, flags) for words in combinations], compose)
 
 
 def sweep_name(master: DictConfig) -> str:

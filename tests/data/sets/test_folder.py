@@ -1,6 +1,7 @@
 """A user's own folder: names from the configuration, masks as indices, odd sizes and names."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.check import check_files
+from isaseg.data.info import default_palette
 from isaseg.data.sets.folder import folder
 from isaseg.errors import ConfigError, DataError
 from tests.fakes import labels_of, make_fake_folder
@@ -80,3 +82,65 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
         folder("val", root, CLASSES, palette=[[1, 2, 3]])
     with pytest.raises(ConfigError, match=r"got \[1\] in data.source.ignore"):
         folder("val", root, CLASSES, ignore=[1])
+
+
+def flat(root: Path, names: Sequence[str], masks: str = "masks", images: str = "images") -> Path:
+    """Write small images and masks of these names."""
+    for name in names:
+        for place, pixels in ((images, np.zeros((8, 9, 3), np.uint8)), (masks, np.ones((8, 9), np.uint8))):
+            (root / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / place / f"{name}.png")
+    return root
+
+
+def names_of(root: Path, split: str, share: float | None = None) -> set[str]:
+    source = folder(split, str(root), CLASSES, share=share)
+    assert source is not None
+    return {pair.name for pair in source.pairs}
+
+
+@pytest.mark.parametrize("place", ["", "/train"])
+def test_without_val_a_share_is_for_validation_and_no_picture_moves(
+    place: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = [f"photo {i}" for i in range(12)]
+    root = flat(tmp_path, first, f"masks{place}", f"images{place}")
+    with caplog.at_level("INFO"):
+        val, train = names_of(root, "val", 0.3), names_of(root, "train", 0.3)
+    assert val and train and val | train == set(first) and not val & train
+    assert (
+        f"no images/val: {len(val)} of 12 images, chosen by their names, are for validation; data.split=0.3"
+        in caplog.text
+    )
+    flat(root, [f"later {i}" for i in range(100)], f"masks{place}", f"images{place}")
+    assert val < names_of(root, "val", 0.3) and train < names_of(root, "train", 0.3)
+    assert 0.1 < len(names_of(root, "val")) / 112 < 0.3, "a fifth by default"
+    assert names_of(root, "val") < names_of(root, "val", 0.4)
+    assert folder("test", str(root), CLASSES) is None
+    flat(root, ["t"], "masks/test", "images/test")
+    assert names_of(root, "test") == {"t"} and not names_of(root, "train") & {"t", "test/t"}
+
+
+def test_a_split_without_pictures_is_refused_with_one_that_has(tmp_path: Path) -> None:
+    root = flat(tmp_path, ["a", "b", "c"])
+    for share in (0.0001, 0.9999):
+        with pytest.raises(
+            DataError, match=r"for train and for val, got [03] of 3 in val .*; data\.split=0\.\d+ moves"
+        ) as error:
+            folder("val", str(root), CLASSES, share=share)
+        assert len(names_of(root, "val", float(str(error.value).split("data.split=")[-1].split()[0]))) in (
+            1,
+            2,
+        )
+    with pytest.raises(DataError, match=r"of 1 in val .*; add images"):
+        folder("train", str(flat(tmp_path / "one", ["a"])), CLASSES)
+    flat(root, ["v"], "masks/val", "images/val")
+    flat(root, ["t"], "masks/train", "images/train")
+    assert names_of(root, "val") == {"v"} and names_of(root, "train") == {"t"}
+    with pytest.raises(ConfigError, match=r"no data\.split where there is images/val, got data\.split=0\.2"):
+        folder("val", str(root), CLASSES, share=0.2)
+
+
+def test_a_background_is_black_and_others_are_not() -> None:
+    palette = default_palette(["cat", "Background", "dog"])
+    assert palette.any(1).tolist() == [True, False, True]

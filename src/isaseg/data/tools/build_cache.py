@@ -53,21 +53,21 @@ def build_cache(source: FileSource, workers: int | None = None, verify: bool = F
 def cache_sample(source: FileSource, index: int, verify: bool = False) -> CacheReport:
     """Write the files of a sample where they are absent, stale or damaged."""
     pair, (image, labels) = source.pairs[index], source.cache_files(index)
-    files = [(image, pair.image), *([] if pair.mask is None else [(labels, pair.mask)])]
+    files = [(image, pair.image, source.turned_by(index, 0))]
+    files += [] if pair.mask is None else [(labels, pair.mask, source.turned_by(index, 1))]
     report = CacheReport(samples=1)
     try:
-        for path, file in files:
+        for path, file, more in files:
             try:
-                cached = cached_picture(path, file)
+                cached = cached_picture(path, file, *more)
                 if cached is not None and verify:
                     cached[:, :]
             except CacheError:
                 report.repaired.append(path)
                 cached = None
             if cached is None:
-                write_picture(
-                    path, source.decode_image(index) if path == image else _labels(source, index), file
-                )
+                pixels = source.decode_image(index) if path == image else _labels(source, index)
+                write_picture(path, pixels, file, *more)
                 report.written += 1
     except DataError as error:
         return CacheReport(errors=[str(error)])

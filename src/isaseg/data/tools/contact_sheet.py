@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from isaseg.data.info import backgrounds
 from isaseg.data.overlay import overlay
 from isaseg.data.resize import fit
 from isaseg.data.source import FileSource
@@ -20,7 +21,8 @@ _NAME = 40  # characters above a tile
 def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
     """Draw evenly spaced samples of each split, 24 at most, in the colours of their classes.
 
-    Light lines separate the classes, and ignored pixels are pale. Samples with a fault are left out.
+    Light lines separate the classes, ignored pixels are pale, and a background has no colour. Samples with a fault are
+    left out.
     """
     source = reports[0].source
     count = min(_SAMPLES_OF_SPLIT, _SAMPLES // len(reports))
@@ -56,7 +58,8 @@ def _tile(source: FileSource, index: int) -> tuple[np.ndarray, str, list[int]]:
     if mask is None:
         return picture, name, []
     labels = _fit(mask[:, :], cv2.INTER_NEAREST_EXACT)
-    return overlay(picture, labels, source.palette), name, np.unique(mask[:, :]).tolist()
+    shown = overlay(picture, labels, source.palette, backgrounds(source.classes))
+    return shown, name, np.unique(mask[:, :]).tolist()
 
 
 def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:

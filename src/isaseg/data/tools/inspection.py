@@ -91,7 +91,8 @@ def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndar
         try:
             return work(*args)
         except DataError as error:
-            faults.append(Fault(source.split, pair.name, str(file), str(error)))
+            if str(error) not in [fault.text for fault in faults]:  # both files are turned, or neither
+                faults.append(Fault(source.split, pair.name, str(file), str(error)))
 
     image = attempt(pair.image, source.decode_image, index)
     size = None if image is None else (image.shape[1], image.shape[0])
@@ -152,10 +153,11 @@ def tables(title: str, reports: Sequence[SplitReport]) -> Group:
 def _split_column(report: SplitReport) -> dict[str, str]:
     sizes = sorted(report.sizes.elements(), key=lambda size: size[0] * size[1])
     spread = [f"{w}x{h}" for w, h in (sizes[0], sizes[len(sizes) // 2], sizes[-1])] if sizes else ["-"] * 3
+    published = report.source.info.splits
     ignored = f"{100 * report.pixels[-1] / max(1, report.pixels.sum()):.1f} %"
     return {
         "images": str(len(report.source)),
-        "published": str(report.source.info.splits.get(report.source.split, "-")),
+        **({"published": str(published.get(report.source.split, "-"))} if published else {}),
         **dict(zip(("smallest", "median", "largest"), spread, strict=True)),
         "distinct sizes": str(len(report.sizes)),
         "ignored pixels": ignored if report.source.labelled else "no labels",
