@@ -15,6 +15,7 @@ from PIL import Image
 
 from isaseg.cli import data as commands
 from tests import fakes, forked
+from tests.reliability.small import SMALL
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "src" / "data.py"
@@ -136,7 +137,7 @@ def test_what_the_help_shows_composes(
     shown = capsys.readouterr().out.splitlines()
     lines = [line.split("isaseg data ")[1] for line in shown if line.startswith("  isaseg data")]
     keys = [line.split()[0] for line in shown if line.startswith("  ") and "=" in line.split()[0]]
-    assert len(lines) == 4 and len(keys) > 4
+    assert len(lines) == 5 and len(keys) > 4
     for name in ("check", "prepare", "cache"):
         monkeypatch.setattr(commands, f"_{name}", lambda cfg: 0)
     for line in lines:
@@ -254,3 +255,39 @@ def test_archives_are_unpacked_checked_and_looked_after(
     assert tool(*arguments, "verify=true") == 2
     out, err = capsys.readouterr()
     assert "faults: 1" in out and str(image) in err
+
+
+def test_annotations_become_masks_that_pass_the_check_and_train(tmp_path: Path) -> None:
+    """COCO's polygons on photographs, some of which are turned: through the three commands that a user types."""
+    images, regions = [], []
+    for number in range(12):
+        flag, name = 6 if number % 3 == 0 else 1, f"{'val' if number > 7 else 'train'}/a photo {number}.jpg"
+        width, height = (30, 40) if flag == 6 else (40, 30)  # upright; all are stored as 40 x 30
+        exif = Image.Exif()
+        exif[0x0112] = flag
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), (20 * number, 90, 30)).save(tmp_path / "photos" / name, exif=exif)
+        images.append({"id": number, "file_name": name, "width": width, "height": height})
+        corners = [5, 5, 25, 5, 25, 25, 5, 25]
+        regions.append({"id": number, "image_id": number, "category_id": 3, "segmentation": [corners]})
+    content = {"images": images, "annotations": regions, "categories": [{"id": 3, "name": "dog"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    words = ["data=folder", "data.root=mine", "data.classes=[background,dog]"]
+    prepare = ["prepare", *words, "images=photos", "masks=coco.json"]
+    unknown = forked.run("data.py", *prepare, "data.classes=[background,cat]", cwd=tmp_path)
+    assert unknown.returncode == 2 and "got dog (12 shapes in 12 of 12 files" in unknown.stderr
+    assert unknown.stderr.count("error: ") == 1 and not (tmp_path / "mine").exists()
+    made = forked.run("data.py", *prepare, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "annotations of COCO: 12 pictures with masks in 'mine'" in made.stdout
+    assert "turned by their EXIF flag when they are read: 4 pictures" in made.stdout
+    assert "background 66.67 %, dog 33.33 %, ignored 0.00 %" in made.stdout
+    checked = forked.run("data.py", "check", *words, cwd=tmp_path)
+    assert checked.returncode == 0 and "faults: 0" in checked.stdout, checked.stderr
+    short = [word for word in SMALL if not word.startswith(("data.val_length", "check_data"))]
+    trained = forked.run(
+        "train.py", *words, *short, "trainer.max_steps=2", "data.num_workers=0",
+        "optim.schedule.warmup_steps=0", "run_dir=run", cwd=tmp_path,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 2

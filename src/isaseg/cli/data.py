@@ -11,6 +11,13 @@ check    Decode every file and report all that is wrong; count sizes and classes
 prepare  Unpack the official archives into the layout that is read, and convert labels.
   archives=FOLDER          where the archives are, as they were downloaded
   verify=true              no archives: compare what is in data.root with the checksums noted by prepare
+  With data=folder: convert the masks of your own pictures into the layout that is read, below data.root.
+  images=FOLDER            the pictures, which are linked, or copied from another disk
+  masks=PATH               a folder of masks in colours (data.source.palette), with a palette or of 1 to 16 bits; a folder
+                           of LabelMe's JSON files; one JSON of COCO; one XML of CVAT (CVAT for images 1.1)
+  ignored=[[0,0,0],void]   colours and labels that are left out
+  unannotated=skip         leave out pictures without a mask; background: all of them is background
+  splits=train             put them into images/train and masks/train
 
 cache    Decode every file once, so that training reads only the pixels of a crop. The same command continues.
          Writes into data.cache, by default <output_dir>/cache/<name>.
@@ -21,6 +28,7 @@ Examples:
   isaseg data check data=cityscapes data.root=/path/to/cityscapes
   isaseg data check data=folder data.root=/path/to/it 'data.classes=[sky,ground]'
   isaseg data prepare data=lip archives=/path/to/downloads data.root=/path/to/lip
+  isaseg data prepare data=folder images=photos masks=coco.json data.root=/path/to/it 'data.classes=[background,dog]'
   isaseg data cache data=cityscapes data.root=/path/to/cityscapes splits=[train]
 
 Keys: conf/data_tool.yaml and conf/data
@@ -32,7 +40,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveInt
 
 from isaseg import config
@@ -46,10 +54,15 @@ if TYPE_CHECKING:
     from isaseg.data.tools.inspection import Fault
 
 _WORDS = ("check", "prepare", "cache")
+_Byte = Annotated[int, Field(ge=0, le=255)]
 _KEYS: dict[str, Any] = {
     "splits": Annotated[list[Literal["train", "val", "test"]], Field(min_length=1)] | None,
     "workers": PositiveInt | None,
     "verify": bool,
+    "images": str | None,
+    "masks": str | None,
+    "ignored": list[str | tuple[_Byte, _Byte, _Byte]],
+    "unannotated": Literal["refuse", "skip", "background"],
 }
 
 
@@ -127,13 +140,17 @@ def _cache(cfg: DictConfig) -> int:
 
 
 def _prepare(cfg: DictConfig) -> int:
-    """Unpack official archives, or with `verify` compare files with their noted checksums; return 2 if one differs."""
+    """Unpack official archives or convert own masks, or with `verify` compare files with their noted checksums.
+
+    Return 2 if one differs.
+    """
     from isaseg.data.tools.manifest import verify
     from isaseg.data.tools.prepare import prepare
 
-    needed = (
-        {"data.root": cfg.data.root} if cfg.verify else {"data.root": cfg.data.root, "archives": cfg.archives}
-    )
+    own = cfg.data.get("source", {}).get("_target_") == "isaseg.data.sets.folder.folder"
+    needed = {"data.root": cfg.data.root}
+    if not cfg.verify:
+        needed |= {"images": cfg.images, "masks": cfg.masks} if own else {"archives": cfg.archives}
     for key, value in needed.items():
         if value is None:
             raise ConfigError(f"expected a folder as {key}, got none; give it as {key}=/path/to/it")
@@ -144,9 +161,24 @@ def _prepare(cfg: DictConfig) -> int:
             command.report(text)
         print(f"faults: {len(faults)} in '{root}'")
         return 2 if faults else 0
-    for line in prepare(cfg.data.name, Path(str(cfg.archives)), root):
+    for line in _own(cfg, root) if own else prepare(cfg.data.name, Path(str(cfg.archives)), root):
         print(line)
     return 0
+
+
+def _own(cfg: DictConfig, root: Path) -> list[str]:
+    from isaseg.data.sets.folder import folder_info
+    from isaseg.data.tools.own_masks import OwnMasks, convert_own
+
+    source = OmegaConf.to_container(cfg.data.source, resolve=True)
+    assert isinstance(source, dict)
+    info = folder_info(source["classes"], source["palette"], source["ignore"], source["ignore_index"])
+    if len(cfg.splits or ()) > 1:
+        raise ConfigError(f"expected one split for the pictures, got splits={cfg.splits}")
+    images, masks = (Path(str(path)).expanduser() for path in (cfg.images, cfg.masks))
+    ignored = [entry if isinstance(entry, str) else tuple(entry) for entry in cfg.ignored]
+    settings = (source["palette"], ignored, cfg.unannotated, source.get("exif"), "".join(cfg.splits or ()))
+    return convert_own(OwnMasks(images, masks, root, info, *settings))
 
 
 def _find(cfg: DictConfig) -> "tuple[list[FileSource], list[Fault]]":

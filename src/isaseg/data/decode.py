@@ -11,6 +11,10 @@ import numpy as np
 import scipy.io
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+_WIDE = ("I;16", "I;16B")
+_MASKS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *_WIDE)  # Pillow's modes
+_RGB = np.array([1 << 16, 1 << 8, 1], np.int32)
+
 
 class DecodeError(Exception):
     """A file that cannot be decoded; the message says why."""
@@ -65,6 +69,44 @@ def read_labels(path: Path, modes: Sequence[str], variable: str | None = None) -
             return _fast(content, cv2.IMREAD_UNCHANGED)
     with _opened(path) as (_, picture):  # `verify` leaves nothing to decode
         return np.asarray(picture)
+
+
+def read_mask(path: Path, only_indices: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the pixels of a mask of any kind: integers (H, W), and the colour of each index.
+
+    A colour is the number 0xRRGGBB; transparency is left out. The pixels are indices (of 16 bits: of colour -1),
+    or they are colours, with None beside them. Grey of 1, 2 or 4 bits is not scaled.
+
+    Args:
+        path: An image.
+        only_indices: Whether a mask in colours is not decoded: (0, 0) pixels are returned.
+
+    Raises:
+        DecodeError: If the file is damaged, has another mode, or is a JPEG, whose colours are not those that were saved.
+    """
+    with _opened(path) as (_, picture):
+        mode, layout = picture.mode, _layout(picture)
+        reduced = ";16" in layout and mode not in _WIDE
+        if picture.format in ("JPEG", "MPO") or mode not in _MASKS or reduced:
+            raise DecodeError(
+                f"expected indices, or colours of 8 bits, as PNG, got mode={mode!r} in a {picture.format}"
+            )
+        if only_indices and mode in ("RGB", "RGBA"):
+            return np.zeros((0, 0), np.int64), None
+        picture.verify()
+    with _opened(path) as (_, picture):
+        pixels = np.asarray(picture)
+        if mode in ("RGB", "RGBA"):
+            return pixels[..., :3].astype(np.int32) @ _RGB, None
+        if mode in _WIDE:
+            return pixels.astype(np.int64), np.array([-1])
+        if mode in ("P", "PA"):
+            palette = np.reshape(picture.getpalette() or [0, 0, 0], (-1, 3)).astype(np.int32)
+            return pixels if mode == "P" else pixels[..., 0], palette @ _RGB
+    bits = 1 if mode == "1" else int(layout[2:]) if layout.startswith("L;") and layout[2:].isdigit() else 8
+    step = 255 // (2**bits - 1)
+    grey = pixels.astype(np.uint8) if mode == "1" else (pixels if mode == "L" else pixels[..., 0]) // step
+    return grey, np.arange(2**bits) * step * 0x010101
 
 
 @contextmanager

@@ -58,6 +58,26 @@ def folder(
         ConfigError: If names, colours and ignored labels do not agree, or there is both val and `share`.
         DataError: If the data are absent or incomplete, masks are no index images, or are too few for `share`.
     """
+    info = folder_info(classes, palette, ignore, ignore_index)
+    files = SplitFiles(info, split, root)
+    images, masks = _find(files, split, share)
+    if split == "test" and not masks:
+        return FileSource(info, split, files.pairs(images, None), exif=exif) if images else None
+    _check_masks(files, images, masks)
+    return FileSource(info, split, files.pairs(images, masks), modes=("L", "P", "I;16"), exif=exif)
+
+
+def folder_info(
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]] | None = None,
+    ignore: Sequence[int] = (255,),
+    ignore_index: int = 255,
+) -> DatasetInfo:
+    """Return what is known about a folder, with the arguments of `folder`.
+
+    Raises:
+        ConfigError: If names, colours and ignored labels do not agree.
+    """
     if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
         raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
     classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
@@ -68,15 +88,9 @@ def folder(
         raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
     colours = default_palette(classes) if palette is None else np.array(palette, np.uint8)
     ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
-    info = DatasetInfo(
+    return DatasetInfo(
         "own images", tuple(classes), colours, ids, ignore_index, layout=LAYOUT, remedies=_REMEDIES
     )
-    files = SplitFiles(info, split, root)
-    images, masks = _find(files, split, share)
-    if split == "test" and not masks:
-        return FileSource(info, split, files.pairs(images, None), exif=exif) if images else None
-    _check_masks(files, images, masks)
-    return FileSource(info, split, files.pairs(images, masks), modes=("L", "P", "I;16"), exif=exif)
 
 
 def _find(files: SplitFiles, split: str, share: float | None) -> Files:

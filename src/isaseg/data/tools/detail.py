@@ -4,7 +4,7 @@ Regions are painted in the order of the file, as the Detail API and mmsegmentati
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -94,15 +94,25 @@ def paint(height: int, width: int, regions: Iterable[Region], ids: Mapping[int, 
     return labels
 
 
-def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
-    """Decode COCO's compressed run lengths to a mask, bool (height, width).
+def decode_rle(counts: str | Sequence[int], height: int, width: int) -> np.ndarray:
+    """Decode COCO's run lengths, compressed or as numbers, to a mask, bool (height, width).
 
-    Runs of 0 and of 1 alternate, down the columns. A run is a number in base 32, least digit first. A digit is the
-    character 48 + digit, + 32 if more digits follow. The top bit of the last digit is the sign. From the fourth run on,
-    the number is the difference from the run two before.
+    Runs of 0 and of 1 alternate, down the columns.
 
     Raises:
-        ValueError: If it is not such a string, or its runs do not add up to the picture.
+        ValueError: If it is no such string, or its runs do not add up to the picture.
+    """
+    runs = _decompress(counts) if isinstance(counts, str) else counts
+    if min(runs, default=-1) < 0 or sum(runs) != height * width:
+        raise ValueError(f"expected run lengths of {height * width} pixels in all, got others")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _decompress(counts: str) -> list[int]:
+    """Return the runs of a string: numbers in base 32, least digit first.
+
+    A digit is the character 48 + digit, + 32 if more digits follow. The top bit of the last digit is the sign. From the
+    fourth run on, the number is the difference from the run two before.
     """
     runs: list[int] = []
     number = shift = 0
@@ -120,6 +130,6 @@ def decode_rle(counts: str, height: int, width: int) -> np.ndarray:
             number -= 1 << shift
         runs.append(number + (runs[-2] if len(runs) > 2 else 0))
         number = shift = 0
-    if shift or min(runs, default=-1) < 0 or sum(runs) != height * width:
-        raise ValueError(f"expected run lengths of {height * width} pixels in all, got others")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    if shift:
+        raise ValueError("expected compressed run lengths, got an unfinished number")
+    return runs

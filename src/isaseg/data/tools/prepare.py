@@ -144,7 +144,7 @@ def _run(job: _Job, step: str) -> str:
         before = job.manifest.steps.pop(step, PreparedStep())  # a conversion copies only what is not there
         job.manifest.steps[step] = PreparedStep(sha256=checksum, files=before.files | files)
         save_manifest(job.root, job.manifest)  # first: where the move is cut short, files are missing
-        _move(files, staging, job.root)
+        move_files(files, staging, job.root)
     except OSError as error:
         raise DataError(
             f"expected to read and write below '{job.root}', got {error}; fix that and start again"
@@ -172,8 +172,12 @@ def _unpack_nested(places: Mapping[str, Place | None], archive: Path, out: Path,
         (aside / name).unlink()
 
 
-def _move(files: Iterable[str], source: Path, root: Path) -> None:
-    """Move files below `root`, each at once; a link there that leads out of it is not followed."""
+def move_files(files: Iterable[str], source: Path, root: Path) -> None:
+    """Move files, by their paths below `source`, below `root`, each at once.
+
+    Raises:
+        DataError: If a link in `root` leads out of it.
+    """
     for parent in sorted({(root / path).parent for path in files}):
         if not parent.resolve().is_relative_to(root.resolve()):
             raise DataError(
