@@ -1,10 +1,14 @@
 """What is said on the terminal: the progress of long work on standard error, and the silence of libraries."""
 
 import logging
+import re
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -74,6 +78,18 @@ def quiet() -> None:
     )  # that it makes an experiment
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def as_typed(text: str) -> str:
+    """Return the text with `isaseg NAME` as the user starts commands: from a checkout that is `python src/NAME.py`."""
+    script = Path(sys.argv[0])
+
+    def typed(found: re.Match[str]) -> str:
+        other = script.with_name(f"{found[1]}.py")
+        return f"python {shlex.quote(str(other))}" if other.is_file() else found[0]
+
+    is_ours = script.suffix == ".py" and script.stem != "__main__"
+    return re.sub(r"\bisaseg ([a-z]+)", typed, text) if is_ours else text
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

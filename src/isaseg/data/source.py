@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
+from isaseg.console import as_typed
 from isaseg.data.cache import LazyArray, cached_picture
 from isaseg.data.decode import DecodeError, read_image, read_labels
 from isaseg.data.index import Pair
@@ -223,7 +224,7 @@ class FileSource:
             self._warned = True
             log.warning(
                 f"the cache of {self.info.title} {self.split} is incomplete, older than the files or of files in another "
-                f"place, e.g. '{path}'; what it lacks is decoded each time; fix it with `python src/data.py cache`"
+                f"place, e.g. '{path}'; what it lacks is decoded each time; fix it with `{as_typed('isaseg data')} cache`"
             )
         return cached
 

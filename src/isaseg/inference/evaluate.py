@@ -22,7 +22,7 @@ from torch.distributed import all_gather_object, get_world_size, is_initialized
 from isaseg import config
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes
-from isaseg.console import counted, quiet
+from isaseg.console import as_typed, counted, quiet
 from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
@@ -130,7 +130,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
     if not datamodule.is_labelled(cfg.split):
         raise ConfigError(
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
-            "`isaseg predict` writes what is sent to the server"
+            f"`{as_typed('isaseg predict')}` writes what is sent to the server"
         )
     _compare_names(model, source.classes)
     folder = _folder(cfg)

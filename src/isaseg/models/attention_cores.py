@@ -14,6 +14,7 @@ from torch import Tensor
 from isaseg.models.regroup import (
     Kind,
     Size,
+    crop,
     deinterlace,
     for_any_size,
     interlace,
@@ -85,21 +86,20 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         kind: `long_range`, positions that lie a multiple of `group_size` apart, or `short_range`, each P_h x P_w window.
         fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
     """
-    height, width = q.shape[-2:]
+    whole = height, width = q.shape[2], q.shape[3]
     split = interlace if kind == "long_range" else split_windows
-    mask, top, left = None, 0, 0
-    if not fits and (for_any_size() or height % group_size[0] or width % group_size[1]):
-        (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
-        inside = q.new_zeros((q.shape[0], 1, *q.shape[-2:]), dtype=torch.bool)
-        inside[..., top : top + height, left : left + width] = True
-        mask = split(inside, group_size)
+    mask, offset = None, (0, 0)
+    if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
+        inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), group_size)
+        q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
+        mask = split(inside, group_size) > 0
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
         mask = mask | ~mask.flatten(1).any(1)[:, None, None, None]
     size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
     context = dense(q, k, v, mask)
     context = deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
-    return context[..., top : top + height, left : left + width]
+    return context if mask is None else crop(context, offset, whole)
 
 
 # ---------------------------------------------------------------- kernels

@@ -122,11 +122,34 @@ def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
         The padded map (B, C, Q_h * P_h, Q_w * P_w), and the (top, left) offset of the original in it.
     """
     height, width = x.shape[-2:]
-    pad_h, pad_w = padded(height, group_size[0]) - height, padded(width, group_size[1]) - width
+    size = padded(height, group_size[0]), padded(width, group_size[1])
+    pad_h, pad_w = size[0] - height, size[1] - width
     top, left = pad_h // 2, pad_w // 2
-    if for_any_size() or pad_h or pad_w:
+    if _exports():
+        (more_h, more_w) = group_size
+        x = _picked(F.pad(x, (more_w, more_w, more_h, more_h)), (more_h - top, more_w - left), size)
+    elif torch.compiler.is_compiling() or pad_h or pad_w:  # a compiled graph serves other sizes too
         x = F.pad(x, (left, pad_w - left, top, pad_h - top))
     return x, (top, left)
+
+
+def crop(x: Tensor, offset: Size, size: Size) -> Tensor:
+    """Return the `size` = (H, W) of a map at `offset` = (top, left): what `pad_to_multiple` has padded."""
+    if _exports():
+        return _picked(x, offset, size)
+    return x[..., offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]]
+
+
+def _picked(x: Tensor, offset: Size, size: Size) -> Tensor:
+    """Crop by the numbers of rows and columns: of a slice, torch.export wants to prove that it lies inside."""
+    for axis, (start, length) in enumerate(zip(offset, size, strict=True), start=2):
+        x = x.index_select(axis, torch.arange(length, device=x.device) + start)
+    return x
+
+
+def _exports() -> bool:
+    """Return whether torch.export records a program, other than for ONNX, whose graph has slices."""
+    return torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export()
 
 
 def padded(size: int, multiple: int) -> int:
