@@ -21,6 +21,7 @@ from isaseg.models.regroup import (
     merge_windows,
     pad_to_multiple,
     split_windows,
+    viewed,
 )
 
 Core = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -67,10 +68,13 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     Returns:
         (B, V, H, W).
     """
-    q_BLD, k_BLD, v_BLV = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
-    mask_B1L = None if mask is None else mask.flatten(2)
+    number, height, width = q.shape[0], q.shape[2], q.shape[3]
+    q_BLD, k_BLD, v_BLV = (
+        viewed(t.permute(0, 2, 3, 1), number, height * width, t.shape[1]) for t in (q, k, v)
+    )
+    mask_B1L = None if mask is None else viewed(mask.permute(0, 2, 3, 1), number, 1, height * width)
     context = attend(q_BLD, k_BLD, v_BLV, q.shape[1] ** -0.5, mask_B1L)
-    return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
+    return viewed(context, number, height, width, v.shape[1]).permute(0, 3, 1, 2)
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fits: bool = False) -> Tensor:
@@ -94,7 +98,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
         mask = split(inside, group_size) > 0
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
-        mask = mask | ~mask.flatten(1).any(1)[:, None, None, None]
+        mask = mask | ~mask.any(3, keepdim=True).any(2, keepdim=True)
     size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
     context = dense(q, k, v, mask)

@@ -100,17 +100,28 @@ def _cells(x: Tensor, group_size: Size) -> Tensor:
 
 
 def _map(cells: Tensor) -> Tensor:
-    return cells.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    batch, n_h, h, n_w, w, channels = cells.shape
+    return viewed(cells, batch, n_h * h, n_w * w, channels).permute(0, 3, 1, 2)
 
 
 def _groups(cells: Tensor, kind: Kind) -> Tensor:
     """Return (n, C, h, w)."""
-    return cells.permute(_TO_GROUPS[kind]).flatten(0, 2).contiguous().permute(0, 3, 1, 2)
+    groups = cells.permute(_TO_GROUPS[kind])
+    batch, n_h, n_w, *shape = groups.shape
+    return viewed(groups, batch * n_h * n_w, *shape).contiguous().permute(0, 3, 1, 2)
 
 
 def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
     """Return the cells of groups (B * n_h * n_w, C, h, w), where `number` = (n_h, n_w)."""
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
+
+
+def viewed(x: Tensor, *shape: int) -> Tensor:
+    """Return `x.reshape(shape)`; for torch.compile and torch.export by way of one axis.
+
+    Otherwise they compare sizes with products of sizes, which with symbols they cannot always decide.
+    """
+    return (x.reshape(-1) if torch.compiler.is_compiling() else x).reshape(shape)
 
 
 def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
