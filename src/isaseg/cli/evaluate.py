@@ -66,13 +66,9 @@ def _work(words: list[str]) -> int:
 def _configuration(words: list[str], given: Mapping[str, str], model: "Model", path: Path) -> DictConfig:
     """Return the configuration, with the data of the run that a checkpoint of ours is of, unless `data` is given."""
     file = run_file(path) if model.kind == "isaseg" and "data" not in given else None
-    data = None if file is None else run_data(file, [word for word in words if is_of_data(word)])
-    if data is not None:
-        named = model.description.get("data", data.name)
-        if named != data.name:
-            raise ConfigError(
-                f"expected the run of '{path}', trained on {named}, got data.name={data.name} in '{file}'; give data=NAME"
-            )
+    data = None
+    if file is not None:
+        data = run_data(file, [word for word in words if is_of_data(word)], model.description.get("data"))
         words = [word for word in words if not is_of_data(word)]
     implied = _implied(given, model, path, config.user_dirs(words), has_data=data is not None)
     more = [f"{key}={value}" for key, value in implied.items() if key not in given]

@@ -29,13 +29,19 @@ def is_of_data(word: str) -> bool:
     return word.lstrip("+~").startswith("data.")
 
 
-def run_data(file: Path, words: Sequence[str]) -> DictConfig:
+def run_data(file: Path, words: Sequence[str], trained_on: str | None) -> DictConfig:
     """Return the node `data` of a run's config.yaml, changed by those words of a command line that name its keys.
 
     The file may come from a stranger: it gives no trust, and is checked like any configuration.
 
+    Args:
+        file: The config.yaml.
+        words: The words.
+        trained_on: The data set that the checkpoint names.
+
     Raises:
-        ConfigError: If this version cannot use it, a word names a key that it lacks, or its root is not there.
+        ConfigError: If this version cannot use it, it is of another data set, a word names a key that it lacks, or its
+            root is not there.
     """
     try:
         held: Any = OmegaConf.load(file)
@@ -46,6 +52,10 @@ def run_data(file: Path, words: Sequence[str]) -> DictConfig:
         raise _unusable(file, error) from error
     except (OmegaConfBaseException, IsasegError) as error:
         raise _unusable(file, error) from error
+    if trained_on not in (None, name):
+        raise _unusable(
+            file, ValueError(f"data.name={name}, where the checkpoint was trained on {trained_on}")
+        )
     node = {key: _following(value, plain, root) for key, value in plain.items()}
     # composed like a file of conf, so that words change it, and are refused, as everywhere
     ConfigStore.instance().store("run_data", {"data": node})
