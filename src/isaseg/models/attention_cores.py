@@ -96,9 +96,11 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
     if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
         inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), group_size)
         q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
-        mask = split(inside, group_size) > 0
+        inside_G1HW = split(inside, group_size)
+        number, tokens = inside_G1HW.shape[0], inside_G1HW[0].numel()
+        mask = viewed(inside_G1HW.permute(0, 2, 3, 1), number, tokens) > 0
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
-        mask = mask | ~mask.any(3, keepdim=True).any(2, keepdim=True)
+        mask = viewed(mask | ~mask.any(1, keepdim=True), *inside_G1HW.shape)
     size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
     context = dense(q, k, v, mask)
