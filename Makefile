@@ -42,7 +42,8 @@ format: $(STAMP) ## bring the code into shape
 sweep: $(STAMP) ## train every partition size on Lamps, one after the other
 	$(BIN)/python src/train.py -m sweep=group_size $(ARGS)
 
-ABLATION := src/compare.py outputs/lamps_isa/context.sweep --output outputs/ablation --also val/group_acc val/group_acc_far --bounds
+# the newest list: a sweep with other words, as in ARGS, has one of its own
+ABLATION = src/compare.py $$(ls -t outputs/lamps_isa/context*.sweep | head -n 1) --output outputs/ablation --also val/group_acc val/group_acc_far --bounds
 
 ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and write the table and the figures
 	$(BIN)/python src/train.py -m sweep=context hydra.launcher.slots=2 $(ARGS)

@@ -3,10 +3,13 @@
 import logging
 import math
 import re
+import shlex
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import SupportsFloat
 
 from rich.console import Console
@@ -88,6 +91,18 @@ def percent(share: SupportsFloat | None, digits: int = 2) -> str:
     """Return a fraction as people read it: 41.27 for 0.4127, "absent" for None and NaN, as of a class without a pixel."""
     value = math.nan if share is None else float(share)
     return "absent" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def as_typed(text: str) -> str:
+    """Return the text with `isaseg NAME` as the user starts commands: from a checkout that is `python src/NAME.py`."""
+    script = Path(sys.argv[0])
+
+    def typed(found: re.Match[str]) -> str:
+        other = script.with_name(f"{found[1]}.py")
+        return f"python {shlex.quote(str(other))}" if other.is_file() else found[0]
+
+    is_ours = script.suffix == ".py" and script.stem != "__main__"
+    return re.sub(r"\bisaseg ([a-z]+)", typed, text) if is_ours else text
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:

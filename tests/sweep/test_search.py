@@ -351,7 +351,8 @@ def test_a_killed_search_with_a_failing_trial_is_finished_by_the_same_command(
     assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"], again.stderr
     assert [trial.params for trial in trials[:2]] == [trial.params for trial in begun]
     assert "group_size=[0, 0]" in (failure(tmp_path / trials[0].user_attrs["folder"]) or "")
-    members = (folder / "search.sweep").read_text().splitlines()[1:]
+    (listed,) = folder.glob("search-*.sweep")
+    members = listed.read_text().splitlines()[1:]
     assert members == [Path(trial.user_attrs["folder"]).name for trial in trials]
     assert sorted(members) == sorted(path.name for path in folder.iterdir() if path.is_dir())
     for trial, member in list(zip(trials, members, strict=True))[1:]:

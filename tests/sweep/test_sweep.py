@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +16,12 @@ from rich.console import Console
 
 from hydra_plugins.isaseg_sweeps import OptunaSweeper, SlurmLauncher
 from isaseg.errors import ConfigError
+from isaseg.report.runs import read_runs
 from isaseg.runs.history import read_history
 from isaseg.sweep import local as local_module
 from isaseg.sweep.grid import combinations
 from isaseg.sweep.jobs import Job, plan, processes
+from isaseg.sweep.launch import members_file, write_members
 from isaseg.sweep.local import Local, alone, gpus_needed, local_command, room_for, visible_gpus
 from isaseg.sweep.supervise import Outcome, supervise
 from tests import forked
@@ -80,6 +83,28 @@ def test_combinations_of_one_run_are_one_job_and_names_tell_jobs_apart() -> None
     jobs = planned(["optim.lr=1e-3", "seed=3"], ["optim.lr=2e-3", "seed=3"])
     assert [job.name for job in jobs] == ["optim.lr=1e-3", "optim.lr=2e-3"]
     assert planned(["optim.lr=1e-3"])[0].name.startswith("isa-8x8_test_resnet_seed0_")
+
+
+def test_each_sweep_has_a_list_of_its_own_and_the_same_again_adds_to_it(tmp_path: Path) -> None:
+    def listed(seeds: Sequence[int], *words: str, file: str | None = None) -> Path:
+        choices = {"sweep": file, "hydra/sweeper": "grid"}
+        master = OmegaConf.create(
+            {"hydra": {"overrides": {"task": list(words)}, "runtime": {"choices": choices}}}
+        )
+        jobs = [Job(str(seed), tmp_path / f"seed{seed}", (), OmegaConf.create()) for seed in seeds]
+        for job in jobs:
+            job.folder.mkdir(exist_ok=True)
+            (job.folder / "config.yaml").write_text("seed: 1\n")
+        write_members(jobs, master)
+        return members_file([job.folder for job in jobs], master)
+
+    both = [listed([1, 2], "attention=isa,dense", "seed=1"), listed([3], "seed=3,4", "attention=isa")]
+    assert listed([2, 4], "seed=1", "attention=isa,dense") == both[0]
+    assert listed([1], "sweep=context", file="context") == tmp_path / "context.sweep"
+    assert listed([4], "sweep=context", "seed=4", file="context").name.startswith("context-")
+    assert len(list(tmp_path.glob("*.sweep"))) == 4
+    assert [run.folder.name for run in read_runs([both[0]])] == ["seed1", "seed2", "seed4"]
+    assert [run.folder.name for run in read_runs(both)] == ["seed1", "seed2", "seed4", "seed3"]
 
 
 @pytest.mark.parametrize("mistake", ["+recipe.x=1", "+sead=1", "head.dropout=2"])
@@ -314,6 +339,7 @@ from pathlib import Path
 from rich.console import Console
 from tests.sweep.fake import jobs_of
 from isaseg.sweep import jobs as jobs_module
+from isaseg.sweep.launch import members_file, write_members
 from isaseg.sweep.local import Local
 from isaseg.sweep.supervise import supervise
 here = Path(sys.argv[1])
@@ -363,18 +389,24 @@ def test_a_mistake_in_one_job_fails_before_any_starts(word: str, message: str, t
 
 
 def test_s5_two_processes_a_job_in_a_sweep_of_which_one_fails(tmp_path: Path) -> None:
-    """The others are bit for bit what they are alone; the failed one is marked."""
+    """The others are bit for bit what they are alone; the failed one is marked; the printed command compares them."""
     cpu = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
     ddp = ["trainer=ddp", "trainer.devices=2", *cpu]
     ddp += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
     rates = ["4e-3", "1e30", "2e-3"] if STRESS else ["1e30", "2e-3"]
-    result = run("-m", f"optim.lr={','.join(rates)}", *ddp, *TINY, cwd=tmp_path)
+    result = run("-m", f"optim.lr={','.join(rates)}", *ddp, *TINY, "output_dir='my runs [1]'", cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     assert f"1 of {len(rates)} jobs did not finish" in result.stderr
-    folder = tmp_path / "outputs" / "lamps_isa"
-    members = [folder / line for line in (folder / "grid.sweep").read_text().splitlines()[1:]]
+    folder = tmp_path / "my runs [1]" / "lamps_isa"
+    (listed,) = folder.glob("grid-*.sweep")
+    members = [folder / line for line in listed.read_text().splitlines()[1:]]
     assert sorted(path for path in folder.iterdir() if path.is_dir()) == sorted(members)
-    assert sorted(path.name for path in (tmp_path / "outputs").iterdir()) == ["lamps_isa"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["lamps_isa"]
+    (hint,) = (line for line in result.stderr.splitlines() if line.startswith("compare them: "))
+    python, script, *words = shlex.split(hint.removeprefix("compare them: "))
+    assert (python, Path(script)) == ("python", forked.ROOT / "src" / "compare.py")
+    compared = forked.run("compare.py", *words, cwd=tmp_path)
+    assert compared.returncode == 0 and f"{len(rates)} runs" in compared.stderr, compared.stderr
     others = dict(zip(rates, members, strict=True))
     failed = others.pop("1e30")
     cause = (failed / "failed.txt").read_text()

@@ -9,13 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
+from isaseg.console import as_typed
 from isaseg.errors import IsasegError
 from isaseg.trust import take_trust
 
@@ -57,12 +57,6 @@ def parser(name: str, text: str | None) -> argparse.ArgumentParser:
     summary, _, rest = as_typed(str(text)).partition("\n\n")
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(as_typed(f"isaseg {name}"), None, summary, rest, formatter_class=formatter)
-
-
-def as_typed(text: str) -> str:
-    """Return the text with `isaseg NAME` as the user started it: from a checkout that is `python src/NAME.py`."""
-    script = Path(sys.argv[0])
-    return text.replace(f"isaseg {script.stem}", f"python {script}") if script.suffix == ".py" else text
 
 
 def run(work: Callable[[], int], interrupted: str, words: Sequence[str] = ()) -> int:

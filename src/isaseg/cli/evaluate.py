@@ -6,7 +6,9 @@ Computes IoU and accuracy of each class, mIoU, mAcc and aAcc. Writes metrics.jso
 into a folder below <output_dir>/evaluate.
 
   checkpoint=FILE       from training or export, mmsegmentation or openseg
-  data=cityscapes       the data set; default: the one of the checkpoint
+  data=cityscapes       the data set; default: that of the run whose folder has the checkpoint, with its root and all its
+                        keys, else the one that the checkpoint names
+  data.root=DIR         another root
   protocol=mmseg        how it is tested: mmseg, mmseg_769, openseg or none; default: the one of the checkpoint
   split=val             or test, train
   test.tta=true         several scales and their mirror images, as the published "ms+flip"
@@ -31,8 +33,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
 from isaseg import config
 from isaseg.cli import command
+from isaseg.cli.run_data import is_of_data, run_data, run_file
 from isaseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,23 +52,41 @@ def main(words: Sequence[str] | None = None) -> int:
 def _work(words: list[str]) -> int:
     given = dict(word.partition("=")[::2] for word in words)
     # keys of a data set that only the checkpoint names are checked once it is read
-    early = [word for word in words if "data" in given or not word.startswith("data.")]
+    early = [word for word in words if "data" in given or not is_of_data(word)]
     path = Path(str(config.require(config.compose_from("evaluate", early), "checkpoint")))
     with command.fast_imports():  # torch: a typo is reported before that
         from isaseg.checkpoints.loading import load_model
         from isaseg.inference.evaluate import evaluate_model
 
     model = load_model(path)
-    implied = _implied(given, model, path, config.user_dirs(words))
-    more = [f"{key}={value}" for key, value in implied.items() if key not in given]
-    evaluate_model(config.compose_from("evaluate", [*words, *more]), model)
+    evaluate_model(_configuration(words, given, model, path), model)
     return 0
 
 
+def _configuration(words: list[str], given: Mapping[str, str], model: "Model", path: Path) -> DictConfig:
+    """Return the configuration, with the data of the run that a checkpoint of ours is of, unless `data` is given."""
+    file = run_file(path) if model.kind == "isaseg" and "data" not in given else None
+    data = None
+    if file is not None:
+        data = run_data(file, [word for word in words if is_of_data(word)], model.description.get("data"))
+        words = [word for word in words if not is_of_data(word)]
+    implied = _implied(given, model, path, config.user_dirs(words), has_data=data is not None)
+    more = [f"{key}={value}" for key, value in implied.items() if key not in given]
+    cfg = config.compose_from("evaluate", [*words, *more])
+    if data is not None:
+        if "protocol" in given:  # which says how the images are resized
+            data.val_resize = cfg.data.val_resize
+        cfg.data = data
+    return cfg
+
+
 def _implied(
-    given: Mapping[str, str], model: "Model", path: Path, own: Sequence[Path] = ()
+    given: Mapping[str, str], model: "Model", path: Path, own: Sequence[Path] = (), has_data: bool = False
 ) -> dict[str, str]:
-    """Return what a checkpoint implies: data set, protocol, the classes of a user's own folder."""
+    """Return what a checkpoint implies: data set, protocol, the classes of a user's own folder.
+
+    With `has_data`, of the run, the option of the data set may be absent.
+    """
     description = model.description
     data = given.get("data") or description.get("data")
     if data is None:
@@ -73,6 +96,8 @@ def _implied(
         protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
     folders = (config.conf_dir(), *own)
     is_option = any((folder / "data" / f"{data}.yaml").is_file() for folder in folders)
+    if has_data and not is_option:
+        return {}
     if "data" not in given and "hydra.searchpath" not in given and not is_option:
         raise ConfigError(
             f"expected data=NAME, the option with the data set '{data}' of '{path}', since no option is called {data}; "
@@ -82,6 +107,6 @@ def _implied(
     implied = {"data": data, "protocol": next(known, "none")}
     classes = description.get("classes")
     # OmegaConf would interpolate a name with $
-    if data == "folder" and classes and not any("$" in name for name in classes):
+    if data == "folder" and not has_data and classes and not any("$" in name for name in classes):
         implied["data.classes"] = json.dumps(list(classes))
     return implied

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import zstandard
 
+from isaseg.console import as_typed
 from isaseg.errors import DataError
 from isaseg.files import replace_file
 
@@ -155,4 +156,6 @@ def file_state(source: Path) -> list[Any]:
 
 
 def _damaged(path: Path, fault: str, command: str = "cache") -> CacheError:
-    return CacheError(f"'{path}' {fault}; remove it, or make it again with `python src/data.py {command}`")
+    return CacheError(
+        f"'{path}' {fault}; remove it, or make it again with `{as_typed('isaseg data')} {command}`"
+    )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import cv2
 import numpy as np
 
+from isaseg.console import as_typed
 from isaseg.data.cache import LazyArray, cached_picture, file_state
 from isaseg.data.decode import DecodeError, NoIndicesError, read_image, read_labels
 from isaseg.data.index import Pair
@@ -254,7 +255,7 @@ class FileSource:
             log.warning(
                 f"the cache of {self.info.title} {self.split} is incomplete, older than the files, of files in another "
                 f"place or of another data.source.exif, e.g. '{path}'; what it lacks is decoded each time; fix it with "
-                "`python src/data.py cache`"
+                f"`{as_typed('isaseg data')} cache`"
             )
         return cached
 

@@ -23,7 +23,7 @@ from isaseg import config
 from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes
-from isaseg.console import counted, percent, quiet
+from isaseg.console import as_typed, counted, percent, quiet
 from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
@@ -131,7 +131,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
     if not datamodule.is_labelled(cfg.split):
         raise ConfigError(
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
-            "`isaseg predict` writes what is sent to the server"
+            f"`{as_typed('isaseg predict')}` writes what is sent to the server"
         )
     _compare_names(model, source.classes)
     folder = _folder(cfg)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from isaseg.models.attention_cores import Core, is_by_definition, without_autocast
 from isaseg.models.layers import Cost, Pointwise, conv_norm_act, pointwise, width
+from isaseg.models.regroup import for_any_size, viewed
 
 
 class AttentionBlock(nn.Module):
@@ -83,14 +84,37 @@ def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> T
     Batch norms count the batch once.
     """
     out: Tensor
-    if not (recompute and module.training):
+    if torch.compiler.is_compiling() and not for_any_size():
+        out = _by_token(module, x, core, recompute and module.training)
+    elif not (recompute and module.training):
         out = module(x, core)
-    elif torch.compiler.is_compiling():  # its backward graph has no running statistics
-        out = checkpoint(module, x, core, use_reentrant=False)
     else:
         contexts = (nullcontext(), _as_they_were(module))  # of the forward pass and of its repetition
         out = checkpoint(module, x, core, use_reentrant=False, context_fn=lambda: contexts)
     return out
+
+
+def _by_token(module: nn.Module, x: Tensor, core: Core, recompute: bool) -> Tensor:
+    """Run a block on the tokens of a map as a list, (B H W, C, 1, 1), whose strides are numbers.
+
+    Strides of maps are products of H and W. With symbols in them, the norm of a map made torch.export guess an order of
+    its axes, which it could not prove, and made inductor compare them: "cannot determine truth value of Relational"
+    (pytorch#185510).
+    """
+    size = (x.shape[0], x.shape[2], x.shape[3])
+
+    def tokens(x: Tensor) -> Tensor:
+        return viewed(x.permute(0, 2, 3, 1), size[0] * size[1] * size[2], x.shape[1], 1, 1)
+
+    def maps(x: Tensor) -> Tensor:
+        return viewed(x, *size, x.shape[1]).permute(0, 3, 1, 2)
+
+    def core_of_tokens(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return tokens(core(maps(q), maps(k), maps(v)))
+
+    if recompute:  # without `_as_they_were`: the backward graph has no running statistics
+        return maps(checkpoint(module, tokens(x), core_of_tokens, use_reentrant=False))
+    return maps(module(tokens(x), core_of_tokens))
 
 
 @contextmanager

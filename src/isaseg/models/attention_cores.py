@@ -14,12 +14,14 @@ from torch import Tensor
 from isaseg.models.regroup import (
     Kind,
     Size,
+    crop,
     deinterlace,
     for_any_size,
     interlace,
     merge_windows,
     pad_to_multiple,
     split_windows,
+    viewed,
 )
 
 Core = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -66,10 +68,13 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
     Returns:
         (B, V, H, W).
     """
-    q_BLD, k_BLD, v_BLV = (t.flatten(2).transpose(1, 2) for t in (q, k, v))
-    mask_B1L = None if mask is None else mask.flatten(2)
+    number, height, width = q.shape[0], q.shape[2], q.shape[3]
+    q_BLD, k_BLD, v_BLV = (
+        viewed(t.permute(0, 2, 3, 1), number, height * width, t.shape[1]) for t in (q, k, v)
+    )
+    mask_B1L = None if mask is None else viewed(mask.permute(0, 2, 3, 1), number, 1, height * width)
     context = attend(q_BLD, k_BLD, v_BLV, q.shape[1] ** -0.5, mask_B1L)
-    return context.transpose(1, 2).reshape(*v.shape[:2], *q.shape[-2:])
+    return viewed(context, number, height, width, v.shape[1]).permute(0, 3, 1, 2)
 
 
 def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fits: bool = False) -> Tensor:
@@ -85,21 +90,22 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         kind: `long_range`, positions that lie a multiple of `group_size` apart, or `short_range`, each P_h x P_w window.
         fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
     """
-    height, width = q.shape[-2:]
+    whole = height, width = q.shape[2], q.shape[3]
     split = interlace if kind == "long_range" else split_windows
-    mask, top, left = None, 0, 0
-    if not fits and (for_any_size() or height % group_size[0] or width % group_size[1]):
-        (q, (top, left)), (k, _), (v, _) = (pad_to_multiple(t, group_size) for t in (q, k, v))
-        inside = q.new_zeros((q.shape[0], 1, *q.shape[-2:]), dtype=torch.bool)
-        inside[..., top : top + height, left : left + width] = True
-        mask = split(inside, group_size)
+    mask, offset = None, (0, 0)
+    if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
+        inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), group_size)
+        q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
+        inside_G1HW = split(inside, group_size)
+        number, tokens = inside_G1HW.shape[0], inside_G1HW[0].numel()
+        mask = viewed(inside_G1HW.permute(0, 2, 3, 1), number, tokens) > 0
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
-        mask = mask | ~mask.flatten(1).any(1)[:, None, None, None]
+        mask = viewed(mask | ~mask.any(1, keepdim=True), *inside_G1HW.shape)
     size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
     context = dense(q, k, v, mask)
     context = deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
-    return context[..., top : top + height, left : left + width]
+    return context if mask is None else crop(context, offset, whole)
 
 
 # ---------------------------------------------------------------- kernels

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from isaseg.models.attention_block import AttentionBlock, run_block
 from isaseg.models.attention_cores import dense, grouped, is_by_definition
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Kind, Size, for_any_size, in_groups, pad_to_multiple
+from isaseg.models.regroup import Kind, Size, crop, for_any_size, in_groups, pad_to_multiple
 
 Order = Literal["long_short", "short_long", "long", "short"]
 
@@ -94,15 +94,14 @@ class InterlacedSparseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
-        height, width = x.shape[-2:]
-        top = left = 0
+        size, offset = (x.shape[2], x.shape[3]), (0, 0)
         if not self.mask_padding:
-            x, (top, left) = pad_to_multiple(x, self.group_size)
+            x, offset = pad_to_multiple(x, self.group_size)
         fast = self._may_run_in_groups(x)
         for number, (name, kind) in enumerate(self._stages()):
             block = self.get_submodule(name)
             x = self._stage_in_groups(block, kind, x, number > 0) if fast else self._stage(block, kind, x)
-        return x[..., top : top + height, left : left + width]
+        return x if self.mask_padding else crop(x, offset, size)
 
     def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
@@ -125,6 +124,10 @@ class InterlacedSparseAttention(nn.Module):
         """Return whether a stage may run on groups: their positions must all be those of the padded map."""
         if is_by_definition() or for_any_size():
             return False
+        if not self.mask_padding:
+            return True  # padded to a multiple above
+        if torch.compiler.is_compiling():
+            return False  # the graph serves other sizes too
         return x.shape[2] % self.group_size[0] == 0 and x.shape[3] % self.group_size[1] == 0
 
     def cost(self, height: int, width: int) -> Cost:

@@ -100,17 +100,28 @@ def _cells(x: Tensor, group_size: Size) -> Tensor:
 
 
 def _map(cells: Tensor) -> Tensor:
-    return cells.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    batch, n_h, h, n_w, w, channels = cells.shape
+    return viewed(cells, batch, n_h * h, n_w * w, channels).permute(0, 3, 1, 2)
 
 
 def _groups(cells: Tensor, kind: Kind) -> Tensor:
     """Return (n, C, h, w)."""
-    return cells.permute(_TO_GROUPS[kind]).flatten(0, 2).contiguous().permute(0, 3, 1, 2)
+    groups = cells.permute(_TO_GROUPS[kind])
+    batch, n_h, n_w, *shape = groups.shape
+    return viewed(groups, batch * n_h * n_w, *shape).contiguous().permute(0, 3, 1, 2)
 
 
 def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
     """Return the cells of groups (B * n_h * n_w, C, h, w), where `number` = (n_h, n_w)."""
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
+
+
+def viewed(x: Tensor, *shape: int) -> Tensor:
+    """Return `x.reshape(shape)`; for torch.compile and torch.export by way of one axis.
+
+    Otherwise they compare sizes with products of sizes, which with symbols they cannot always decide.
+    """
+    return (x.reshape(-1) if torch.compiler.is_compiling() else x).reshape(shape)
 
 
 def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
@@ -122,11 +133,34 @@ def pad_to_multiple(x: Tensor, group_size: Size) -> tuple[Tensor, Size]:
         The padded map (B, C, Q_h * P_h, Q_w * P_w), and the (top, left) offset of the original in it.
     """
     height, width = x.shape[-2:]
-    pad_h, pad_w = padded(height, group_size[0]) - height, padded(width, group_size[1]) - width
+    size = padded(height, group_size[0]), padded(width, group_size[1])
+    pad_h, pad_w = size[0] - height, size[1] - width
     top, left = pad_h // 2, pad_w // 2
-    if for_any_size() or pad_h or pad_w:
+    if _exports():
+        (more_h, more_w) = group_size
+        x = _picked(F.pad(x, (more_w, more_w, more_h, more_h)), (more_h - top, more_w - left), size)
+    elif torch.compiler.is_compiling() or pad_h or pad_w:  # a compiled graph serves other sizes too
         x = F.pad(x, (left, pad_w - left, top, pad_h - top))
     return x, (top, left)
+
+
+def crop(x: Tensor, offset: Size, size: Size) -> Tensor:
+    """Return the `size` = (H, W) of a map at `offset` = (top, left): what `pad_to_multiple` has padded."""
+    if _exports():
+        return _picked(x, offset, size)
+    return x[..., offset[0] : offset[0] + size[0], offset[1] : offset[1] + size[1]]
+
+
+def _picked(x: Tensor, offset: Size, size: Size) -> Tensor:
+    """Crop by the numbers of rows and columns: of a slice, torch.export wants to prove that it lies inside."""
+    for axis, (start, length) in enumerate(zip(offset, size, strict=True), start=2):
+        x = x.index_select(axis, torch.arange(length, device=x.device) + start)
+    return x
+
+
+def _exports() -> bool:
+    """Return whether torch.export records a program, other than for ONNX, whose graph has slices."""
+    return torch.compiler.is_exporting() and not torch.onnx.is_in_onnx_export()
 
 
 def padded(size: int, multiple: int) -> int:

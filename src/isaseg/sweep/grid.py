@@ -1,12 +1,14 @@
 """Every combination of the swept values."""
 
 import itertools
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from isaseg.console import as_typed
 from isaseg.errors import ConfigError, SweepError
 from isaseg.sweep.launch import Launch, members_file
 
@@ -59,7 +61,7 @@ def sweep(
     # several combinations may be one job
     outcomes = dict(launch(combinations(params, arguments, rows), None))
     members = members_file([job.folder for job in outcomes], master)
-    print(f"compare them: python src/compare.py {members}", file=sys.stderr)
+    print(f"compare them: {as_typed('isaseg compare')} {shlex.quote(str(members))}", file=sys.stderr)
     failed = [(job, outcome.state) for job, outcome in outcomes.items() if outcome.state != "finished"]
     if failed:
         raise SweepError([f"{job.name}: {state}, see {job.folder}" for job, state in failed], len(outcomes))

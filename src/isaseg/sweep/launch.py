@@ -82,19 +82,27 @@ def sweep_name(master: DictConfig) -> str:
 
 
 def members_file(folders: Sequence[Path], master: DictConfig) -> Path:
-    """Return the path of the file that lists the runs of a sweep: <sweep>.sweep, in their deepest common folder."""
-    return Path(os.path.commonpath([folder.parent for folder in folders])) / f"{sweep_name(master)}.sweep"
+    """Return the path of the file that lists the runs of a sweep, in their deepest common folder.
+
+    It is <sweep>.sweep, and <sweep>-<digest of the words>.sweep with other words than `sweep=`.
+    """
+    name = "-".join([sweep_name(master), *[config.digest(words) for words in [_words(master)] if words]])
+    return Path(os.path.commonpath([folder.parent for folder in folders])) / f"{name}.sweep"
+
+
+def _words(master: DictConfig) -> list[str]:
+    """Return the words of a sweep that say what it runs, in any order, without that which chooses its file."""
+    return sorted(word for word in master.hydra.overrides.task if not word.startswith("sweep="))
 
 
 def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
     """Write the run folders of a sweep to its `members_file`, one per line.
 
-    The first line holds the overrides of the sweep. Repeating the same sweep adds to the file, another sweep replaces it.
+    The first line holds the overrides of the sweep. The same sweep again adds to the file.
     """
     path = members_file([job.folder for job in jobs], master)
     header = f"# {' '.join(master.hydra.overrides.task)}"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    held = lines[1:] if lines[:1] == [header] else []
+    held = path.read_text().splitlines()[1:] if path.is_file() else []
     members = dict.fromkeys([*held, *(os.path.relpath(job.folder, path.parent) for job in jobs)])
     with replace_file(path) as file:
         file.write("".join(f"{line}\n" for line in [header, *members]).encode())

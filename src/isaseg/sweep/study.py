@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from sqlalchemy.exc import SQLAlchemyError
 
 from isaseg.config.values import check_keys
-from isaseg.console import percent
+from isaseg.console import as_typed, percent
 from isaseg.errors import ConfigError
 from isaseg.sweep.space import overrides
 
@@ -84,4 +84,4 @@ def report_trials(study: Study, flags: Sequence[str]) -> None:
     if study.get_trials(states=(TrialState.COMPLETE,)):
         best = study.best_trial
         print(f"best: trial {best.number}, mIoU {percent(best.value)} %, {best.user_attrs['folder']}")
-        print(f"python src/train.py {shlex.join([*flags, *best.user_attrs['overrides']])}")
+        print(f"{as_typed('isaseg train')} {shlex.join([*flags, *best.user_attrs['overrides']])}")
