@@ -22,7 +22,9 @@ def test_every_yaml_composes_and_passes_the_checks(group: str, option: str) -> N
     if group in ("hydra", "protocol"):
         pytest.skip("part of other compositions")
     cfg = load(
-        f"{group}={option}", "data.root=somewhere", *(["data.classes=[a,b]"] if option == "folder" else [])
+        f"{group}={option}",
+        "data.root=somewhere",
+        *(["data.classes=[a,b]"] if option in ("folder", "finetune") else []),
     )
     if group == "recipe":
         cfg.loss.class_weights = None  # the default experiment weighs the classes of lamps

@@ -59,8 +59,8 @@ def with_experiment(words: Sequence[str], more: Sequence[str] = ()) -> list[str]
         return list(words)
     folders = (conf_dir(), *user_dirs([*words, *more]))
     names = [f"{data[0]}_isa", *(["finetune"] if data == ["folder"] else [])]
-    found = [n for n in names if any((d / "experiment" / f"{n}.yaml").is_file() for d in folders)]
-    return [*words, f"experiment={found[0]}" if found else "~experiment"]
+    known = [n for n in names if any((d / "experiment" / f"{n}.yaml").is_file() for d in folders)]
+    return [*words, f"experiment={known[0]}" if known else "~experiment"]
 
 
 def require(cfg: DictConfig, key: str) -> Any:
