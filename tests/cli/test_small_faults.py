@@ -66,6 +66,8 @@ def test_weights_of_the_hub_are_for_published_backbones_alone() -> None:
     assert published.backbone.pretrained is True
     assert compose_overrides("experiment=cityscapes_isa", "backbone=resnet18").backbone.pretrained is True
     assert compose_overrides("experiment=cityscapes_isa", "backbone=tiny_d8").backbone.pretrained is False
+    assert compose_overrides("experiment=finetune", "backbone=tiny").backbone.pretrained is False
+    assert compose_overrides("experiment=finetune").backbone.pretrained is True
     assert compose_overrides("backbone=tiny", "backbone.pretrained=true").backbone.pretrained is True
 
 

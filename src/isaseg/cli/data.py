@@ -24,6 +24,8 @@ cache    Decode every file once, so that training reads only the pixels of a cro
   splits, workers          as for check
   verify=true              read the whole cache, and write again what is damaged
 
+--config-dir DIR, for all three: a folder of your own with more data sets.
+
 Examples:
   isaseg data check data=cityscapes data.root=/path/to/cityscapes
   isaseg data check data=folder data.root=/path/to/it 'data.classes=[sky,ground]'

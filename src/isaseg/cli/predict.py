@@ -13,6 +13,7 @@ These replace files of an earlier run. An image that cannot be read is reported 
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
   overlays=false        labels only
   exif=ignore           do not turn images upright by their EXIF flag; labels are then those of the stored pixels
+  --config-dir DIR      a folder of your own with more data sets
   +trust=[mylab]        where the network has parts of your own package
   device=cuda:1         cpu, cuda or cuda:NUMBER; default: a GPU if there is one
   precision=bf16        half the memory, faster on a GPU
