@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from isaseg.runs.history import read_history
 from isaseg.sweep import local as local_module
 from isaseg.sweep.grid import combinations
 from isaseg.sweep.jobs import Job, plan, processes
-from isaseg.sweep.launch import members_file, write_members
+from isaseg.sweep.launch import members_file, plan_sweep, write_members
 from isaseg.sweep.local import Local, alone, gpus_needed, local_command, room_for, visible_gpus
 from isaseg.sweep.supervise import Outcome, supervise
 from tests import forked
@@ -47,6 +48,25 @@ def quiet() -> Console:
 
 def planned(*combos: Sequence[str]) -> list[Job]:
     return plan(combos, lambda overrides: compose_overrides(*overrides))
+
+
+def test_each_job_over_data_sets_has_the_experiment_of_its_own() -> None:
+    """In its words, which are all that a job gets."""
+
+    def load(master: DictConfig, words: list[str]) -> DictConfig:
+        return OmegaConf.merge(OmegaConf.to_container(compose_overrides(*words)), {"hydra": {}})  # type: ignore[return-value]
+
+    context: Any = SimpleNamespace(config_loader=SimpleNamespace(load_sweep_config=load))
+    master = OmegaConf.create({"hydra": {"runtime": {"config_sources": []}, "job": {"config_name": "train"}}})
+    jobs = plan_sweep(
+        context, master, [["data=lamps"], ["data=cards"], ["data=coco_stuff_164k", "data.root=x"]]
+    )
+    assert [job.cfg.name for job in jobs] == ["lamps_isa", "cards_isa", "coco_stuff_164k"]
+    assert [job.overrides[-1] for job in jobs] == [
+        "experiment=lamps_isa",
+        "experiment=cards_isa",
+        "~experiment",
+    ]
 
 
 def test_every_combination_and_the_command_line_replaces_what_a_file_sweeps() -> None:
@@ -339,7 +359,7 @@ from pathlib import Path
 from rich.console import Console
 from tests.sweep.fake import jobs_of
 from isaseg.sweep import jobs as jobs_module
-from isaseg.sweep.launch import members_file, write_members
+from isaseg.sweep.launch import members_file, plan_sweep, write_members
 from isaseg.sweep.local import Local
 from isaseg.sweep.supervise import supervise
 here = Path(sys.argv[1])
