@@ -46,8 +46,8 @@ def test_the_same_command_after_an_edit_or_with_other_files(
 ) -> None:
     """A line of a context module is edited; files are touched, added and removed; the folder is not there."""
     root = pictures(ownlab / "data")
-    words = [*TWO, "data=folder", f"data.root={root}", "data.classes=[a,b]", "loss.class_weights=null"]
-    words += ["--config-dir=conf", "attention=gate", "run_dir=run"]
+    words = [*TWO, "data=folder", "experiment=lamps_isa", f"data.root={root}", "data.classes=[a,b]"]
+    words += ["loss.class_weights=null", "--config-dir=conf", "attention=gate", "run_dir=run"]
 
     def run(*more: str) -> tuple[int, str]:
         done = forked.run("train.py", *words, *more, cwd=ownlab)
@@ -162,8 +162,8 @@ def test_a_run_of_an_older_version_is_as_it_was(tmp_path: Path, caplog: pytest.L
 
 def test_complete_is_said_without_torch(tmp_path: Path) -> None:
     root = pictures(tmp_path / "data")
-    words = [*TWO, "data=folder", f"data.root={root}", "data.classes=[a,b]", "loss.class_weights=null"]
-    words += [f"run_dir={tmp_path}/run", "stale=refuse"]
+    words = [*TWO, "data=folder", "experiment=lamps_isa", f"data.root={root}", "data.classes=[a,b]"]
+    words += ["loss.class_weights=null", f"run_dir={tmp_path}/run", "stale=refuse"]
     complete(compose_overrides(*words))
     code = "import sys; from isaseg.cli.train import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
