@@ -286,8 +286,8 @@ def test_annotations_become_masks_that_pass_the_check_and_train(tmp_path: Path) 
     assert checked.returncode == 0 and "faults: 0" in checked.stdout, checked.stderr
     short = [word for word in SMALL if not word.startswith(("data.val_length", "check_data"))]
     trained = forked.run(
-        "train.py", *words, *short, "trainer.max_steps=2", "data.num_workers=0",
-        "optim.schedule.warmup_steps=0", "run_dir=run", cwd=tmp_path,
+        "train.py", *words, *short, "~experiment", "trainer.max_steps=2",
+        "data.num_workers=0", "run_dir=run", cwd=tmp_path,
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 2

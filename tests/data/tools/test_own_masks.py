@@ -80,7 +80,6 @@ KINDS: dict[str, tuple[Image.Image, bool]] = {
     "palette by colour": (with_palette([PALETTE[2], PALETTE[0], PALETTE[1]], (1, 2, 0)), True),
     "grey": (Image.fromarray(LABELS), False),
     "16 bits": (Image.fromarray(LABELS.astype(np.uint16)), False),
-    "16 bits beside a palette": (Image.fromarray(LABELS.astype(np.uint16)), True),
 }
 
 
@@ -132,6 +131,19 @@ def grey_png(labels: np.ndarray, bits: int) -> bytes:
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
+
+
+@pytest.mark.parametrize("grey", [np.minimum(LABELS, 1) * np.uint8(255), LABELS > 0], ids=["L", "1"])
+def test_black_and_white_are_colours_where_a_palette_has_white(
+    grey: np.ndarray, tmp_path: Path, convert: Callable[..., list[str]]
+) -> None:
+    photo(tmp_path / "photos" / "a.jpg")
+    save(tmp_path / "labels" / "a.png", Image.fromarray(grey))
+    photo(tmp_path / "photos" / "b.jpg")
+    save(tmp_path / "labels" / "b.png", Image.fromarray(np.minimum(LABELS, 1).astype(np.uint16)))
+    convert(classes=("white", "black"), palette=[[255, 255, 255], [0, 0, 0]])
+    assert np.array_equal(written(tmp_path / "out"), LABELS == 0)
+    assert np.array_equal(written(tmp_path / "out", "b"), LABELS > 0)  # 16 bits have no colours
 
 
 def coco(shapes: list[tuple[int, Any]], name: str = "a.jpg", **image: Any) -> dict[str, Any]:
