@@ -93,6 +93,7 @@ def test_the_same_command_after_an_edit_or_with_other_files(
     code, said = run()
     assert code == 2 and "got fewer: the split val" in said and "is complete" not in said
     assert "Traceback" not in said
+    assert not Path("run/failed.txt").exists(), "the run is complete all the same"
     with pytest.raises(DataError, match="got 0 of 3 pairs"):
         train(compose_from("train", [*words, "stale=retrain"]))
     assert Path("run/metrics.json").exists(), "training refuses, and the result is kept"

@@ -1,7 +1,8 @@
 """Compare runs: tables, figures and one page, from run folders alone; no account, no network, no training.
 
 RUNS are run folders, folders above some, or the .sweep file of a sweep. The runs may be finished, failed or unfinished,
-and of an older version. Runs that differ in the seed alone are one row. † marks results of other code than is installed.
+and of an older version. Runs that differ in the seed alone are one row. † marks results of other code than is
+installed, ‡ of other files than most runs on these data.
 
 Examples:
   isaseg compare outputs/lamps_isa                          all the runs of an experiment

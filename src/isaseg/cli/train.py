@@ -31,6 +31,7 @@ Keys: conf/train.yaml. Groups (folders of conf) and their options:
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -67,10 +68,10 @@ def _work(words: list[str]) -> int:
             cfg = config.initialised(config.shortened(cfg), HydraConfig.get().overrides.task)
             finished = report_if_complete(cfg)
             if finished is not None:
-                return float(finished["val/mIoU"])
+                return _score(finished)
             with command.fast_imports():
                 from isaseg.training.run import train  # torch: a typo is reported before that
-            return float(train(cfg)["val/mIoU"])
+            return _score(train(cfg))
         except Exception as error:
             record_failure(cfg, error)
             failed.append(error)  # Hydra would print a line of its own about it
@@ -90,6 +91,11 @@ def _work(words: list[str]) -> int:
     if failed:
         raise failed[0]
     return 0
+
+
+def _score(metrics: dict[str, Any]) -> float | None:
+    value = metrics["val/mIoU"]  # None: no pixel had a label that counts
+    return None if value is None else float(value)
 
 
 def _groups() -> str:

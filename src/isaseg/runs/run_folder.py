@@ -69,7 +69,8 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
     if found.stale.gone:
         raise DataError(
             f"expected the files with which {folder} was computed, got fewer: {found.stale.gone}; restore them or give "
-            f"data.root, train with those that are there by stale=retrain, or read its scores in {folder}/metrics.json"
+            "data.root, train with those that are left, if they suffice, by stale=retrain, or read its scores in "
+            f"{folder}/metrics.json"
         )
     if not found.kept:
         raise ConfigError(
@@ -123,10 +124,13 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -
 
 
 def record_failure(cfg: DictConfig, error: Exception) -> None:
-    """Write failed.txt if the run, or the sweep that started it, has made a folder; a typo makes none."""
+    """Write failed.txt if the run, or the sweep that started it, has made a folder; a typo makes none.
+
+    A complete run that is refused, as with `stale=refuse`, has not failed: training again removes metrics.json first.
+    """
     with suppress(Exception):  # a faulty configuration may not even give a name
         folder = config.run_dir(cfg)
-        if folder.is_dir():
+        if folder.is_dir() and not (folder / "metrics.json").is_file():
             write_failure(folder, error)
 
 

@@ -136,6 +136,13 @@ def test_a_split_without_pictures_is_refused_with_one_that_has(tmp_path: Path) -
         folder("train", str(flat(tmp_path / "one", ["a"])), CLASSES)
     flat(root, ["v"], "masks/val", "images/val")
     flat(root, ["t"], "masks/train", "images/train")
+    with pytest.raises(
+        DataError, match=r"in the folders train, val and test, .*got 6 elsewhere, e\.g\. '.*a\.png'"
+    ):
+        folder("train", str(root), CLASSES)
+    for name in "abc":
+        (root / "images" / f"{name}.png").unlink()
+        (root / "masks" / f"{name}.png").unlink()
     assert names_of(root, "val") == {"v"} and names_of(root, "train") == {"t"}
     with pytest.raises(ConfigError, match=r"no data\.split where there is images/val, got data\.split=0\.2"):
         folder("val", str(root), CLASSES, share=0.2)

@@ -98,6 +98,18 @@ def test_masks_of_every_kind_give_the_same_labels(
     assert convert(palette=PALETTE if coloured else None) == lines  # again, over the same files
 
 
+def test_a_mask_of_a_single_colour_is_read_by_its_colour(
+    tmp_path: Path, convert: Callable[..., list[str]]
+) -> None:
+    """Its palette has one entry, where tools save no more than are used."""
+    photo(tmp_path / "photos" / "a.jpg")
+    picture = Image.new("P", SIZE)
+    picture.putpalette(PALETTE[2])
+    assert len(Image.open(save(tmp_path / "labels" / "a.png", picture)).getpalette() or []) == 3
+    convert(palette=PALETTE)
+    assert (written(tmp_path / "out") == 2).all()
+
+
 @pytest.mark.parametrize(("bits", "top"), [(1, 1), (2, 3), (4, 15)])
 def test_grey_of_few_bits_is_not_scaled(
     bits: int, top: int, tmp_path: Path, convert: Callable[..., list[str]]
@@ -413,6 +425,15 @@ HOSTILE: dict[str, tuple[str, Any, str]] = {
     "a line": ("me/a.json", labelme([{"label": "cat", "points": [[0, 0], [4, 4]], "shape_type": "line"}]), "no area"),
     "no base64": ("me/a.json", labelme([{"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "mask",
                   "mask": "?"}]), "not base64"),
+    "no PNG": ("me/a.json", labelme([{"label": "cat", "points": [[0, 0], [1, 1]], "shape_type": "mask",
+               "mask": "AAAA"}]), "a mask that is no PNG as shape 0"),
+    "outside": ("a.json", coco([(1, [[-9, -9, -5, -9, -5, -5]])]), "a polygon outside of"),
+    "infinite": ("a.xml", cvat('<mask label="cat" rle="1,3" left="0" top="inf" width="2" height="2"/>'),
+                 "the image 'a.jpg' cannot be read: cannot convert float infinity"),
+    "image twice": ("a.json", coco([(1, [CAT_BOX])]) | {"images": [{"id": 1, "file_name": n} for n in "ab"]},
+                    "the image id 1 is there 2 times"),
+    "category twice": ("a.json", coco([(1, [CAT_BOX])]) | {"categories": [{"id": 1, "name": n} for n in ("cat", "dog")]},
+                       "the category id 1 is there 2 times"),
 }  # fmt: skip
 
 

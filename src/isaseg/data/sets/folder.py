@@ -101,6 +101,8 @@ def _find(files: SplitFiles, split: str, share: float | None) -> Files:
 
     if split == "test":
         return both("/test")
+    if split == "train":
+        _refuse_strays(both(""), files)
     val = both("/val")
     if any(val):
         if share is not None:
@@ -116,6 +118,19 @@ def _find(files: SplitFiles, split: str, share: float | None) -> Files:
     names = _of_split(sorted(found[0].keys() | found[1].keys()), split, share or SHARE)
     images, masks = ({name: part[name] for name in names if name in part} for part in found)
     return images, masks
+
+
+def _refuse_strays(found: Files, files: SplitFiles) -> None:
+    """Raise a DataError if there are images or masks beside the folders of the splits, which nothing would read."""
+    if not any((files.folder / part / s).is_dir() for part in ("images", "masks") for s in ("train", "val")):
+        return
+    parts = ("train/", "val/", "test/")
+    strays = [str(path) for part in found for name, path in part.items() if not name.startswith(parts)]
+    if strays:
+        raise DataError(
+            f"expected all images and masks in the folders train, val and test, since data.root='{files.root}' has some "
+            f"of these, got {len(strays)} elsewhere, e.g. '{strays[0]}'; move them to train, or remove them"
+        )
 
 
 def _of_split(names: Sequence[str], split: str, share: float) -> list[str]:

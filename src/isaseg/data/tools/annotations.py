@@ -8,6 +8,7 @@ import binascii
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -15,7 +16,7 @@ from typing import Annotated, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from isaseg.data.tools.detail import decode_rle
@@ -48,7 +49,7 @@ def read_annotations(path: Path) -> tuple[str, list[Drawing]]:
 def _read(read: Callable[..., "Result"], path: Path, *args: str) -> "Result":
     try:
         return read(path, *args)
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, OverflowError, ElementTree.ParseError) as error:
         text = " ".join(str(error).split())
         if isinstance(error, ValidationError):
             first = error.errors()[0]
@@ -111,7 +112,11 @@ def _labelme_mask(code: str, x0: int, y0: int, x1: int, y1: int, height: int, wi
         content = base64.b64decode(code, validate=True)
     except binascii.Error as error:
         raise ValueError(f"a mask that is not base64 ({error})") from error
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=["PNG"])
+    except UnidentifiedImageError:  # its text holds an address in memory
+        raise ValueError("a mask that is no PNG") from None
+    with opened as picture:
         if picture.size != (x1 - x0 + 1, y1 - y0 + 1):
             raise ValueError(f"a mask of {picture.size} in a box of {(x1 - x0 + 1, y1 - y0 + 1)}")
         return y0, x0, np.asarray(picture.convert("L")) > 0
@@ -149,6 +154,13 @@ class _Coco(BaseModel, strict=True):
 
 def _coco(path: Path) -> list[Drawing]:
     content = _Coco.model_validate_json(path.read_bytes())
+    for what, ids in (
+        ("image", [i.id for i in content.images]),
+        ("category", [c.id for c in content.categories]),
+    ):
+        number, count = Counter(ids).most_common(1)[0] if ids else (0, 0)
+        if count > 1:  # as in files that were joined
+            raise ValueError(f"the {what} id {number} is there {count} times")
     labels = {category.id: category.name for category in content.categories}
     drawings = {
         image.id: Drawing(
@@ -200,9 +212,12 @@ def _cvat(path: Path) -> list[Drawing]:
     for image in root.findall("image"):
         name = _attribute(image, "name")
         elements = [element for element in image if element.tag != "tag"]  # of the image as a whole
-        elements.sort(key=lambda element: int(element.get("z_order", "0")))
-        shapes = [Shape(_attribute(e, "label"), _cvat_area(e, name)) for e in elements]
-        size = int(_attribute(image, "width")), int(_attribute(image, "height"))
+        try:
+            elements.sort(key=lambda element: int(element.get("z_order", "0")))
+            shapes = [Shape(_attribute(e, "label"), _cvat_area(e, name)) for e in elements]
+            size = int(_attribute(image, "width")), int(_attribute(image, "height"))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the image '{name}' cannot be read: {error}") from error
         drawings.append(Drawing(os.path.splitext(name)[0], size, shapes, path))
     return drawings
 

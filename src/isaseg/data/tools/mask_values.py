@@ -87,7 +87,7 @@ def relabel(tables: MaskTables, path: Path) -> tuple[np.ndarray, dict[str, int]]
         DataError: If it cannot be read.
     """
     values, colours = _read(path)
-    if colours is not None and tables.by_colour and len(colours) > 1:  # 16 bits have none
+    if colours is not None and tables.by_colour and colours[0] >= 0:  # 16 bits have none
         values, colours = colours.take(values, mode="clip"), None
     found = (tables.colours if colours is None else tables.indices)[values]
     strange, counts = np.unique(values[found < 0], return_counts=True)

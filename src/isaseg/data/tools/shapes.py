@@ -56,8 +56,14 @@ def paint_shapes(drawing: Drawing, height: int, width: int, ids: Mapping[str, in
 
 
 def polygon(points: np.ndarray, height: int, width: int) -> Placed:
-    """Return the pixels of a picture whose centres lie in a polygon, points (N, 2) of x and y, by the even-odd rule."""
+    """Return the pixels of a picture whose centres lie in a polygon, points (N, 2) of x and y, by the even-odd rule.
+
+    Raises:
+        ValueError: If it lies outside of the picture.
+    """
     x, y = np.asarray(points, np.float64).T - 0.5  # so that centres are whole numbers
+    if x.max() < -0.5 or y.max() < -0.5 or x.min() > width - 0.5 or y.min() > height - 0.5:
+        raise ValueError(f"a polygon outside of {height, width}")
     left, right = (int(np.clip(edge, 0, width)) for edge in (np.ceil(x.min()), np.floor(x.max()) + 1))
     top, bottom = (int(np.clip(edge, 0, height)) for edge in (np.ceil(y.min()), np.floor(y.max()) + 1))
     crossed = np.zeros((max(bottom - top, 0), max(right - left, 0) + 1), bool)
