@@ -78,8 +78,9 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
         folder("val", root, ["a", "a"])
     with pytest.raises(ConfigError, match=r"as different names, got sky; write \[sky,ground\]"):
         folder("val", root, "sky")
-    with pytest.raises(ConfigError, match="one RGB triple for each of 3"):
-        folder("val", root, CLASSES, palette=[[1, 2, 3]])
+    for palette in ([[1, 2, 3]], [[1, 2, 300]] * 3):
+        with pytest.raises(ConfigError, match="one RGB triple of 0 to 255 for each of 3"):
+            folder("val", root, CLASSES, palette=palette)
     with pytest.raises(ConfigError, match=r"got \[1\] in data.source.ignore"):
         folder("val", root, CLASSES, ignore=[1])
 
