@@ -1,20 +1,47 @@
-"""ISA inside somebody's own network: torch.export with named dimensions."""
+"""ISA inside somebody's own network: torch.compile with sizes that change, torch.export with named dimensions."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim
 
 from isaseg.models.interlaced import InterlacedSparseAttention
 from tests.models.references import random_map
+from tests.reliability.small import STRESS
 
 
 def own_network(group_size: tuple[int, int], **kwargs: Any) -> nn.Sequential:
     torch.manual_seed(0)
     isa = InterlacedSparseAttention(4, group_size=group_size, **kwargs)
     return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), isa, nn.Conv2d(4, 2, 3, padding=1)).double()
+
+
+@pytest.mark.skipif(not STRESS, reason="inductor works on symbols for minutes: make test-stress")
+@pytest.mark.parametrize("group_size", [(8, 8), (4, 4)])
+def test_a_compiled_network_trains_at_every_size(
+    group_size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing stale
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
+    torch.compiler.reset()
+    network = own_network(group_size)
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("inductor")
+    compiled = torch.compile(network, fullgraph=True, dynamic=True, backend=graphs)
+    state = {k: v.clone() for k, v in network.state_dict().items()}
+    for height, width in ((70, 94), (64, 64), (90, 120)):
+        answers: list[list[Tensor]] = []
+        for module in (network, compiled):
+            network.load_state_dict(state)
+            x = random_map(2, 2, height, width).requires_grad_()
+            out = module(x)
+            gradients = torch.autograd.grad(out.square().sum(), (x, *network.parameters()))
+            answers.append([out, *gradients, *(v.clone() for v in network.state_dict().values())])
+        for a, b in zip(*answers, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+    assert graphs.frame_count == 1
 
 
 @pytest.mark.parametrize(

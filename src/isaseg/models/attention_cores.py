@@ -138,7 +138,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     if _hold or for_any_size():  # ONNX has no fused kernel to record
         kernel = _held
     elif torch.compiler.is_compiling():  # the graph may run at other sizes too
-        kernel = _fused
+        # beside a convolution, on a CPU alone, inductor fails at a view of four axes that is kept for the backward
+        # pass, which the fused kernel needs: see `attention_block.run_on_tokens`
+        kernel = _held if q.device.type == "cpu" and torch.is_grad_enabled() else _fused
     else:
         holds = holds_scores(q.shape[1], q.device.type, torch.is_grad_enabled())
         kernel = _held if holds else _fused

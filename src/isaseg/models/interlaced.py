@@ -16,10 +16,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from isaseg.models.attention_block import AttentionBlock, run_block
+from isaseg.models.attention_block import AttentionBlock, run_block, run_on_tokens
 from isaseg.models.attention_cores import dense, grouped, is_by_definition
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Kind, Size, crop, for_any_size, in_groups, pad_to_multiple
+from isaseg.models.regroup import (
+    Kind,
+    Size,
+    cells_of_map,
+    cells_of_tokens,
+    crop,
+    for_any_size,
+    in_groups,
+    map_of_cells,
+    pad_to_multiple,
+    tokens_of_cells,
+)
 
 Order = Literal["long_short", "short_long", "long", "short"]
 
@@ -94,6 +105,8 @@ class InterlacedSparseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
+        if torch.compiler.is_compiling() and not (self.mask_padding or is_by_definition() or for_any_size()):
+            return self._on_tokens(x)
         size, offset = (x.shape[2], x.shape[3]), (0, 0)
         if not self.mask_padding:
             x, offset = pad_to_multiple(x, self.group_size)
@@ -102,6 +115,17 @@ class InterlacedSparseAttention(nn.Module):
             block = self.get_submodule(name)
             x = self._stage_in_groups(block, kind, x, number > 0) if fast else self._stage(block, kind, x)
         return x if self.mask_padding else crop(x, offset, size)
+
+    def _on_tokens(self, x: Tensor) -> Tensor:
+        """Run all stages on lists of tokens, for torch's compilers: see `run_on_tokens`."""
+        padded, offset = pad_to_multiple(x, self.group_size)
+        cells = cells_of_map(padded, self.group_size)
+        for name, kind in self._stages():
+            block = self.get_submodule(name)
+            tokens, (number, length) = tokens_of_cells(cells, kind)
+            out = run_on_tokens(block, tokens, number, length, self.recompute and block.training)
+            cells = cells_of_tokens(out, cells, kind)
+        return crop(map_of_cells(cells), offset, (x.shape[2], x.shape[3])).contiguous()
 
     def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
@@ -114,7 +138,7 @@ class InterlacedSparseAttention(nn.Module):
         Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
         at a time; with `reuse` it writes them over `x`, which must not belong to the caller of `forward`.
         """
-        at_once = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
+        at_once = torch.is_grad_enabled() or x.device.type != "cpu"
         # a norm in training mode takes its statistics from the whole map
         tokens = None if at_once or any(part.training for part in block.modules()) else _TOKENS
         attend = partial(run_block, block, core=dense, recompute=self.recompute)
@@ -122,12 +146,8 @@ class InterlacedSparseAttention(nn.Module):
 
     def _may_run_in_groups(self, x: Tensor) -> bool:
         """Return whether a stage may run on groups: their positions must all be those of the padded map."""
-        if is_by_definition() or for_any_size():
+        if is_by_definition() or for_any_size() or torch.compiler.is_compiling():
             return False
-        if not self.mask_padding:
-            return True  # padded to a multiple above
-        if torch.compiler.is_compiling():
-            return False  # the graph serves other sizes too
         return x.shape[2] % self.group_size[0] == 0 and x.shape[3] % self.group_size[1] == 0
 
     def cost(self, height: int, width: int) -> Cost:

@@ -116,6 +116,33 @@ def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
 
 
+def tokens_of_cells(cells: Tensor, kind: Kind) -> tuple[Tensor, Size]:
+    """Return the tokens of the groups of a map, (n * L, C, 1, 1), and (n, L); the map as `cells_of_map` gives it."""
+    groups = cells.permute(_TO_GROUPS[kind])
+    batch, n_h, n_w, h, w, channels = groups.shape
+    number, length = batch * n_h * n_w, h * w
+    return viewed(groups, number * length, channels, 1, 1), (number, length)
+
+
+def cells_of_tokens(tokens: Tensor, like: Tensor, kind: Kind) -> Tensor:
+    """Undo `tokens_of_cells`, for a map of the size that the cells `like` have."""
+    shape = [like.shape[axis] for axis in _TO_GROUPS[kind][:-1]]
+    return viewed(tokens, *shape, tokens.shape[1]).permute(_TO_CELLS[kind])
+
+
+def cells_of_map(x: Tensor, group_size: Size) -> Tensor:
+    """Return a map whose sides are multiples as (B, Q_h, P_h, Q_w, P_w, C), with no view of four axes on the way."""
+    batch, channels, height, width = x.shape
+    (p_h, p_w) = group_size
+    return x.reshape(batch, channels, height // p_h, p_h, width // p_w, p_w).permute(0, 2, 3, 4, 5, 1)
+
+
+def map_of_cells(cells: Tensor) -> Tensor:
+    """Undo `cells_of_map`: a contiguous map, (B, C, H, W)."""
+    batch, n_h, h, n_w, w, channels = cells.shape
+    return viewed(cells.permute(0, 5, 1, 2, 3, 4), batch, channels, n_h * h, n_w * w)
+
+
 def viewed(x: Tensor, *shape: int) -> Tensor:
     """Return `x.reshape(shape)`; for torch.compile and torch.export by way of one axis.
 
