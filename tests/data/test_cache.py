@@ -161,7 +161,7 @@ def test_what_the_cache_lacks_is_decoded_with_one_warning(
     assert all(np.array_equal(a[:, :], b) for a, b in zip(images, expected, strict=True))
     (record,) = caplog.records
     assert "CamVid train is incomplete, older" in record.message
-    assert "fix it with `python src/data.py cache`" in record.message
+    assert "fix it with `isaseg data cache`" in record.message
 
 
 @pytest.mark.parametrize(("place", "cure"), [(40, "cache`"), (-3, "cache verify=true`")])
@@ -172,7 +172,7 @@ def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path:
     content[place] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=f"'{path}'.*remove it, or make it again with `python src/data.py {cure}"
+        DataError, match=f"'{path}'.*remove it, or make it again with `isaseg data {cure}"
     ):
         source.load(1).image[:, :]
     assert build_cache(source, 1, verify="verify" in cure).repaired == [path], "the cure cures"

@@ -210,7 +210,7 @@ def test_an_unlabelled_test_split_is_for_prediction_alone(tmp_path: Path) -> Non
 def test_a_split_must_have_its_published_size_if_asked(tmp_path: Path) -> None:
     root = str(make_fake_ade20k(tmp_path))
     module(source=partial(ade20k, root=root), num_classes=150).check()
-    with pytest.raises(DataError, match=r"20210 .*got 2; .*data\.strict_size=false"):
+    with pytest.raises(DataError, match=r"has 2 images, the published split 20210.*data\.strict_size=false"):
         module(source=partial(ade20k, root=root), num_classes=150, strict_size=True).check()
 
 

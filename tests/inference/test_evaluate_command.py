@@ -168,7 +168,7 @@ def test_a_data_set_that_is_not_there(
 ) -> None:
     assert tool(f"checkpoint={network}", *own, "data.root=nowhere", "output=out") == 2
     assert capsys.readouterr().err.startswith(
-        "error: data set not found: expected images and masks in a folder"
+        "error: data set not found: expected own images in a folder"
     )
     assert not files(Path())
 

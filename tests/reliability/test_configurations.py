@@ -277,7 +277,7 @@ VALUES = [
     ("+trainer.callbacks=[]", "expected no trainer.callbacks, got one; add a node to callbacks"),
     ("check_data=1", "check_data to be true or false"),
     ("logger=wandb logger.wandb.mode=onlin", "logger.wandb.mode to be .online"),
-    ("resume=1", "resume to be auto, must, never or the path of a checkpoint, got resume=1"),
+    ("resume=1", "resume to be auto, must, never, extend or the path of a checkpoint, got resume=1"),
 ]
 
 

@@ -304,7 +304,7 @@ def test_the_end_tells_every_trial_and_how_to_train_the_best_again(
     said = capsys.readouterr().out
     best = min(study.trials, key=lambda trial: trial.params["optim.lr"])
     assert f"best: trial {best.number}, mIoU {100 * best.value:.2f} %" in said
-    (line,) = re.findall(r"^python src/train.py (.*)$", said, flags=re.MULTILINE)
+    (line,) = re.findall(r"^isaseg train (.*)$", said, flags=re.MULTILINE)
     assert shlex.split(line) == bench.launched[best.number]
     lines = " ".join(said.split())
     assert all(f"mIoU {100 * t.value:.2f} % optim.lr={t.params['optim.lr']}" in lines for t in study.trials)
