@@ -97,7 +97,7 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), group_size)
         q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
         inside_G1HW = split(inside, group_size)
-        number, tokens = inside_G1HW.shape[0], inside_G1HW[0].numel()
+        number, tokens = inside_G1HW.shape[0], inside_G1HW.shape[2] * inside_G1HW.shape[3]
         mask = viewed(inside_G1HW.permute(0, 2, 3, 1), number, tokens) > 0
         # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
         mask = viewed(mask | ~mask.any(1, keepdim=True), *inside_G1HW.shape)
