@@ -171,9 +171,7 @@ def test_a_damaged_cache_is_named_with_its_cure(place: int, cure: str, tmp_path:
     content = bytearray(path.read_bytes())
     content[place] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(
-        DataError, match=f"'{path}'.*remove it, or make it again with `isaseg data {cure}"
-    ):
+    with pytest.raises(DataError, match=f"'{path}'.*remove it, or make it again with `isaseg data {cure}"):
         source.load(1).image[:, :]
     assert build_cache(source, 1, verify="verify" in cure).repaired == [path], "the cure cures"
     source.load(1).image[:, :]

@@ -167,9 +167,7 @@ def test_a_data_set_that_is_not_there(
     tool: Callable[..., int], network: Path, own: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool(f"checkpoint={network}", *own, "data.root=nowhere", "output=out") == 2
-    assert capsys.readouterr().err.startswith(
-        "error: data set not found: expected own images in a folder"
-    )
+    assert capsys.readouterr().err.startswith("error: data set not found: expected own images in a folder")
     assert not files(Path())
 
 

@@ -89,7 +89,9 @@ def test_the_sweep_and_the_report_go_all_the_way(tmp_path: Path) -> None:
     rows = 'hydra.sweeper.rows=["attention=none trainer.max_steps=600","attention=isa"]'
     trained = forked.run("train.py", "-m", "sweep=context", rows, *few, "logger=csv", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
-    (members,) = (tmp_path / "outputs" / "lamps_isa").glob("context-*.sweep")  # other words than sweep=context
+    (members,) = (tmp_path / "outputs" / "lamps_isa").glob(
+        "context-*.sweep"
+    )  # other words than sweep=context
     done = forked.run("compare.py", str(members), "--bounds", "--also", "val/group_acc", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     header, _, isa, none, *_ = done.stdout.splitlines()
