@@ -24,7 +24,13 @@ def test_an_own_backbone_and_data_module_and_loss_by_command(tmp_path: Path) -> 
     """Trained, evaluated, predicted with and exported; without trust a command names the package."""
     here, own = Path.cwd(), ["--config-dir", "conf", "+trust=[ownlab]"]
     words = ["data=module", "backbone=net", "attention=gate", *FEW]
-    loss = ["~loss.ignore_index", "loss._target_=ownlab.plain", "+loss._partial_=true"]
+    loss = [
+        "loss.class_weights=0",
+        "~loss.class_weights",
+        "~loss.ignore_index",
+        "loss._target_=ownlab.plain",
+        "+loss._partial_=true",
+    ]
     words = [*(word for word in words if not word.startswith("loss.")), *loss]
     refused = forked.run("train.py", "--config-dir", "conf", *words, cwd=here, ISASEG_TRUST=None)
     assert refused.returncode == 2 and "+trust=[ownlab]" in refused.stderr

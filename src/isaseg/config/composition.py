@@ -107,7 +107,10 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
     if gone:
         known = _all_keys(config_name, words)
         if gone[1] in known:
-            return f"expected a key with a value after ~, got ~{gone[1]}, which is null already; leave it out"
+            return (  # Hydra takes null for absent
+                f"expected a key with a value after ~, got ~{gone[1]}, which is null already; leave it out, or where the "
+                f"key itself must go, give it a value first: {gone[1]}=0 ~{gone[1]}"
+            )
         return f"no configuration key '{gone[1]}' to remove; {suggest(gone[1], known)}see --help"
     wrong = re.search(r"full_key: (\S+)", text) or re.search(r"Could not override '([^']+)'", text)
     if wrong:
