@@ -34,6 +34,9 @@ from tests.ownlab import CONF, OWNLAB
 
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 torch.set_num_threads(1)
+# torch.export registers a GPU that is none, for which the first backward pass starts threads; no forked process could
+# then train (pytorch's wiki, Autograd-and-Fork). So the first one is here.
+torch.zeros((), requires_grad=True).backward()
 
 
 def _is_here(family: int, address: Any) -> bool:
