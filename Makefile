@@ -84,7 +84,7 @@ test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if ab
 	tests/slurm/run.sh $(BIN)/python -m pytest -m slurm tests/sweep/test_slurm.py $(ARGS)
 
 test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention, as often and as long as it takes; half an hour
-	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/sweep/test_search.py tests/sweep/test_sweep.py tests/models/test_fast_ways.py tests/models/test_families.py tests/training/test_step_profile.py $(ARGS)
+	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/sweep/test_search.py tests/sweep/test_sweep.py tests/models/test_fast_ways.py tests/models/test_any_size.py tests/models/test_families.py tests/training/test_step_profile.py $(ARGS)
 
 lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
 	uv pip compile pyproject.toml --all-extras --python-version 3.11.4 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)

@@ -21,7 +21,6 @@ from tests.models.references import (
     replace_relu,
 )
 from tests.models.test_contract import make
-from tests.reliability.small import STRESS
 
 SHORT_CUTS: list[dict[str, Any]] = [
     {},
@@ -155,23 +154,3 @@ def test_recomputing_keeps_less_and_changes_nothing(name: str) -> None:
         answers.append((out, *gradients, *(v.clone() for v in module.state_dict().values())))
     assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
     assert kept[1] < 0.4 * kept[0]
-
-
-# with the backward pass, a minute and a half each
-@pytest.mark.parametrize("kwargs", [{}, {"recompute": True}, {"mask_padding": True}] if STRESS else [{}])
-@pytest.mark.parametrize("training", [False, True] if STRESS else [True])
-def test_compiles_as_one_graph_for_any_size(kwargs: dict[str, Any], training: bool) -> None:
-    isa = make_isa(group_size=(4, 2), **kwargs).train(training)
-    torch.compiler.reset()
-    compiled = torch.compile(isa, fullgraph=True, backend="aot_eager" if STRESS else "eager", dynamic=True)
-    state = {k: v.clone() for k, v in isa.state_dict().items()}
-    for size in ((8, 8), (16, 12), (7, 5), (13, 18)):
-        answers = []
-        for module in (isa, compiled):
-            isa.load_state_dict(state)
-            x = random_map(2, 6, *size).requires_grad_()
-            out = module(x)
-            gradients = torch.autograd.grad(out.square().sum(), (x, *isa.parameters()))
-            answers.append([out, *gradients, *(v.clone() for v in isa.state_dict().values())])
-        for a, b in zip(*answers, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)

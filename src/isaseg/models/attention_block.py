@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from isaseg.models.attention_cores import Core, attend, dense, is_by_definition, without_autocast
+from isaseg.models.attention_cores import Core, attend, is_by_definition, without_autocast
 from isaseg.models.layers import Cost, Pointwise, conv_norm_act, pointwise, width
 from isaseg.models.regroup import for_any_size, viewed
 
@@ -95,7 +95,11 @@ def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> T
 
 
 def _by_token(module: nn.Module, x: Tensor, core: Core, recompute: bool) -> Tensor:
-    """Run a block on the tokens of a map as a list, see `run_on_tokens`."""
+    """Run a block on the tokens of a map as a list, whose strides are numbers.
+
+    With products of H and W in the strides, torch.export guesses an order of the axes in the norm of a map and cannot
+    prove it.
+    """
     size = (x.shape[0], x.shape[2], x.shape[3])
 
     def tokens(x: Tensor) -> Tensor:
@@ -107,38 +111,24 @@ def _by_token(module: nn.Module, x: Tensor, core: Core, recompute: bool) -> Tens
     def core_of_tokens(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return tokens(core(maps(q), maps(k), maps(v)))
 
-    if core is dense:
-        return maps(run_on_tokens(module, tokens(x), size[0], size[1] * size[2], recompute))
     return maps(_run(module, tokens(x), core_of_tokens, recompute))
 
 
-def run_on_tokens(module: nn.Module, tokens: Tensor, number: int, length: int, recompute: bool) -> Tensor:
-    """Run a block on a list of tokens, `number` groups of `length` that attend among themselves, for torch's compilers.
-
-    The strides of maps are products of H and W. With symbols in them, torch.export guesses an order of the axes in the
-    norm of a map and cannot prove it. On a CPU, beside a convolution, inductor sorts the strides of every view of four
-    axes that is kept for the backward pass: "cannot determine truth value of Relational" (pytorch#185510,
-    pytorch#172204). The strides of a list are numbers.
-
-    Args:
-        module: An `AttentionBlock`, or one that is called like it.
-        tokens: (number * length, C, 1, 1).
-        number: How many groups.
-        length: How many tokens each has.
-        recompute: As in `run_block`; without `_as_they_were`: the backward graph has no running statistics.
-
-    Returns:
-        (number * length, C, 1, 1).
-    """
+def run_on_tokens(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """Run a block on groups of tokens (G, L, C), as a map of one pixel each, whose strides are numbers."""
+    number, length, channels = x.shape
 
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (viewed(t, number, length, t.shape[1]) for t in (q, k, v))
-        return viewed(attend(q, k, v, q.shape[2] ** -0.5), number * length, v.shape[2], 1, 1)
+        q, k, v = (t.reshape(number, length, t.shape[1]) for t in (q, k, v))
+        return attend(q, k, v, q.shape[2] ** -0.5, few=True).reshape(number * length, v.shape[2], 1, 1)
 
-    return _run(module, tokens, core, recompute)
+    return _run(module, x.reshape(number * length, channels, 1, 1), core, recompute).reshape(
+        number, length, -1
+    )
 
 
 def _run(module: nn.Module, tokens: Tensor, core: Core, recompute: bool) -> Tensor:
+    """Run a block; its recomputation needs no `_as_they_were`: the backward graph has no running statistics."""
     out: Tensor = checkpoint(module, tokens, core, use_reentrant=False) if recompute else module(tokens, core)
     return out
 

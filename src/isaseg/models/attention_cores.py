@@ -14,12 +14,14 @@ from torch import Tensor
 from isaseg.models.regroup import (
     Kind,
     Size,
+    compiles,
     crop,
     deinterlace,
     for_any_size,
     interlace,
     merge_windows,
     pad_to_multiple,
+    regroup,
     split_windows,
     viewed,
 )
@@ -91,6 +93,8 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
     """
     whole = height, width = q.shape[2], q.shape[3]
+    if compiles():
+        return _grouped_by_operator(q, k, v, group_size, kind)
     split = interlace if kind == "long_range" else split_windows
     mask, offset = None, (0, 0)
     if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
@@ -108,6 +112,19 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
     return context if mask is None else crop(context, offset, whole)
 
 
+def _grouped_by_operator(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind) -> Tensor:
+    batch, size = q.shape[0], q.shape[2:]
+    inside = q.new_ones(batch, 1, *size)
+    q, k, v, inside = (
+        regroup(t, batch, size, group_size, "map", kind) for t in (q, k, v, inside)
+    )  # (G, L, C)
+    mask_G1L = inside.transpose(1, 2) > 0
+    mask_G1L = mask_G1L | ~mask_G1L.any(2, keepdim=True)
+    context = attend(q, k, v, q.shape[2] ** -0.5, mask_G1L, few=True)
+    out: Tensor = regroup(context, batch, size, group_size, kind, "map")
+    return out
+
+
 # ---------------------------------------------------------------- kernels
 
 
@@ -122,7 +139,9 @@ def holds_scores(tokens: int, device: str, with_gradient: bool) -> bool:
     return device == "cpu" and tokens <= (512 if with_gradient else 1024)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> Tensor:
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, *, few: bool = False
+) -> Tensor:
     """Let every token attend to the tokens of its group: softmax(scale q k^T) v.
 
     Args:
@@ -131,6 +150,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         v: (G, L, V).
         scale: Factor of the scores.
         mask: Tokens that may be attended to, bool (G, 1, L); None means all.
+        few: Promises that groups are small, which cannot be asked while torch.compile records a graph for any size.
 
     Returns:
         (G, L, V). Scores are computed in float32 at least, whatever the type of the tokens.
@@ -138,9 +158,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
     if _hold or for_any_size():  # ONNX has no fused kernel to record
         kernel = _held
     elif torch.compiler.is_compiling():  # the graph may run at other sizes too
-        # beside a convolution, on a CPU alone, inductor fails at a view of four axes that is kept for the backward
-        # pass, which the fused kernel needs: see `attention_block.run_on_tokens`
-        kernel = _held if q.device.type == "cpu" and torch.is_grad_enabled() else _fused
+        # The views of four axes around the fused kernel are what inductor fails at on a CPU: see `regroup`.
+        kernel = _held if few and q.device.type == "cpu" and torch.is_grad_enabled() else _fused
     else:
         holds = holds_scores(q.shape[1], q.device.type, torch.is_grad_enabled())
         kernel = _held if holds else _fused

@@ -22,14 +22,12 @@ from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import (
     Kind,
     Size,
-    cells_of_map,
-    cells_of_tokens,
+    compiles,
     crop,
     for_any_size,
     in_groups,
-    map_of_cells,
     pad_to_multiple,
-    tokens_of_cells,
+    regroup,
 )
 
 Order = Literal["long_short", "short_long", "long", "short"]
@@ -105,7 +103,7 @@ class InterlacedSparseAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
-        if torch.compiler.is_compiling() and not (self.mask_padding or is_by_definition() or for_any_size()):
+        if compiles() and not (self.mask_padding or is_by_definition()):
             return self._on_tokens(x)
         size, offset = (x.shape[2], x.shape[3]), (0, 0)
         if not self.mask_padding:
@@ -117,15 +115,15 @@ class InterlacedSparseAttention(nn.Module):
         return x if self.mask_padding else crop(x, offset, size)
 
     def _on_tokens(self, x: Tensor) -> Tensor:
-        """Run all stages on lists of tokens, for torch's compilers: see `run_on_tokens`."""
-        padded, offset = pad_to_multiple(x, self.group_size)
-        cells = cells_of_map(padded, self.group_size)
+        """Run all stages on lists of tokens, for torch.compile: see `regroup`."""
+        batch, size, given = x.shape[0], x.shape[2:], "map"
         for name, kind in self._stages():
             block = self.get_submodule(name)
-            tokens, (number, length) = tokens_of_cells(cells, kind)
-            out = run_on_tokens(block, tokens, number, length, self.recompute and block.training)
-            cells = cells_of_tokens(out, cells, kind)
-        return crop(map_of_cells(cells), offset, (x.shape[2], x.shape[3])).contiguous()
+            x = regroup(x, batch, size, self.group_size, given, kind)  # (G, L, C)
+            x = run_on_tokens(block, x, self.recompute and block.training)
+            given = kind
+        out: Tensor = regroup(x, batch, size, self.group_size, given, "map")
+        return out
 
     def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""

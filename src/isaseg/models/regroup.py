@@ -6,8 +6,8 @@ All goes through the cells of a map, a view (B, Q_h, P_h, Q_w, P_w, C). Groups a
 memory: attention wants the channels of a token together.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -116,31 +116,71 @@ def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
 
 
-def tokens_of_cells(cells: Tensor, kind: Kind) -> tuple[Tensor, Size]:
-    """Return the tokens of the groups of a map, (n * L, C, 1, 1), and (n, L); the map as `cells_of_map` gives it."""
-    groups = cells.permute(_TO_GROUPS[kind])
-    batch, n_h, n_w, h, w, channels = groups.shape
-    number, length = batch * n_h * n_w, h * w
-    return viewed(groups, number * length, channels, 1, 1), (number, length)
+@torch.library.custom_op("isaseg::regroup", mutates_args=(), tags=torch.Tag.flexible_layout)
+def regroup(x: Tensor, batch: int, size: list[int], group_size: list[int], given: str, wanted: str) -> Tensor:
+    """Take a map, or the tokens of its groups, to another of these forms, as one operator of torch.compile.
+
+    Traced step by step, regrouping gives the compiler views whose strides are products of rounded sizes. It thinks
+    about them for many minutes, and on a CPU, beside a convolution, it fails at comparing them: "cannot determine
+    truth value of Relational" (pytorch#185510, pytorch#172204). Regrouping is a copy, so nothing is lost by hiding it.
+
+    Args:
+        x: (B, C, H, W) where `given` is `map`, (G, L, C) where it is a `Kind`.
+        batch: B.
+        size: (H, W).
+        group_size: (P_h, P_w).
+        given: The form of `x`: `map`, `long_range` or `short_range`.
+        wanted: The form of the result, likewise. Groups are those of the padded map; maps are not padded.
+    """
+    window = (group_size[0], group_size[1])
+    number = lattice(size, group_size)
+    if given == "map":
+        cells = _cells(pad_to_multiple(x, window)[0], window)
+    else:
+        of_groups, in_group = (window, number) if given == "long_range" else (number, window)
+        x = torch.unflatten(x, 1, in_group).permute(0, 3, 1, 2)
+        cells = _cells_of_groups(x, given, of_groups)  # type: ignore[arg-type]
+    if wanted == "map":
+        offset = [(n * p - length) // 2 for n, p, length in zip(number, window, size, strict=True)]
+        out = crop(_map(cells), (offset[0], offset[1]), (size[0], size[1]))
+    else:
+        out = _groups(cells, wanted).flatten(2).transpose(1, 2)  # type: ignore[arg-type]
+    out = out.contiguous()
+    return out.clone() if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else out
 
 
-def cells_of_tokens(tokens: Tensor, like: Tensor, kind: Kind) -> Tensor:
-    """Undo `tokens_of_cells`, for a map of the size that the cells `like` have."""
-    shape = [like.shape[axis] for axis in _TO_GROUPS[kind][:-1]]
-    return viewed(tokens, *shape, tokens.shape[1]).permute(_TO_CELLS[kind])
+@regroup.register_fake
+def _(x: Tensor, batch: int, size: list[int], group_size: list[int], given: str, wanted: str) -> Tensor:
+    channels = x.shape[1 if given == "map" else 2]
+    if wanted == "map":
+        return x.new_empty(batch, channels, *size)
+    return x.new_empty(*groups_of(batch, size, group_size, wanted), channels)
 
 
-def cells_of_map(x: Tensor, group_size: Size) -> Tensor:
-    """Return a map whose sides are multiples as (B, Q_h, P_h, Q_w, P_w, C), with no view of four axes on the way."""
-    batch, channels, height, width = x.shape
-    (p_h, p_w) = group_size
-    return x.reshape(batch, channels, height // p_h, p_h, width // p_w, p_w).permute(0, 2, 3, 4, 5, 1)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.call = inputs[1:]
 
 
-def map_of_cells(cells: Tensor) -> Tensor:
-    """Undo `cells_of_map`: a contiguous map, (B, C, H, W)."""
-    batch, n_h, h, n_w, w, channels = cells.shape
-    return viewed(cells.permute(0, 5, 1, 2, 3, 4), batch, channels, n_h * h, n_w * w)
+def _back(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    batch, size, group_size, given, wanted = (
+        ctx.call
+    )  # padding and cropping are adjoint, a permutation is orthogonal
+    return regroup(gradient, batch, size, group_size, wanted, given), None, None, None, None, None
+
+
+regroup.register_autograd(_back, setup_context=_keep)
+
+
+def groups_of(batch: int, size: Sequence[int], group_size: Sequence[int], kind: str) -> Size:
+    """Return (G, L), the number of groups and the tokens in each, of a batch of maps of `size`."""
+    high, wide = lattice(size, group_size)
+    window = group_size[0] * group_size[1]
+    return (batch * window, high * wide) if kind == "long_range" else (batch * (high * wide), window)
+
+
+def lattice(size: Sequence[int], group_size: Sequence[int]) -> Size:
+    """Return (Q_h, Q_w), the windows of a padded map in each direction."""
+    return padded(size[0], group_size[0]) // group_size[0], padded(size[1], group_size[1]) // group_size[1]
 
 
 def viewed(x: Tensor, *shape: int) -> Tensor:
@@ -193,6 +233,11 @@ def _exports() -> bool:
 def padded(size: int, multiple: int) -> int:
     """Return the next multiple, in terms that torch.export can simplify where `size` is a symbol."""
     return (size + multiple - 1) // multiple * multiple
+
+
+def compiles() -> bool:
+    """Return whether torch.compile records a graph: a program of torch.export must not need operators of this project."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def for_any_size() -> bool:
