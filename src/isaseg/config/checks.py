@@ -153,6 +153,7 @@ def check(cfg: DictConfig) -> None:
     """
     plain = check_sections(cfg)
     check_targets(plain)
+    check_devices(plain["trainer"])
     _check_agreement(cfg)
     _check_recipe(cfg)
 
@@ -210,6 +211,22 @@ def _check_trainer(node: Any) -> None:
                 f"trainer.devices={devices}, trainer.sync_batchnorm={synced}; trainer=ddp is for GPUs: set "
                 "trainer=default trainer.accelerator=cpu trainer.strategy=ddp trainer.devices=2"
             )
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Check that a trainer for GPUs has one; not for a sweep, whose jobs may run on other machines.
+
+    Raises:
+        ConfigError: If this machine has none.
+    """
+    import torch
+
+    asked = trainer.get("accelerator")
+    if asked in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ConfigError(
+            f"expected a GPU for trainer.accelerator={asked}, as trainer=gpu and trainer=ddp set it, got none that torch "
+            "can use on this machine; set trainer=default, which takes what there is, or trainer=cpu"
+        )
 
 
 def _check_agreement(cfg: DictConfig) -> None:
