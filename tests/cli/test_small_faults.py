@@ -45,6 +45,11 @@ def test_a_mistake_is_one_sentence(words: list[str], said: str, tmp_path: Path) 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_the_configuration_of_a_data_set_is_shown(tmp_path: Path) -> None:
+    done = forked.run("train.py", "data=folder", "data.classes=[a,b]", "--cfg", "job", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "\nname: finetune\n" in done.stdout
+
+
 def test_a_published_experiment_with_a_small_backbone(tmp_path: Path) -> None:
     """It asks no hub, reads and shows a part of the data set, of different sizes, and says its score in per cent."""
     data = make_fake_cityscapes(tmp_path / "data", 4)

@@ -153,7 +153,6 @@ def check(cfg: DictConfig) -> None:
     """
     plain = check_sections(cfg)
     check_targets(plain)
-    check_devices(plain["trainer"])
     _check_agreement(cfg)
     _check_recipe(cfg)
 
@@ -213,18 +212,19 @@ def _check_trainer(node: Any) -> None:
             )
 
 
-def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Check that a trainer for GPUs has one; not for a sweep, whose jobs may run on other machines.
+def check_devices(accelerator: str) -> None:
+    """Check that a trainer for GPUs has one; a configuration alone need not, for it may be of another machine.
 
     Raises:
         ConfigError: If this machine has none.
     """
     import torch
 
-    asked = trainer.get("accelerator")
-    if asked in ("gpu", "cuda") and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if accelerator in ("gpu", "cuda") and not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
         raise ConfigError(
-            f"expected a GPU for trainer.accelerator={asked}, as trainer=gpu and trainer=ddp set it, got none that torch "
+            f"expected a GPU for trainer.accelerator={accelerator}, as trainer=gpu and trainer=ddp set it, got none that torch "
             "can use on this machine; set trainer=default, which takes what there is, or trainer=cpu"
         )
 

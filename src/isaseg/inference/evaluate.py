@@ -160,7 +160,8 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
 
 
 def _check(cfg: DictConfig, model: Model) -> None:
-    check_devices(check_nodes(cfg)["trainer"])
+    check_nodes(cfg)
+    check_devices(cfg.trainer.accelerator)
     config.check_value("split", cfg.split, Literal["train", "val", "test"])
     config.check_value("worst", cfg.worst, NonNegativeInt)
     classes = model.description["num_classes"]
