@@ -224,8 +224,8 @@ def check_devices(accelerator: str) -> None:
         torch.cuda.is_available() or torch.backends.mps.is_available()
     ):
         raise ConfigError(
-            f"expected a GPU for trainer.accelerator={accelerator}, as trainer=gpu and trainer=ddp set it, got none that torch "
-            "can use on this machine; set trainer=default, which takes what there is, or trainer=cpu"
+            f"expected a GPU for trainer.accelerator={accelerator}, as trainer=gpu and trainer=ddp set it, got none that "
+            "torch can use on this machine; set trainer=default, which takes what there is, or trainer=cpu"
         )
 
 
