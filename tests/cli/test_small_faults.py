@@ -23,6 +23,12 @@ SMALL = ["head.channels=8", "head.aux_channels=null", "data.num_workers=0", "tra
     [
         (["attention=null"], "expected a value for attention, got none"),
         (["+trainer.fast_dev_run=true"], "no trainer.fast_dev_run, got one; trainer.max_steps=2 "),
+        (["trainer=gpu"], "a GPU for trainer.accelerator=gpu, .* got none .*; set trainer=default, which"),
+        (["trainer=ddp"], "a GPU for trainer.accelerator=gpu"),
+        (
+            ["backbone=resnet18", "backbone.pretrained=true"],
+            "the hub, https://huggingface.co, cannot be reached .*[^.]; where .*set backbone.weights=FILE",
+        ),
         (["trainer=ddp", CPU], "got trainer.devices=-1, .*set trainer=default trainer.accelerator=cpu "),
         (["trainer=ddp", CPU, "trainer.devices=2"], "trainer.sync_batchnorm=false on a CPU"),
         (["~loss.class_weights", "experiment=null", "name=x"], "~loss.class_weights, which is null already;"),
@@ -32,11 +38,16 @@ SMALL = ["head.channels=8", "head.aux_channels=null", "data.num_workers=0", "tra
     ],
 )
 def test_a_mistake_is_one_sentence(words: list[str], said: str, tmp_path: Path) -> None:
-    done = forked.run("train.py", *words, "trainer.max_steps=1", cwd=tmp_path)
+    done = forked.run("train.py", *words, "trainer.max_steps=1", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert re.search(said, done.stderr.strip()), done.stderr
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_configuration_of_a_data_set_is_shown(tmp_path: Path) -> None:
+    done = forked.run("train.py", "data=folder", "data.classes=[a,b]", "--cfg", "job", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "") and "\nname: finetune\n" in done.stdout
 
 
 def test_a_published_experiment_with_a_small_backbone(tmp_path: Path) -> None:
@@ -99,8 +110,12 @@ def test_another_python_says_which_one_has_the_packages(has_venv: bool, tmp_path
         line = [sys.executable, "-S", f"src/{script.name}", "--help"]
         done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("error: isaseg's packages are not installed in ")
+        assert done.stderr.startswith("error: isaseg's packages are not installed in this Python 3.")
         assert done.stderr.count("\n") == 1
         install = "" if has_venv else "make -C . install, then "
         way = f"run {install}source .venv/bin/activate, or .venv/bin/python src/{script.name} ..."
         assert way in done.stderr
+    far = subprocess.run(
+        [sys.executable, "-S", str(script), "--help"], cwd="/", capture_output=True, text=True, timeout=60
+    )
+    assert f"source {tmp_path}/.venv/bin/activate, or {tmp_path}/.venv/bin/python {script} ..." in far.stderr

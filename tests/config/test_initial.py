@@ -88,13 +88,20 @@ def test_the_file_decides_unless_the_command_does(file: Path, begun: Callable[..
     ("words", "match"),
     [
         (
-            ["attention=dense"],
-            r"takes attention of .* got attention=dense .*SelfAttention2d.*init_parts=\[backbone,head\]",
+            ["backbone.pretrained=false", "attention=dense", "head.aux_channels=null"],
+            r"takes attention of .* got attention=dense \(.*SelfAttention2d.*init_parts=\[backbone,head\]",
         ),
-        (["head.channels=16"], r"takes head and attention of .*head\.channels=16 .*init_parts=\[backbone\]"),
+        (
+            ["head.channels=16"],
+            r"takes head and attention of .*got head\.channels=16 .*init_parts=\[backbone\]",
+        ),
         (
             ["backbone=resnet18", "init_parts=[backbone]"],
-            r"takes backbone of .*\(test_resnet with .*; leave the word out$",
+            r"takes backbone of .*\(test_resnet with .*; leave that out$",
+        ),
+        (
+            ["backbone=resnet18", "backbone.freeze=[stem]", "head.channels=16"],
+            r"got backbone=resnet18 head\.channels=16 \(.*; leave those words out",
         ),
         (["init_sha256=abc"], "to have init_sha256=abc, got "),
     ],
@@ -199,8 +206,13 @@ class Runs:
 def test_the_command_refuses_before_anything_is_made(file: Path, tmp_path: Path) -> None:
     """A missing file, a hostile one without running it, a conflict before any job starts."""
     torch.save({"state_dict": Runs()}, tmp_path / "evil.pth")
+    torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "cut.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:2000])
+    (tmp_path / "page.pth").write_text("<html>404</html>")
     for words, said in (
         ([f"init_from={tmp_path / 'evil.pth'}"], "loading the rest might run code"),
+        (["init_from=cut.pth"], "writes it, got 'cut.pth': its end is missing; copy or download it again\n"),
+        (["init_from=page.pth"], "writes it, got 'page.pth': it does not begin like one; copy or "),
         ([f"init_from={file}", "-m", "attention=isa,dense"], "got attention=dense"),
         (
             [f"init_from={file}", "init_parts=null", "head.dropout=0"],
@@ -214,4 +226,5 @@ def test_the_command_refuses_before_anything_is_made(file: Path, tmp_path: Path)
         done = forked.run("train.py", *words, "output_dir=out", cwd=tmp_path)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr
         assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["evil.pth"]
+    found = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"evil.pth", "cut.pth", "page.pth"}

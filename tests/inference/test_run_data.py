@@ -43,9 +43,7 @@ def test_generated_scenes_are_those_of_the_run(
     assert tool(*words) == 0
     of_run = metrics()
     assert of_run["images"] == 3
-    assert (
-        f"data=lamps and data.root=None are those of the run, from {tmp_path}/run/config.yaml" in caplog.text
-    )
+    assert f"data=lamps as in the run, from {tmp_path}/run/config.yaml\n" in caplog.text
     assert tool(*words, "data=lamps", "data.val_length=3") == 0
     assert metrics()["confusion"] != of_run["confusion"], "of seed 0"
     assert tool(*words, "data=lamps", "data.val_length=3", "data.source.seed=7") == 0
@@ -55,7 +53,11 @@ def test_generated_scenes_are_those_of_the_run(
 
 
 def test_a_folder_of_the_users_own_another_root_and_a_run_that_was_moved(
-    tool: Callable[..., int], refused: Callable[..., str], tmp_path: Path, photos: Path
+    tool: Callable[..., int],
+    refused: Callable[..., str],
+    tmp_path: Path,
+    photos: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The option is of a --config-dir that the command does not name."""
     root = shutil.copytree(photos, tmp_path / "photos")
@@ -69,8 +71,12 @@ def test_a_folder_of_the_users_own_another_root_and_a_run_that_was_moved(
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = f"checkpoint={tmp_path}/moved/checkpoints/best.safetensors"
     other = fakes.make_fake_folder(tmp_path / "other", n=2)
+    caplog.set_level(logging.INFO)
     assert tool(moved, *words, f"data.root={other}") == 0
     assert metrics()["images"] == 2
+    assert (
+        f"data=mine as in the run, from {tmp_path}/moved/config.yaml; given: data.root={other}" in caplog.text
+    )
 
     root.rename(tmp_path / "gone")
     shutil.rmtree("out")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.errors import ConfigError
+from isaseg.models import timm_models
 from isaseg.models.backbone import Backbone
 from tests.conftest import compose_overrides
 
@@ -266,9 +267,10 @@ def test_without_network_the_advice_is_a_local_file(monkeypatch: pytest.MonkeyPa
     def unreachable(*args: Any, **kwargs: Any) -> None:
         raise OSError("name resolution failed")
 
+    monkeypatch.setattr(timm_models, "_check_hub", lambda *_: None)  # which would see it before
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(
-        ConfigError, match=r"OSError: name resolution failed.*set backbone.weights=FILE.*pretrained=false"
+        ConfigError, match=r"OSError: name resolution failed; .*set backbone.weights=FILE.*pretrained=false"
     ):
         make(pretrained=True)
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, OneCycleLR
 
 from isaseg import config
 from isaseg.data.sampler import BatchPlan
-from isaseg.errors import CheckpointError
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.runs.history import read_history
 from isaseg.training.optim import reschedule
 from isaseg.training.resume import find_start
@@ -75,6 +75,10 @@ def test_the_longest_of_those_that_are_the_same_or_one_sentence(tmp_path: Path) 
         write(f"of{steps}", steps, f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}")
     start = find_start(asked, tmp_path / "new")
     assert start.path == tmp_path / "of6/checkpoints/last.ckpt" and start.checkpoint["global_step"] == 6
+    with pytest.raises(
+        ConfigError, match="got run_dir='.*of6' of that run; leave run_dir out, or name another"
+    ):
+        find_start(asked, tmp_path / "of6")
 
 
 class Falling:

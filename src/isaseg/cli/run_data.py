@@ -60,7 +60,10 @@ def run_data(file: Path, words: Sequence[str], trained_on: str | None) -> DictCo
         raise ConfigError(
             f"expected the folder '{root}', which is data.root in '{file}', got none of that name; give data.root=DIR"
         )
-    log.info("data=%s and data.root=%s are those of the run, from %s", name, data.get("root"), file)
+    kept = [f"data={name}", *([f"data.root={root}"] if root and data.get("root") == root else [])]
+    log.info(
+        "%s as in the run, from %s%s", " ".join(kept), file, f"; given: {' '.join(words)}" if words else ""
+    )
     return data
 
 

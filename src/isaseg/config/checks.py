@@ -212,6 +212,23 @@ def _check_trainer(node: Any) -> None:
             )
 
 
+def check_devices(accelerator: str) -> None:
+    """Check that a trainer for GPUs has one; a configuration alone need not, for it may be of another machine.
+
+    Raises:
+        ConfigError: If this machine has none.
+    """
+    import torch
+
+    if accelerator in ("gpu", "cuda") and not (
+        torch.cuda.is_available() or torch.backends.mps.is_available()
+    ):
+        raise ConfigError(
+            f"expected a GPU for trainer.accelerator={accelerator}, as trainer=gpu and trainer=ddp set it, got none that "
+            "torch can use on this machine; set trainer=default, which takes what there is, or trainer=cpu"
+        )
+
+
 def _check_agreement(cfg: DictConfig) -> None:
     """Check the keys of which one limits another."""
     for key, first in _SAME.items():

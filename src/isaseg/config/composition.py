@@ -60,7 +60,8 @@ def with_experiment(words: Sequence[str], more: Sequence[str] = ()) -> list[str]
     folders = (conf_dir(), *user_dirs([*words, *more]))
     names = [f"{data[0]}_isa", *(["finetune"] if data == ["folder"] else [])]
     known = [n for n in names if any((d / "experiment" / f"{n}.yaml").is_file() for d in folders)]
-    return [*words, f"experiment={known[0]}" if known else "~experiment"]
+    place = words.index(f"data={data[0]}") + 1  # argparse takes no word behind an option such as --cfg job
+    return [*words[:place], f"experiment={known[0]}" if known else "~experiment", *words[place:]]
 
 
 def require(cfg: DictConfig, key: str) -> Any:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +57,17 @@ def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
             "was meant, or leave init_sha256 out"
         )
     said = {found[2]: (found[3], found[1], word) for word in words if (found := _WORD.match(word))}
+    new = _with_network(cfg, file, said)
+    if said and (wrong := _misfits(new, file)):
+        alone = {
+            key: one for key, one in said.items() if _misfits(_with_network(cfg, file, {key: one}), file)
+        }
+        raise _conflict(new, path, file, [word for *_, word in (alone or said).values()], wrong)
+    return new
+
+
+def _with_network(cfg: DictConfig, file: _File, said: Mapping[str, tuple[str, str, str]]) -> DictConfig:
+    """Return a configuration with the network of a file, except for keys that are `said`: part, sign and word of each."""
     nodes = _nodes(cfg, file.description)
     new = cfg.copy()
     with read_write(new), open_dict(new):
@@ -70,8 +81,6 @@ def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
                 new[part].pop(key.partition(".")[2], None)
             else:
                 OmegaConf.update(new, key, OmegaConf.select(cfg, key), merge=False, force_add=True)
-    if said:
-        _check_fits(new, path, file, [word for *_, word in said.values()])
     return new
 
 
@@ -176,36 +185,41 @@ def _read(path: Path, size: int, time: int) -> _File:
     return _File(sha256(path), description, {name: tensor.to("meta") for name, tensor in weights.items()})
 
 
-def _check_fits(cfg: DictConfig, path: Path, file: _File, words: Sequence[str]) -> None:
-    """Raise if one of init_parts does not fit a network of which the words of the command have changed something."""
+def _misfits(cfg: DictConfig, file: _File) -> dict[str, list[str]]:
+    """Return, of each of init_parts that does not fit the network of a configuration, what differs."""
     import torch
 
-    from isaseg.checkpoints.description import build_described, part_name
+    from isaseg.checkpoints.description import build_described
     from isaseg.checkpoints.parts import misfits
 
     nodes = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("backbone", "attention")}
     if not OmegaConf.is_list(cfg.init_parts) or not all(
         "_target_" in (node or {}) for node in nodes.values()
     ):
-        return  # `config.checks` says why
+        return {}  # `config.checks` says why
     for part, node in nodes.items():
         check_targets(node, part)
-    described = describe_network(cfg)
     try:
         with torch.device("meta"):
-            ours = build_described({**described, "num_classes": file.description["num_classes"]})
+            ours = build_described({**describe_network(cfg), "num_classes": file.description["num_classes"]})
     except CheckpointError:
-        return  # building it says why
-    wrong = misfits(ours.state_dict(), file.tensors, cfg.init_parts)
-    if not wrong:
-        return
+        return {}  # building it says why
+    return misfits(ours.state_dict(), file.tensors, cfg.init_parts)
+
+
+def _conflict(
+    cfg: DictConfig, path: Path, file: _File, words: Sequence[str], wrong: Mapping[str, list[str]]
+) -> CheckpointError:
+    from isaseg.checkpoints.description import part_name
+
     fit = [part for part in cfg.init_parts if part not in wrong]
     theirs, mine = (
         " with ".join(str(part_name(node[part])) for part in ("backbone", "attention"))
-        for node in (file.description, described)
+        for node in (file.description, describe_network(cfg))
     )
+    leave = "leave that" if len(words) == 1 else "leave those words"
     instead = f", or set init_parts=[{','.join(fit)}]" if fit else ""
-    raise CheckpointError(
+    return CheckpointError(
         f"expected a network that takes {' and '.join(wrong)} of init_from='{path}' ({theirs}), got {' '.join(words)} "
-        f"({mine}), with other tensors: {next(iter(wrong.values()))[0]}; leave the word out{instead}"
+        f"({mine}), with other tensors: {next(iter(wrong.values()))[0]}; {leave} out{instead}"
     )

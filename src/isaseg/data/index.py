@@ -31,6 +31,7 @@ class SplitFiles:
         split: Name of the split, for messages.
         root: The folder that the user names: the data set itself, or a folder that holds it.
         inside: Where the data set may lie below `root`; the first of these folders that exists is taken.
+        key: With which the user names `root`, for messages.
 
     Attributes:
         root: The resolved `root`; no file outside it is ever used.
@@ -40,14 +41,21 @@ class SplitFiles:
         DataError: If `root` is not given or not a folder, or a link leads out of it.
     """
 
-    def __init__(self, info: DatasetInfo, split: str, root: str | None, inside: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        info: DatasetInfo,
+        split: str,
+        root: str | None,
+        inside: Sequence[str] = (),
+        key: str = "data.root",
+    ) -> None:
         given = None if root is None else str(root)  # YAML reads 2012 as a number
         if given is None or not Path(given).expanduser().is_dir():
             raise DataError(
                 f"data set not found: expected {info.title} in a folder, got data.root={given!r} (split {split!r}); "
                 f"pass data.root=/path/to/it, which should hold\n{info.layout}"
             )
-        self.info, self.split = info, split
+        self.info, self.split, self.key = info, split, key
         self.root = Path(given).expanduser().resolve()
         places = (self.root / sub for sub in inside)
         self.folder = self._inside(next((place for place in places if place.is_dir()), self.root))
@@ -163,7 +171,7 @@ class SplitFiles:
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(self.root):
             raise DataError(
-                f"expected the files of the data set below data.root='{self.root}', got the link '{path}' to '{real}'; "
-                "copy or mount the files there, or point data.root to where they are"
+                f"expected the files of the data set below {self.key}='{self.root}', got the link '{path}' to '{real}'; "
+                f"copy or mount the files there, or point {self.key} to where they are"
             )
         return path

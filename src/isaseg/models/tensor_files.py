@@ -6,6 +6,7 @@ The only file of the project that calls `torch.load`.
 import json
 import zipfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -25,14 +26,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a checkpoint file, got path='{path}', which does not exist; check the path"
         )
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch does not verify the checksums
-                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it claims more bytes than it has, and torch never compresses")
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checksum of {damaged} is wrong")
+        if damage := _damage(path):
+            raise CheckpointError(
+                f"expected a whole checkpoint as torch.save writes it, got '{path}': {damage}; copy or download it again"
+            )
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"expected a whole checkpoint that holds only plain data, got '{path}': {reason(error)}; "
@@ -43,6 +43,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a dict in '{path}', got {type(checkpoint).__name__}; use another file"
         )
     return checkpoint
+
+
+def _damage(path: Path) -> str:
+    """Return what is wrong with a file of `torch.save` of which torch says little or nothing."""
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if not begin.startswith((b"PK", b"\x80")):  # a zip, or of torch before 1.6 a pickle
+        return "it does not begin like one" if begin else "it is empty"
+    if not zipfile.is_zipfile(path):  # the list of a zip is at its end
+        return "its end is missing" if begin.startswith(b"PK") else ""
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+            return "it claims more bytes than it has, and torch never compresses"
+        damaged = archive.testzip()
+    return f"the checksum of {damaged} in it is wrong" if damaged is not None else ""
 
 
 def load_file(path: Path) -> dict[str, Any]:
@@ -76,8 +91,8 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the kind of an error and its first line."""
+    """Return the kind of an error and the first sentence of its text."""
     if "Weights only load failed" in str(error):  # the rest of torch's text tells how to run the file's code
         return "it holds more than tensors and plain values, and loading the rest might run code"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {shorten(first.partition('. ')[0].rstrip('.'), 300)}"

@@ -6,10 +6,13 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from timm.models import clean_state_dict, get_model_traits, group_parameters
 from torch import Tensor, nn
 
@@ -18,6 +21,7 @@ from isaseg.files import sha256
 from isaseg.models.tensor_files import load_file
 
 # How timm's transformers are told to take images of any size; Swin then shifts its windows in every stage, as in mmseg
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of which timm takes the first that is there
 _ANY_SIZE = ({"dynamic_img_size": True, "always_partition": True}, {"dynamic_img_size": True})
 
 
@@ -43,6 +47,8 @@ def create(
             f"expected the name of a timm model, got backbone.name='{name}'; "
             f"similar: {', '.join(near) or 'none'}"
         )
+    if pretrained and not args.keys() & {"pretrained_cfg", "pretrained_cfg_overlay"}:
+        _check_hub(name, args.get("cache_dir"))
     try:
         model = _extractor(name, out_indices=out_indices, pretrained=pretrained, **args)
     except Exception as error:
@@ -61,6 +67,21 @@ def create(
         model.pretrained_cfg.pop("state_dict", None)
         _check_loaded(model, name, str(weights), tensors)
     return model
+
+
+def _check_hub(name: str, cache: str | None) -> None:
+    """Raise unless the weights are in the cache of the hub, or the hub answers: timm would try again for a minute."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    repo = None if config is None else config.hf_hub_id
+    if not repo or any(isinstance(try_to_load_from_cache(repo, file, cache), str) for file in _HUB_FILES):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, _HUB_FILES[0]))  # without retries
+    except HfHubHTTPError:  # an answer
+        return
+    except Exception as error:
+        said = shorten(str(error).partition("\n")[0].rstrip(". "), 200)
+        raise _unloaded(name, f"the hub, {constants.ENDPOINT}, cannot be reached ({said})", None) from error
 
 
 def _extractor(name: str, **args: Any) -> Any:
@@ -180,8 +201,8 @@ def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
 def _unloaded(name: str, said: str, weights: str | None) -> ConfigError:
     of = "" if weights is None else f" from backbone.weights='{weights}'"
     return ConfigError(
-        f"could not load the weights of backbone.name='{name}'{of}: {said}. "
-        "Without network, fetch them elsewhere and set backbone.weights=FILE "
+        f"could not load the weights of backbone.name='{name}'{of}: {said.rstrip('. ')}; "
+        "where there is no network, download them elsewhere and set backbone.weights=FILE "
         "(safetensors or pth, as timm has them), or train from scratch with backbone.pretrained=false"
     )
 

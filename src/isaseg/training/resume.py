@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
-from isaseg.errors import CheckpointError
+from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.run_folder import read_facts
 from isaseg.runs.stale import continued, staleness
@@ -55,7 +55,13 @@ def find_start(cfg: DictConfig, folder: Path) -> Start:
 
     Raises:
         CheckpointError: If no checkpoint can be used that should, or one is of another configuration.
+        ConfigError: If a run is to be extended in its own folder.
     """
+    if cfg.resume == "extend" and _shorter(cfg, folder / "config.yaml") is not None:
+        raise ConfigError(
+            f"expected a new folder for resume=extend, which leaves the shorter run as it is, got run_dir='{folder}' of "
+            "that run; leave run_dir out, or name another folder beside it"
+        )
     start = Start(*find_resume(folder, cfg.resume), cfg)
     if cfg.resume == "extend" and start.path is None:
         start = find_shorter(cfg, folder)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.checkpoints.loading import copy_weights, load_weights
-from isaseg.config.checks import check
+from isaseg.config.checks import check, check_devices
 from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
@@ -57,6 +57,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     finished = report_if_complete(cfg)
     if finished is not None:
         return finished
+    check_devices(cfg.trainer.accelerator)
     cfg = restarted(cfg, folder)
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -221,10 +221,11 @@ EXPORTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def export(folder: Path, name: str, content: Any) -> Path:
+def export(folder: Path, name: str, content: Any, encoding: str = "utf-8") -> Path:
     path = folder / "exports" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text.replace('encoding="utf-8"', f'encoding="{encoding[:6]}"'), encoding=encoding)
     return path if "/" not in name else path.parent
 
 
@@ -241,6 +242,16 @@ def test_exports_of_annotation_tools_give_the_same_labels(
     assert np.array_equal(written(tmp_path / "two"), np.array([255, 0, 1])[LABELS])
     convert(masks=masks, classes=CLASSES[:2], ignored=["dog"], root=tmp_path / "void")
     assert np.array_equal(written(tmp_path / "void"), np.array([0, 1, 255])[LABELS])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["cvat.xml", "coco.json", "labelme/a.json"])
+def test_exports_may_be_saved_in_other_encodings(
+    name: str, encoding: str, tmp_path: Path, convert: Callable[..., list[str]]
+) -> None:
+    photo(tmp_path / "photos" / "a.jpg")
+    convert(masks=export(tmp_path, name, EXPORTS[name], encoding))
+    assert np.array_equal(written(tmp_path / "out"), LABELS)
 
 
 def test_cvat_counts_along_rows_and_labelme_draws_circles(
@@ -374,7 +385,7 @@ BAD_MASKS: dict[str, tuple[Callable[[Path], object], dict[str, Any], str]] = {
     "another size": (_saved(Image.fromarray(LABELS[1:])), {}, r"a mask of 12x9, as .*a.jpg' is, got 12x8"),
     "no picture": (_saved(Image.fromarray(LABELS), "b.png"), {}, r"for every mask, got none for 'b'"),
     "no image": (_write(b"no image"), {}, r"in the mask '.*a\.png'"),
-    "a link": (_outside, {}, r"the link '.*a\.png' to '/etc/hostname'"),
+    "a link": (_outside, {}, r"below masks='.*labels', got the link '.*a\.png' to '/etc/hostname'; .* point masks to"),
     "twice": (lambda f: (_saved(in_colours())(f), _saved(in_colours(), "a.bmp")(f)), {}, "one file for each name"),
     "one colour twice": (_saved(in_colours()), {"palette": [[1, 1, 1]] * 3}, "different colours"),
 }  # fmt: skip

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -118,7 +119,10 @@ def _find(files: SplitFiles, split: str, share: float | None) -> Files:
     if not any(found):
         images, masks = ({n: p for n, p in part.items() if not n.startswith("test/")} for part in both(""))
         found = images, masks
-    names = _of_split(sorted(found[0].keys() | found[1].keys()), split, share or SHARE)
+    every = sorted(found[0].keys() | found[1].keys())
+    names = _of_split(every, split, share or SHARE)
+    if split == "val" and names:
+        _announce(files.root, len(names), len(every), share or SHARE)
     images, masks = ({name: part[name] for name in names if name in part} for part in found)
     return images, masks
 
@@ -155,15 +159,13 @@ def _of_split(names: Sequence[str], split: str, share: float) -> list[str]:
             f"expected data.split to leave images for train and for val, got {len(val)} of {len(names)} in val with "
             f"data.split={share}; {advice}, or make images/val and masks/val"
         )
-    if split == "val":
-        log.info(
-            "no images/val: %s of %s images, chosen by their names, are for validation; data.split=%s",
-            len(val),
-            len(names),
-            share,
-        )
-        return val
-    return [name for name in names if places[name] >= share]
+    return val if split == "val" else [name for name in names if places[name] >= share]
+
+
+@cache  # once, however often a split is looked for
+def _announce(root: Path, val: int, count: int, share: float) -> None:
+    text = "no images/val: %s of %s images, chosen by their names, are for validation; data.split=%s"
+    log.info(text, val, count, share)
 
 
 def _check_masks(files: SplitFiles, images: dict[str, Path], masks: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ No path in these files is ever opened.
 import base64
 import binascii
 import io
+import json
 import os
 import re
 from collections import Counter
@@ -41,7 +42,7 @@ def read_annotations(path: Path) -> tuple[str, list[Drawing]]:
         return "LabelMe", [
             _read(_labelme, file, os.path.splitext(file.relative_to(path))[0]) for file in files
         ]
-    if path.read_bytes()[:200].lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
+    if path.read_bytes()[:200].lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t").startswith(b"<"):  # in UTF-16 too
         return "CVAT", _read(_cvat, path)
     return "COCO", _read(_coco, path)
 
@@ -63,6 +64,12 @@ def _read(read: Callable[..., "Result"], path: Path, *args: str) -> "Result":
 Result = TypeVar("Result")
 
 
+def _json(path: Path) -> str:
+    """Return the text of a JSON file in UTF-8, -16 or -32, with a byte order mark or without."""
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content))
+
+
 class _LabelMeShape(BaseModel, strict=True):
     label: str
     points: list[tuple[Coordinate, Coordinate]]
@@ -78,7 +85,7 @@ class _LabelMe(BaseModel, strict=True):
 
 
 def _labelme(path: Path, name: str) -> Drawing:
-    content = _LabelMe.model_validate_json(path.read_bytes())
+    content = _LabelMe.model_validate_json(_json(path))
     if PureWindowsPath(content.imagePath).stem != path.stem:  # takes / and \ alike
         raise ValueError(f"imagePath should be the picture '{path.stem}', is {content.imagePath!r}")
     size = (content.imageWidth, content.imageHeight)
@@ -153,7 +160,7 @@ class _Coco(BaseModel, strict=True):
 
 
 def _coco(path: Path) -> list[Drawing]:
-    content = _Coco.model_validate_json(path.read_bytes())
+    content = _Coco.model_validate_json(_json(path))
     for what, ids in (
         ("image", [i.id for i in content.images]),
         ("category", [c.id for c in content.categories]),

@@ -101,7 +101,7 @@ def convert_own(job: OwnMasks) -> list[str]:
             raise ConfigError(
                 f"expected data.root outside of {key}='{place}', got '{job.root}'; give a new folder"
             )
-    pictures = _find(job, job.images)
+    pictures = _find(job, "images", job.images)
     kind, masks = _masks(job)
     names = _paired(job, pictures, masks)
     files = [mask for mask in masks.values() if isinstance(mask, Path)]
@@ -127,14 +127,14 @@ def convert_own(job: OwnMasks) -> list[str]:
     return [f"{kind}: {len(names)} pictures with masks in '{job.root}'", *_summary(job, done, len(pictures))]
 
 
-def _find(job: OwnMasks, folder: Path) -> dict[str, Path]:
-    return SplitFiles(job.info, "all", str(folder)).find(".")
+def _find(job: OwnMasks, key: str, folder: Path) -> dict[str, Path]:
+    return SplitFiles(job.info, "all", str(folder), key=key).find(".")
 
 
 def _masks(job: OwnMasks) -> tuple[str, dict[str, Path | Drawing]]:
     """Return what the masks are, for people, and each by the name of its picture."""
     if job.masks.is_dir() and job.masks.resolve() != job.images.resolve():
-        files = _find(job, job.masks)
+        files = _find(job, "masks", job.masks)
         if files:
             return "masks", dict(files)
     if job.masks.suffix.lower() in IMAGE_ENDINGS:
