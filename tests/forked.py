@@ -1,7 +1,7 @@
 """The commands of src/ as processes of their own, which need not import torch and Lightning anew.
 
 Each is forked from a process that has imported these and done nothing else: with its own folder, environment, words,
-output, signals and end of the interpreter. `test_train.py` starts a whole interpreter too, and so do sweeps.
+output, signals and end of the interpreter. `test_train.py` starts a whole interpreter too, and so does a wheel's sweep.
 """
 
 import atexit
@@ -65,7 +65,7 @@ def start(
     """Start `python src/SCRIPT WORDS`; after `seconds` it is ended by SIGALRM.
 
     A script of a test has its whole path. What `env` gives as None is not in the environment. With `children`, each
-    Python that the command starts is forked from it.
+    Python that the command starts is forked from it, but for `make test-stress`.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **env}
     return Running(
@@ -74,7 +74,7 @@ def start(
         cwd=str(cwd),
         env={name: value for name, value in environment.items() if value is not None},
         seconds=seconds,
-        children=children,
+        children=children and not os.environ.get("ISASEG_STRESS"),
     )
 
 
@@ -121,8 +121,8 @@ class _Child(subprocess.Popen[Any]):
         prepare = options.pop("preexec_fn", None)
 
         def become() -> None:
-            frame = sys._getframe(1)
-            os.close(frame.f_locals["errpipe_write"])  # its end says that the process has started
+            # Popen waits until this end of its pipe is closed, as a new program would
+            os.close(sys._getframe(1).f_locals["errpipe_write"])
             if prepare is not None:
                 prepare()
             os._exit(_ended(args, options.get("env") or os.environ))
@@ -134,8 +134,8 @@ class _Child(subprocess.Popen[Any]):
 
 def _ended(args: Sequence[str], env: Mapping[str, str]) -> int:
     """Run `python ARGS` in this process; return its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _set_environment(dict(env))
     GlobalHydra.instance().clear()
     words = [word for word in args[1:] if word != "-u"]

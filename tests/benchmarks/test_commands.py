@@ -104,7 +104,9 @@ def test_mmsegmentation_is_measured_beside_ours(words: str, tmp_path: Path) -> N
     data = (
         [f"ade20k={fakes.make_fake_ade20k(tmp_path / 'ade20k')}", "--samples", "8"] if words == "data" else []
     )
-    _, content = run(*words.split(), *data, "--rounds", "1", output=tmp_path / "out", seconds=600, children=False)
+    _, content = run(
+        *words.split(), *data, "--rounds", "1", output=tmp_path / "out", seconds=600, children=False
+    )
     ours = [r for r in content["rows"] if r["pipeline"] == "isaseg"]
     assert ours and all(r["times_mmseg"] > 0 for r in ours)
     assert content["facts"]["mmsegmentation"]["version"] == "1.2.2"
