@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.growth_figure import plot_growth
 from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpart, ours, started, take_turns
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
@@ -49,6 +48,8 @@ def benchmark(options: Namespace) -> None:
     report.lines += isa_of_dense(report.rows)
     report.publish(options.folder)  # growth takes longer, and may be interrupted
     if options.growth is not None:
+        from benchmarks.growth_figure import plot_growth  # the measured processes need no matplotlib
+
         works = [f"growing {side}" for side in sorted(set(options.growth)) or SIDES]
         grown = []
         for name in names:

@@ -1,16 +1,15 @@
 """What a change costs: the files that CONTRIBUTING.md shows, in a copy of the tree, are all that it takes."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 ADDED = re.compile(r"^\+\+\+ b/(\S+)\n((?:\+(?!\+\+ ).*\n)+)", re.MULTILINE)
@@ -30,16 +29,20 @@ def tree(tmp_path: Path) -> Path:
     return copy
 
 
+# What the process has imported of the tree that is tested is to be that of the copy.
+SCRIPT = """
+import runpy, sys
+for name in [name for name in sys.modules if name.split(".")[0] in ("isaseg", "hydra_plugins")]:
+    del sys.modules[name]
+del sys.argv[0]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def run(tree: Path, script: str, *words: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(tree / "src" / script), *words],
-        cwd=tree,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    (tree / "copied.py").write_text(SCRIPT)
+    done = forked.run(tree / "copied.py", str(tree / "src" / script), *words, cwd=tree)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

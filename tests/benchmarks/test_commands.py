@@ -17,9 +17,12 @@ ROOT = Path(__file__).parents[2]
 PEER = ROOT / ".venv-peers" / "bin" / "python"
 
 
-def run(*words: str, output: Path, seconds: int = 400) -> tuple[subprocess.CompletedProcess[str], Any]:
+def run(
+    *words: str, output: Path, seconds: int = 400, children: bool = True
+) -> tuple[subprocess.CompletedProcess[str], Any]:
     """Return how the command ended and what it wrote as JSON."""
-    done = forked.run("benchmark.py", *words, "--output", str(output), cwd=ROOT, seconds=seconds)
+    words = (*words, "--output", str(output))
+    done = forked.run("benchmark.py", *words, cwd=ROOT, seconds=seconds, children=children)
     assert done.returncode == 0, done.stderr
     folder = output / "benchmark"
     assert (folder / f"{words[0]}.md").read_text() in done.stdout
@@ -101,7 +104,9 @@ def test_mmsegmentation_is_measured_beside_ours(words: str, tmp_path: Path) -> N
     data = (
         [f"ade20k={fakes.make_fake_ade20k(tmp_path / 'ade20k')}", "--samples", "8"] if words == "data" else []
     )
-    _, content = run(*words.split(), *data, "--rounds", "1", output=tmp_path / "out", seconds=600)
+    _, content = run(
+        *words.split(), *data, "--rounds", "1", output=tmp_path / "out", seconds=600, children=False
+    )
     ours = [r for r in content["rows"] if r["pipeline"] == "isaseg"]
     assert ours and all(r["times_mmseg"] > 0 for r in ours)
     assert content["facts"]["mmsegmentation"]["version"] == "1.2.2"

@@ -94,6 +94,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_wheel_trains_and_sweeps_in_any_folder(installed: Path, tmp_path: Path) -> None:
+    """The job of a sweep is a training by command."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -103,9 +104,7 @@ def test_a_wheel_trains_and_sweeps_in_any_folder(installed: Path, tmp_path: Path
     where = run("-c", "import isaseg, isaseg.config as c; print(isaseg.__file__, c.conf_dir(), sep='\\n')")
     package = installed.parents[2] / "unpacked" / "isaseg"
     assert where.stdout.split() == [str(package / "__init__.py"), str(package / "conf")], where.stderr
-    done = run("-c", SCRIPT, "train", "trainer.max_steps=5", *SHORT)
+    done = run("-c", SCRIPT, "train", "-m", "seed=0", "trainer.max_steps=5", *SHORT)
     assert done.returncode == 0, done.stderr
-    done = run("-c", SCRIPT, "train", "-m", "seed=0,1", "trainer.max_steps=5", *SHORT)
-    assert done.returncode == 0, done.stderr
-    scores = [json.loads(path.read_text()) for path in tmp_path.glob("out/lamps_isa/*/metrics.json")]
-    assert [score["step"] for score in scores] == [5, 5]
+    (score,) = tmp_path.glob("out/lamps_isa/*/metrics.json")
+    assert json.loads(score.read_text())["step"] == 5

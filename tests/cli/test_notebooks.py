@@ -1,16 +1,19 @@
 """The notebooks run as they are, in a real kernel, on generated scenes; and they define nothing and hold no results."""
 
 import ast
+import asyncio
 import base64
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
+from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
 from PIL import Image
 
@@ -30,15 +33,28 @@ def code(path: Path) -> list[ast.Module]:
     return [ast.parse(cell.source) for cell in read(path).cells if cell.cell_type == "code"]
 
 
-def execute(name: str, folder: Path) -> Any:
-    """Run a notebook in `folder`, fail at the first cell that does, and return it with its outputs."""
+def execute(name: str, kernel: AsyncKernelManager) -> Any:
+    """Run a notebook, fail at the first cell that does, and return it with its outputs."""
     document = read(ROOT / "notebooks" / f"{name}.ipynb")
-    resources = {"metadata": {"path": str(folder)}}
+    forget = nbformat.v4.new_code_cell("%reset -f")  # what another notebook has defined
+    document.cells.insert(0, forget)
+    client = NotebookClient(document, timeout=300, km=kernel)
+    client.execute()
+    assert client.kc is not None
+    client.kc.stop_channels()
+    return document
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, AsyncKernelManager]]:
+    """Give a folder and a kernel that works there, for one notebook after the other."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    kernel = AsyncKernelManager(kernel_name="python3")
     # IPython writes its history below its folder
     own = {"ISASEG_STEPS": "2", "OMP_NUM_THREADS": "1", "IPYTHONDIR": os.environ["HOME"]}
-    client = NotebookClient(document, timeout=300, kernel_name="python3", resources=resources)
-    client.execute(env={**os.environ, **own})
-    return document
+    asyncio.run(kernel.start_kernel(cwd=str(folder), env={**os.environ, **own}))
+    yield folder, kernel
+    asyncio.run(kernel.shutdown_kernel(now=True))
 
 
 def pictures(document: Any) -> list[np.ndarray]:
@@ -90,14 +106,13 @@ def test_files_and_notebooks_that_a_notebook_names_exist(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def compared(started: tuple[Path, AsyncKernelManager]) -> Any:
     """Run compare_runs where there are no runs, so that it trains two; the other notebooks then find them."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    return folder, execute("compare_runs", folder)
+    return execute("compare_runs", started[1])
 
 
-def test_runs_are_compared(compared: tuple[Path, Any]) -> None:
-    folder, document = compared
+def test_runs_are_compared(started: tuple[Path, AsyncKernelManager], compared: Any) -> None:
+    folder, document = started[0], compared
     assert written(folder) == {"outputs"}
     text = said(document)
     assert text.count("step 2/2") == 2, "progress"
@@ -108,9 +123,10 @@ def test_runs_are_compared(compared: tuple[Path, Any]) -> None:
     assert len(pictures(document)) == len(list((folder / "outputs/compare/notebook").glob("*.png"))) == 2
 
 
-def test_the_quickstart_runs(compared: tuple[Path, Any]) -> None:
-    folder, _ = compared
-    document = execute("quickstart", folder)
+@pytest.mark.usefixtures("compared")
+def test_the_quickstart_runs(started: tuple[Path, AsyncKernelManager]) -> None:
+    folder, kernel = started
+    document = execute("quickstart", kernel)
     (run,) = (folder / "outputs" / "lamps_isa").glob("isa*")
     assert written(folder) == {"outputs"}
     assert (run / "metrics.json").is_file()
@@ -123,9 +139,10 @@ def test_the_quickstart_runs(compared: tuple[Path, Any]) -> None:
     assert all(picture.std() > 10 for picture in shown)
 
 
-def test_attention_maps_are_shown(compared: tuple[Path, Any]) -> None:
-    folder, _ = compared
-    document = execute("attention_maps", folder)
+@pytest.mark.usefixtures("compared")
+def test_attention_maps_are_shown(started: tuple[Path, AsyncKernelManager]) -> None:
+    folder, kernel = started
+    document = execute("attention_maps", kernel)
     assert written(folder) == {"outputs"}
     runs = sorted(path.name.split("_")[0] for path in (folder / "outputs" / "lamps_isa").iterdir())
     assert runs == ["dense", "isa-8x8"]

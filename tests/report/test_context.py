@@ -85,9 +85,10 @@ def test_the_sweep_and_the_report_go_all_the_way(tmp_path: Path) -> None:
         "data.val_length=8",
         "data.batch_size=2",
         "seed=0",
+        "logger=csv",
     ]
     rows = 'hydra.sweeper.rows=["attention=none trainer.max_steps=600","attention=isa"]'
-    trained = forked.run("train.py", "-m", "sweep=context", rows, *few, "logger=csv", cwd=tmp_path)
+    trained = forked.run("train.py", "-m", "sweep=context", rows, *few, cwd=tmp_path, children=True)
     assert trained.returncode == 0, trained.stderr
     (members,) = (tmp_path / "outputs" / "lamps_isa").glob(
         "context-*.sweep"

@@ -1,11 +1,10 @@
 """A search is one study, however often its process dies: no trial lost, none repeated, none that fails stops it."""
 
 import json
+import os
 import re
 import shlex
-import subprocess
-import sys
-import time
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,11 +22,11 @@ from isaseg.sweep.search import search
 from isaseg.sweep.space import overrides, parse, samples
 from isaseg.sweep.study import Settings
 from isaseg.sweep.supervise import Outcome, Watch
+from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import STRESS
-from tests.sweep.fake import TINY
+from tests.sweep.fake import TINY, until
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACE = ["optim.lr=tag(log,interval(1e-4,1e-1))", "attention.group_size=[4,4],[8,8]"]
 
 
@@ -316,7 +315,6 @@ def test_the_end_tells_every_trial_and_how_to_train_the_best_again(
 
 # ---------------------------------------------------------------- as a user starts it
 
-TRAIN = [sys.executable, str(ROOT / "src" / "train.py")]
 DDP = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 DDP += ["trainer.sync_batchnorm=false", "trainer.benchmark=false"]
 PROCESSES = {1: ["trainer.accelerator=cpu"], 2: DDP}
@@ -327,24 +325,20 @@ def test_a_killed_search_with_a_failing_trial_is_finished_by_the_same_command(
     processes: int, tmp_path: Path
 ) -> None:
     """The first trial fails, and another one is drawn for it; SIGKILL comes in the second, after a validation."""
-    command = [*TRAIN, "-m", "sweep=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.seed=0"]
+    command = ["-m", "sweep=search", "hydra.sweeper.n_trials=2", "hydra.sweeper.seed=0"]
     command += ["attention.group_size=[4,4],[0,0]", *PROCESSES[processes], *TINY, "trainer.max_steps=4"]
     folder = tmp_path / "outputs" / "lamps_isa"
-    with (tmp_path / "said.txt").open("w") as said:
-        first = subprocess.Popen(command, cwd=tmp_path, stdout=said, stderr=said)
+    first = forked.start("train.py", *command, cwd=tmp_path, children=True)
     try:
-        deadline = time.monotonic() + 300
-        while not list(folder.glob("*/checkpoints/best.ckpt")):
-            assert first.poll() is None, (tmp_path / "said.txt").read_text()
-            assert time.monotonic() < deadline, "waited in vain"
-            time.sleep(0.05)
+        until(lambda: list(folder.glob("*/checkpoints/best.ckpt")))
     finally:
-        first.kill()
-        first.wait()
+        os.kill(first.pid, signal.SIGKILL)
+        killed = first.wait()
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     store = f"sqlite:///{folder}/search.db"
     begun = optuna.load_study(study_name=None, storage=store).trials
     assert [trial.state.name for trial in begun] == ["FAIL", "RUNNING"]
-    again = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=500)
+    again = forked.run("train.py", *command, cwd=tmp_path, children=True)
     assert again.returncode == 0, again.stderr
     assert "trial 1 continues" in again.stderr
     trials = optuna.load_study(study_name=None, storage=store).trials

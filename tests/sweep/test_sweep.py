@@ -391,7 +391,7 @@ def test_a_job_dies_with_a_sweep_that_is_killed(tmp_path: Path, script: Path) ->
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return forked.run("train.py", *arguments, cwd=cwd, seconds=500)
+    return forked.run("train.py", *arguments, cwd=cwd, seconds=500, children=True)
 
 
 @pytest.mark.parametrize(
