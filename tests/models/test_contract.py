@@ -66,7 +66,7 @@ def test_bfloat16_autocast_is_finite(name: str) -> None:
     assert x.grad.isfinite().all()
 
 
-# each takes seconds to trace; of what has blocks, those of the table above are traced as the first of its kind is
+# to trace one takes seconds
 @pytest.mark.parametrize("name", MODULES if STRESS else [*context_modules(), "isa, masked"])
 def test_compiles_without_a_break(name: str) -> None:
     module = make(name)
