@@ -1,6 +1,8 @@
 """What every test gets: no network, one thread, nothing written outside its own folder."""
 
 import atexit
+import copy
+import gc
 import ipaddress
 import os
 import shutil
@@ -21,11 +23,15 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")  # W&B keeps files there
 
+import hypothesis  # noqa: F401  (its plugin imports it at the end, too late once the collector is frozen)
 import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
 
 from isaseg import config
@@ -60,6 +66,32 @@ def _guard(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.soc
 # For the whole session, so that fixtures of any scope are guarded too.
 for _name in ("connect", "connect_ex"):
     setattr(socket.socket, _name, _guard(getattr(socket.socket, _name)))
+
+
+Plugins.instance()  # registers it
+_Files: Any = SourcesRegistry.instance().resolve("file")
+_CONF = str(config.conf_dir())
+_read = _Files.load_config
+_files: dict[tuple[str, str], ConfigResult] = {}
+
+
+def _read_once(self: ConfigSource, config_path: str) -> ConfigResult:
+    """Give a copy of a file of conf/, which no test changes: a composition takes thirty and would parse each anew."""
+    if self.path != _CONF:
+        return _read(self, config_path)  # type: ignore[no-any-return]
+    key = self.provider, config_path
+    if key not in _files:
+        _files[key] = _read(self, config_path)
+    return copy.deepcopy(_files[key])
+
+
+_Files.load_config = _read_once
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collection, which takes a sixth of a run, and of what forks must copy."""
+    gc.collect()
+    gc.freeze()
 
 
 def compose_overrides(*overrides: str) -> DictConfig:

@@ -140,9 +140,9 @@ def test_a_transform_of_albumentations_can_be_added_and_asks_no_server() -> None
         "import socket, sys\n"
         "def refuse(*a, **k): sys.exit('a connection was opened')\n"
         "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from tests.config.test_config import load, config\n"
-        "cfg = load('data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
-        "  'data.transform.augment=[{_target_: albumentations.GaussianBlur, p: 0.2}]')\n"
+        "from isaseg import config\n"
+        "cfg = config.compose_from('train', ['data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
+        "  'data.transform.augment=[{_target_: albumentations.GaussianBlur, p: 0.2}]'])\n"
         "print(config.build(cfg.data.transform, 'data.transform').augment)"
     )
     env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}

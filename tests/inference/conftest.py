@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hypothesis  # noqa: F401  (its plugin of pytest imports it at the end, too late once a command froze the collector)
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 

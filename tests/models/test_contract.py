@@ -17,6 +17,7 @@ from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
 from isaseg.models.head import ContextHead
 from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from tests.models.references import Size, random_map, randomise
+from tests.reliability.small import STRESS
 
 MODULES: dict[str, Callable[[int], nn.Module]] = {
     **context_modules(),
@@ -65,7 +66,8 @@ def test_bfloat16_autocast_is_finite(name: str) -> None:
     assert x.grad.isfinite().all()
 
 
-@every_module
+# to trace one takes seconds
+@pytest.mark.parametrize("name", MODULES if STRESS else [*context_modules(), "isa, masked"])
 def test_compiles_without_a_break(name: str) -> None:
     module = make(name)
     torch.compiler.reset()

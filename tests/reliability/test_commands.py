@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.reliability.small import SMALL
+from tests.reliability.small import SMALL, STRESS, loaded
 from tests.wandb_file import read_run_folder
 
 ROOT = Path(__file__).parents[2]
@@ -71,9 +71,11 @@ def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) ->
     if code != 2:
         assert read_run_folder(run).exit_code == (code != 0), "W&B's file was closed"
     if code > 100:
+        assert loaded(run / "checkpoints" / "last.ckpt")["global_step"] == 2, "due at the last step alone"
+    if code == 143 or (STRESS and code == 130):
         again = forked.run("train.py", *words, cwd=tmp_path)
         assert again.returncode == 0, again.stderr
-        assert "last.ckpt at step 2" in again.stderr, "checkpoints are due at the last step alone"
+        assert "last.ckpt at step 2" in again.stderr
 
 
 def test_c2_a_disk_without_room_for_a_small_file_is_reported(tmp_path: Path) -> None:
