@@ -76,6 +76,7 @@ class Backbone(nn.Module):
             raise ConfigError(f"expected backbone.input_multiple of at least 1, got {input_multiple}")
         if not out_indices:
             raise ConfigError("expected backbone.out_indices to name at least one feature map, got none")
+        made_of = repr((name, list(out_indices), ceil_pool, sorted(args.items())))
         self.model = create(name, tuple(out_indices), pretrained, weights, weights_sha256, args)
         if ceil_pool:
             _round_up(self.model, name)
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         self.channels = [sum(channels)] if fuse else channels
         self.strides = strides[:1] if fuse else strides
         self.fuse = fuse
-        self.input_multiple = math.lcm(input_multiple, needed_multiple(self.model, name))
+        self.input_multiple = math.lcm(input_multiple, needed_multiple(self.model, name, made_of))
         self._timm_strides = strides
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
         self.bgr = bgr

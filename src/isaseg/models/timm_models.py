@@ -94,15 +94,20 @@ def _extractor(name: str, **args: Any) -> Any:
     return timm.create_model(name, features_only=True, **args)
 
 
-def input_multiple(model: Any, name: str) -> int:
+_multiples: dict[str, int] = {}
+
+
+def input_multiple(model: Any, name: str, made_of: str) -> int:
     """Return what the sides of an image must be multiples of: 1, the patch, all strides, or all strides and a window.
 
     timm does not say it of every family, so it is tried, on the meta device, where nothing is computed: maps must have
-    the channels and strides that timm says.
+    the channels and strides that timm says. Models for which `made_of` is equal are tried once.
 
     Raises:
         ConfigError: If the model takes images of a single size, or its maps are others than timm says.
     """
+    if made_of in _multiples:
+        return _multiples[made_of]
     trial = copy.deepcopy(model).to("meta").eval()
     info = model.feature_info
     strides: list[int] = info.reduction(list(range(len(info))))
@@ -126,6 +131,7 @@ def input_multiple(model: Any, name: str) -> int:
             and all(-4 <= got - n // stride <= 1 for got, n in zip(m.shape[2:], sides, strict=True))
             for m, (channels, stride) in zip(maps, claimed, strict=True)
         ):
+            _multiples[made_of] = multiple
             return multiple
         why = f"gives maps that are not those of {claimed} (channels, stride), which timm says"
     raise ConfigError(
