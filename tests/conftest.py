@@ -2,7 +2,6 @@
 
 import atexit
 import copy
-import gc
 import ipaddress
 import os
 import shutil
@@ -23,7 +22,6 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")  # W&B keeps files there
 
-import hypothesis  # noqa: F401  (its plugin imports it at the end, too late once the collector is frozen)
 import pytest
 import torch
 from hydra import compose as hydra_compose
@@ -86,12 +84,6 @@ def _read_once(self: ConfigSource, config_path: str) -> ConfigResult:
 
 
 _Files.load_config = _read_once
-
-
-def pytest_collection_finish() -> None:
-    """Leave what was imported out of garbage collection, which takes a sixth of a run, and of what forks must copy."""
-    gc.collect()
-    gc.freeze()
 
 
 def compose_overrides(*overrides: str) -> DictConfig:

@@ -115,7 +115,10 @@ def _by_token(module: nn.Module, x: Tensor, core: Core, recompute: bool) -> Tens
 
 
 def run_on_tokens(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """Run a block on groups of tokens (G, L, C), as a map of one pixel each, whose strides are numbers."""
+    """Return (G, L, C) for tokens `x` (G, L, C), each of which attends to its group of L.
+
+    The block gets every token as a map of one pixel, (G L, C, 1, 1), since the strides of these are numbers.
+    """
     number, length, channels = x.shape
 
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

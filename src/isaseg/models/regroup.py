@@ -104,14 +104,14 @@ def _map(cells: Tensor) -> Tensor:
     return viewed(cells, batch, n_h * h, n_w * w, channels).permute(0, 3, 1, 2)
 
 
-def _groups(cells: Tensor, kind: Kind) -> Tensor:
+def _groups(cells: Tensor, kind: str) -> Tensor:
     """Return (n, C, h, w)."""
     groups = cells.permute(_TO_GROUPS[kind])
     batch, n_h, n_w, *shape = groups.shape
     return viewed(groups, batch * n_h * n_w, *shape).contiguous().permute(0, 3, 1, 2)
 
 
-def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
+def _cells_of_groups(x: Tensor, kind: str, number: Size) -> Tensor:
     """Return the cells of groups (B * n_h * n_w, C, h, w), where `number` = (n_h, n_w)."""
     return torch.unflatten(x.permute(0, 2, 3, 1), 0, (-1, *number)).permute(_TO_CELLS[kind])
 
@@ -120,9 +120,9 @@ def _cells_of_groups(x: Tensor, kind: Kind, number: Size) -> Tensor:
 def regroup(x: Tensor, batch: int, size: list[int], group_size: list[int], given: str, wanted: str) -> Tensor:
     """Take a map, or the tokens of its groups, to another of these forms, as one operator of torch.compile.
 
-    Traced step by step, regrouping gives the compiler views whose strides are products of rounded sizes. It thinks
-    about them for many minutes, and on a CPU, beside a convolution, it fails at comparing them: "cannot determine
-    truth value of Relational" (pytorch#185510, pytorch#172204). Regrouping is a copy, so nothing is lost by hiding it.
+    Traced step by step, regrouping gives the compiler views whose strides are products of rounded sizes. Compilation
+    then takes many minutes, and on a CPU, beside a convolution, it fails where strides are compared: "cannot determine
+    truth value of Relational" (pytorch#185510, pytorch#172204). Regrouping only copies, so hiding it costs nothing.
 
     Args:
         x: (B, C, H, W) where `given` is `map`, (G, L, C) where it is a `Kind`.
@@ -130,7 +130,10 @@ def regroup(x: Tensor, batch: int, size: list[int], group_size: list[int], given
         size: (H, W).
         group_size: (P_h, P_w).
         given: The form of `x`: `map`, `long_range` or `short_range`.
-        wanted: The form of the result, likewise. Groups are those of the padded map; maps are not padded.
+        wanted: The form of the result, likewise.
+
+    Returns:
+        A new tensor, (B, C, H, W) or (G, L, C). Groups are those of the map padded with zeros; a map is cropped.
     """
     window = (group_size[0], group_size[1])
     number = lattice(size, group_size)
@@ -139,12 +142,12 @@ def regroup(x: Tensor, batch: int, size: list[int], group_size: list[int], given
     else:
         of_groups, in_group = (window, number) if given == "long_range" else (number, window)
         x = torch.unflatten(x, 1, in_group).permute(0, 3, 1, 2)
-        cells = _cells_of_groups(x, given, of_groups)  # type: ignore[arg-type]
+        cells = _cells_of_groups(x, given, of_groups)
     if wanted == "map":
         offset = [(n * p - length) // 2 for n, p, length in zip(number, window, size, strict=True)]
         out = crop(_map(cells), (offset[0], offset[1]), (size[0], size[1]))
     else:
-        out = _groups(cells, wanted).flatten(2).transpose(1, 2)  # type: ignore[arg-type]
+        out = _groups(cells, wanted).flatten(2).transpose(1, 2)
     out = out.contiguous()
     return out.clone() if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() else out
 

@@ -20,8 +20,8 @@ from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import sha256
 from isaseg.models.tensor_files import load_file
 
-# How timm's transformers are told to take images of any size; Swin then shifts its windows in every stage, as in mmseg
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of which timm takes the first that is there
+# How timm's transformers are told to take images of any size; Swin then shifts its windows in every stage, as in mmseg
 _ANY_SIZE = ({"dynamic_img_size": True, "always_partition": True}, {"dynamic_img_size": True})
 
 
@@ -79,7 +79,9 @@ def _check_hub(name: str, cache: str | None) -> None:
         get_hf_file_metadata(hf_hub_url(repo, _HUB_FILES[0]))  # without retries
     except HfHubHTTPError:  # an answer
         return
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # of the system or of an HTTP library, which one depends on the version of the hub's
         said = shorten(str(error).partition("\n")[0].rstrip(". "), 200)
         raise _unloaded(name, f"the hub, {constants.ENDPOINT}, cannot be reached ({said})", None) from error
 
