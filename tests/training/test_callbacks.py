@@ -18,8 +18,9 @@ from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import DivergenceError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.training import callbacks
-from isaseg.training.callbacks import EMA, DivergenceGuard, PlainProgress, StepTimer
+from isaseg.training.callbacks import EMA, PlainProgress, StepTimer
 from isaseg.training.interruptions import BestCheckpoint, RngState
+from isaseg.training.watch import Watch
 
 
 class Points(Dataset[dict[str, Any]]):
@@ -45,7 +46,7 @@ class Net(lightning.LightningModule):
         loss = (self.layer(batch["x"]) - random.random()).pow(2).mean()
         if self.global_step == self.spoil_step:
             loss = loss * float("nan")
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.step_losses = {"train/loss": loss.detach()}
         self.losses.append(float(loss.detach()))
         return loss
 
@@ -120,7 +121,7 @@ def test_divergence_names_the_samples_of_all_accumulated_batches(
         fit(
             Net(spoil_step=1),
             tmp_path,
-            DivergenceGuard(),
+            Watch(),
             accumulate_grad_batches=batches,
             val_check_interval=8,
             steps=4,
@@ -154,7 +155,7 @@ def test_the_speed_is_logged_without_the_time_of_validation(
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
     logger, timer = Kept(tmp_path), StepTimer()
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4, "log_every_n_steps": 2}
-    fit(Net(), tmp_path, Clock(), timer, steps=8, logger=logger, **options)
+    fit(Net(), tmp_path, Clock(), Watch(), timer, steps=8, logger=logger, **options)
     key = "train/images_per_second"
     rows = [row for row in logger.experiment.metrics if key in row]
     speeds = [(row["step"] + 1, row[key]) for row in rows]
@@ -166,7 +167,7 @@ def test_the_speed_is_logged_without_the_time_of_validation(
 @pytest.mark.filterwarnings("ignore")
 def test_plain_progress_is_sparse_and_says_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="isaseg.training.callbacks")
-    fit(Net(), tmp_path, PlainProgress(), steps=60)
+    fit(Net(), tmp_path, Watch(), PlainProgress(), steps=60, log_every_n_steps=3)
     lines = [r.message for r in caplog.records if r.name == "isaseg.training.callbacks"]
     assert len(lines) == 20
     assert re.fullmatch(r"step 60/60  train/loss [\d.e-]+  val/mIoU 25\.0 %", lines[-1])

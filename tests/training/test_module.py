@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from isaseg.models.losses import CrossEntropy
 from isaseg.training.module import SegmentationModule
+from isaseg.training.watch import Watch
 
 
 class TwoHeads(nn.Module):
@@ -64,6 +65,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        callbacks=[Watch()],
     )
     loaders = (torch.utils.data.DataLoader(x, batch_size=None) for x in (data, [[b] for b in val]))  # type: ignore[arg-type]
     trainer.fit(model, *loaders)

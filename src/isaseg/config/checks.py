@@ -212,14 +212,19 @@ def _check_trainer(node: Any) -> None:
             )
 
 
-def check_devices(accelerator: str) -> None:
-    """Check that a trainer for GPUs has one; a configuration alone need not, for it may be of another machine.
+def prepare_devices(trainer: DictConfig) -> None:
+    """Check that a trainer for GPUs has one, and let it use TF32 or not; training and evaluation begin with it.
+
+    A configuration alone need not have a GPU, for it may be of another machine. TF32 is set by the two flags that
+    everything reads: after torch's newer `fp32_precision` is set, Lightning's reading of the matmul precision fails.
 
     Raises:
         ConfigError: If this machine has none.
     """
     import torch
 
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = bool(trainer.get("tf32"))
+    accelerator = trainer.accelerator
     if accelerator in ("gpu", "cuda") and not (
         torch.cuda.is_available() or torch.backends.mps.is_available()
     ):

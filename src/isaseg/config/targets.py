@@ -70,6 +70,8 @@ ENVIRONMENT = ["HOME", "USER", "TMPDIR", "SCRATCH", "WORK", "DATA_ROOT"]
 ENVIRONMENT += ["SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_TMPDIR"]
 
 _OF_HYDRA = {"_target_": str, "_partial_": bool}
+# Keys of a node that are not arguments of its target: a name for people; see `checks.prepare_devices`.
+_BESIDE: dict[str, dict[str, Any]] = {"attention": {"label": str | None}, "trainer": {"tf32": bool}}
 
 
 def _environment(name: str, *default: Any) -> Any:
@@ -93,9 +95,12 @@ def build(node: DictConfig, key: str, **kwargs: Any) -> Any:
     plain = OmegaConf.to_container(node, resolve=True)
     check_targets(plain, key)
     if key == "attention":
-        kwargs["_partial_"], node = True, node.copy()
+        kwargs["_partial_"] = True
+    if key in _BESIDE:
+        node = node.copy()
         with open_dict(node):
-            node.pop("label", None)
+            for name in _BESIDE[key]:
+                node.pop(name, None)
     # Hydra 1.4 will want the same list here, as `_execution_whitelist_` from trusted code: hydra-ecosystem/hydra#3258.
     # 1.3 has none, only a list of what it refuses.
     try:
@@ -136,8 +141,7 @@ def check_targets(plain: Any, path: str = "") -> None:
         parameters = _parameters(target)
         is_open = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
         known = {**_OF_HYDRA, **{name: _annotation(p, node.get(name)) for name, p in parameters.items()}}
-        if where == "attention":
-            known["label"] = str | None  # for people
+        known |= _BESIDE.get(where, {})
         check_keys(where, node, known, node["_target_"], is_open)
 
 

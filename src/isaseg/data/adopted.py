@@ -229,20 +229,26 @@ Data = SegmentationDataModule | AdoptedData
 
 
 class EvalBatches:
-    """The batches of a loader for evaluation, each as a list of one; every process takes its share of them."""
+    """The batches of a loader for evaluation, each as a list of one; every process takes its share of them.
+
+    Of several processes, one without a batch gets an empty list, as from `SegmentationDataModule.eval_loader`.
+    """
 
     def __init__(self, loader: Any, split: str, rank: int, world: int) -> None:
         self.loader, self.split, self.rank, self.world = loader, split, rank, world
 
     def __len__(self) -> int:
         """Return the number of this process' batches."""
-        return len(range(self.rank, len(self.loader), self.world))
+        return max(len(range(self.rank, len(self.loader), self.world)), self.world > 1)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield this process' batches."""
+        number = -1
         for number, batch in enumerate(self.loader):
             if number % self.world == self.rank:
                 yield [_named(batch, self.split, f"{self.split}_{number:05d}")]
+        if self.world > 1 and number < self.rank:
+            yield []
 
 
 def _has(module: lightning.LightningDataModule, split: str) -> bool:

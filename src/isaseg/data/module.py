@@ -223,12 +223,16 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return self.eval_loader("test", *self._place())
 
     def eval_loader(self, split: str, rank: int = 0, world: int = 1) -> EvalLoader:
-        """Return a process' share of a split in order, whole images; each item is a list of batches of one size."""
+        """Return a process' share of a split in order, whole images; each item is a list of batches of one size.
+
+        A process without a picture gets one empty list, so that it goes with the others to what they do together.
+        """
         dataset = self.eval_dataset(split)
+        own = range(rank, len(dataset), world)  # a sampler that pads would count samples twice
+        size = self.val_batch_size
         return EvalLoader(
             dataset,
-            batch_size=self.val_batch_size,
-            sampler=range(rank, len(dataset), world),  # a sampler that pads would count samples twice
+            batch_sampler=[list(own[start : start + size]) for start in range(0, len(own), size)] or [[]],
             collate_fn=collate_by_size,
             **self._loading(),
         )

@@ -22,7 +22,7 @@ from torch.distributed import all_gather_object, get_world_size, is_initialized
 from isaseg import config
 from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import Model
-from isaseg.config.checks import check_devices, check_nodes
+from isaseg.config.checks import check_nodes, prepare_devices
 from isaseg.console import as_typed, counted, percent, quiet
 from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.loader import EvalLoader
@@ -161,7 +161,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
 
 def _check(cfg: DictConfig, model: Model) -> None:
     check_nodes(cfg)
-    check_devices(cfg.trainer.accelerator)
+    prepare_devices(cfg.trainer)
     config.check_value("split", cfg.split, Literal["train", "val", "test"])
     config.check_value("worst", cfg.worst, NonNegativeInt)
     classes = model.description["num_classes"]

@@ -1,4 +1,4 @@
-"""Callbacks that watch a run (divergence, speed, progress, pictures), and one that averages its weights."""
+"""Callbacks that show a run (speed, progress, pictures), and one that averages its weights."""
 
 import logging
 import math
@@ -14,105 +14,98 @@ import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar, WeightAveraging
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from isaseg.console import is_share, percent
-from isaseg.errors import DivergenceError
 from isaseg.runs import pictures
 from isaseg.runs.guarded_loggers import NeverFatalLogger
+from isaseg.training.watch import Watch
 
 log = logging.getLogger(__name__)
-
-
-class DivergenceGuard(Callback):
-    """Stops a run before the optimizer step that would spoil the weights, so that the last checkpoint stays good.
-
-    Loss and gradients are checked together once per optimizer step, so that there is one wait for the GPU. If one of
-    several processes diverges, all stop.
-    """
-
-    def __init__(self) -> None:
-        self._ids: list[str] = []
-        self._losses: list[Tensor] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Note the samples of the batch."""
-        self._ids += batch["id"]
-
-    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """Note the loss."""
-        self._losses.append(loss.detach().float())
-
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: Any, optimizer: Optimizer
-    ) -> None:
-        """Check the losses since the last step, and the gradients.
-
-        Raises:
-            DivergenceError: If one of them is not finite; names step, learning rate, loss and samples.
-        """
-        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if trainer.precision == "16-mixed":
-            grads = []  # the gradient scaler produces infinity by design, and skips the step
-        loss = torch.stack(self._losses).mean()
-        both = torch.stack((loss, torch.nn.utils.get_total_norm(grads).to(loss)))
-        if trainer.world_size > 1:  # all decide alike, or the others would wait for the one that stopped
-            both = trainer.strategy.reduce(both, reduce_op="mean")
-        loss_value, norm_value = both.tolist()
-        ids, self._ids, self._losses = self._ids, [], []
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
-            return
-        what = "gradients" if math.isfinite(loss_value) else "a loss"
-        clip = trainer.gradient_clip_val
-        smaller = ", or set trainer.gradient_clip_val=1" if clip is None or clip > 1 else ""
-        raise DivergenceError(
-            f"expected {what} without NaN or infinity, got loss={loss_value:g}, gradient norm={norm_value:g} at "
-            f"step {trainer.global_step} (lr={optimizer.param_groups[-1]['lr']:g}, samples {', '.join(ids)}). "
-            f"The weights and the last checkpoint are untouched; lower optim.lr{smaller}"
-        )
 
 
 class StepTimer(Callback):
     """Measures the seconds per optimizer step, including the data but not validation.
 
     Logs train/images_per_second (of all devices) and, on a GPU, train/gpu_memory_mib (the peak so far) whenever training
-    logs; never waits for the GPU.
+    logs. A GPU is behind the host until its numbers are read, so that the clock is read then.
+
+    Args:
+        watch: Reads them; None: the clock is read after every batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
         self._last: float | None = None
-        self._batches: deque[float] = deque(maxlen=1000)
+        self._spans: deque[float] = deque(maxlen=1000)  # seconds per batch
         self._accumulate = 1
+        self._batches = self._loaded = 0  # since the clock was read
         self._images, self._seconds, self._logged = 0, 0.0, 0  # since the last log, and its step
 
     @property
     def seconds_per_step(self) -> float:
-        """Median over the last 1000 batches, which a slow start does not move; NaN before the second batch."""
-        return statistics.median(self._batches) * self._accumulate if self._batches else math.nan
+        """Median of the last 1000 spans, which a slow start does not move; NaN before the second."""
+        return statistics.median(self._spans) * self._accumulate if self._spans else math.nan
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Take the time; log if training does at this step."""
-        now = time.perf_counter()
-        if self._last is not None:
-            self._batches.append(now - self._last)
-            self._seconds += now - self._last
-            self._images += len(batch["id"]) * trainer.world_size
-        self._last, self._accumulate = now, trainer.accumulate_grad_batches
+        self._batches += 1
+        self._loaded += len(batch["id"]) * trainer.world_size
+        self._accumulate = trainer.accumulate_grad_batches
+        is_behind = self.watch is not None and pl_module.device.type != "cpu"
+        if not is_behind or self.watch.read:  # type: ignore[union-attr]
+            self._take()
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step != self._logged and step % every == 0 and self._seconds:
             self._logged = step
-            pl_module.log("train/images_per_second", self._images / self._seconds, prog_bar=True)
+            speed = torch.tensor(self._images / self._seconds)  # on the CPU: nothing to wait for
+            pl_module.log("train/images_per_second", speed, prog_bar=True)
             self._images, self._seconds = 0, 0.0
             if pl_module.device.type == "cuda":
                 peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
-                pl_module.log("train/gpu_memory_mib", peak)
+                pl_module.log("train/gpu_memory_mib", torch.tensor(peak))
 
-    def on_validation_end(self, trainer: lightning.Trainer, *args: Any) -> None:
+    def on_validation_start(self, *args: Any) -> None:
+        """Take the time of the batches before it."""
+        if self._batches:
+            self._take()
+
+    def on_validation_end(self, *args: Any) -> None:
         """Restart the clock, so that the validation is left out."""
         self._last = None if self._last is None else time.perf_counter()
+
+    def _take(self) -> None:
+        now = time.perf_counter()
+        if self._last is not None:
+            self._spans.append((now - self._last) / self._batches)
+            self._seconds += now - self._last
+            self._images += self._loaded
+        self._last, self._batches, self._loaded = now, 0, 0
+
+
+class EvaluationKernels(Callback):
+    """Switches cuDNN's search for the fastest kernel off while pictures are scored: it would search for each size."""
+
+    def __init__(self) -> None:
+        self._searches = False
+
+    def on_validation_start(self, *args: Any) -> None:
+        """Switch it off."""
+        self._searches, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+
+    def on_validation_end(self, *args: Any) -> None:
+        """Switch it back."""
+        torch.backends.cudnn.benchmark = self._searches
+
+    def on_test_start(self, *args: Any) -> None:
+        """Switch it off."""
+        self.on_validation_start()
+
+    def on_test_end(self, *args: Any) -> None:
+        """Switch it back."""
+        self.on_validation_end()
 
 
 class PlainProgress(Callback):

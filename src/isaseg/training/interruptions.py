@@ -8,10 +8,13 @@ from types import FrameType
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+
+from isaseg.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +61,18 @@ class LastCheckpoint(Checkpoint):
     If a validation ends the run (early stopping), it is written once more. A run that continues from it ends at once;
     Lightning's trainer would forget that it had stopped (lightning#8278).
 
-    SIGTERM and Ctrl-C are answered with last.ckpt and the end of the run, after the same step on all devices; a second
-    Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers: those save nothing, and with several
-    processes that of SIGTERM calls a collective wherever in a step the signal arrives.
+    SIGTERM and Ctrl-C are answered with last.ckpt and the end of the run, of one process after the step, of several after
+    the same one of the next ten; a second Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers:
+    those save nothing, and with several processes that of SIGTERM calls a collective wherever in a step it arrives.
 
     Args:
         path: The file.
         every_n_steps: How often.
+        watch: Tells several processes that one of them has received a signal.
     """
 
-    def __init__(self, path: Path, every_n_steps: int) -> None:
-        self.path, self.every_n_steps = path, every_n_steps
+    def __init__(self, path: Path, every_n_steps: int, watch: Watch) -> None:
+        self.path, self.every_n_steps, self.watch = path, every_n_steps, watch
         self._step = 0
         self._signal = 0  # that was received
         self._ending = False
@@ -101,7 +105,7 @@ class LastCheckpoint(Checkpoint):
             return
         self._step = step
         # the run ends at the next hook below: first, Lightning logs the row of this step
-        self._ending = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False)
+        self._ending = self.watch.stops if trainer.world_size > 1 else bool(self._signal)
         if self._ending or step % self.every_n_steps == 0 or step == trainer.max_steps:
             trainer.save_checkpoint(self.path)
 
@@ -153,7 +157,7 @@ class LastCheckpoint(Checkpoint):
         raise KeyboardInterrupt() if self._signal == signal.SIGINT else SIGTERMException()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+        self._signal, self.watch.stop = number, True
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             log.warning("saving a checkpoint after this step, then ending; Ctrl-C again ends at once")
@@ -163,21 +167,33 @@ class RngState(Callback):
     """Lets each training batch draw from the random state that the one before it left, and keeps it in checkpoints.
 
     So a resumed run draws what it would have drawn, and how often a run validates does not change how it trains. NumPy's
-    global generator is not kept because nothing here uses it. Every rank gets the state of rank 0: all are seeded alike.
+    global generator is not kept because nothing here uses it. All processes are seeded alike, so that all but the first
+    begin with a state of their own: their dropout masks differ.
     """
 
     def __init__(self) -> None:
         self._state: dict[str, Any] = {}
+        self._loaded: list[dict[str, Any]] = []  # of each process
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of torch (CPU and current GPU) and of `random` after the last batch."""
-        return self._state
+        """Return the state of torch (CPU and GPU) and of `random` after the last batch, with those of other processes."""
+        if not torch.distributed.is_initialized():
+            return self._state
+        states: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, self._state)
+        return {**states[0], "others": states[1:]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of the run that is continued."""
-        self._state = state_dict
+        """Take over the states of the run that is continued."""
+        first = {key: value for key, value in state_dict.items() if key != "others"}
+        self._loaded = [first, *state_dict.get("others", [])]
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, *args: Any) -> None:
+        """Begin with the state of this process in the checkpoint, if it had one."""
+        if trainer.global_rank < len(self._loaded):
+            self._state = self._loaded[trainer.global_rank]
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Restore the state: making loaders and validating draw numbers too."""
         if self._state:
             torch.set_rng_state(self._state["torch"].cpu())
@@ -185,6 +201,11 @@ class RngState(Callback):
                 torch.cuda.set_rng_state(self._state["cuda"].cpu())
             version, internal, gauss = self._state["python"]
             random.setstate((version, tuple(internal), gauss))
+        elif trainer.global_rank:
+            own = np.random.SeedSequence((torch.initial_seed(), trainer.global_rank, trainer.global_step))
+            seed = int(own.generate_state(1, np.uint64)[0])
+            torch.manual_seed(seed)
+            random.seed(seed)
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Note the state."""

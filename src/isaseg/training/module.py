@@ -5,13 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 
 from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
 from isaseg.models.contract import takes_align_corners
 from isaseg.models.losses import CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
+from isaseg.training._compat import unscales_itself
 from isaseg.training.optim import Schedule, reschedule
 
 log = logging.getLogger(__name__)
@@ -26,9 +30,9 @@ GROUP_SCORES = ["val/group_acc", "val/group_acc_far"]
 class SegmentationModule(lightning.LightningModule):
     """Train and validate a `Segmenter`.
 
-    Logs train/loss, train/loss_aux and train/lr every step; val/loss, val/mIoU, val/mAcc and val/aAcc (fractions) every
-    validation, with val/group_acc and val/group_acc_far if the data set has groups; and the same as test/... The speed is
-    logged by `callbacks.StepTimer`.
+    Logs val/loss, val/mIoU, val/mAcc and val/aAcc (fractions) every validation, with val/group_acc and val/group_acc_far
+    if the data set has groups; and the same as test/... The losses of a training step are left in `step_losses`, by the
+    key under which `watch.Watch` logs them with the rate; the speed is logged by `callbacks.StepTimer`.
 
     Args:
         segmenter: The network.
@@ -69,6 +73,10 @@ class SegmentationModule(lightning.LightningModule):
         self.description, self.config = description, config
         self.confusion = ConfusionMatrix(num_classes, ignore_index)
         self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
+        # not by Lightning, which would wait for processes without a picture
+        self.mean_loss = MeanMetric(nan_strategy="disable")
+        self.step_losses: dict[str, Tensor] = {}
+        self.gradient_norm = torch.zeros(())
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K, H, W) for uint8 RGB (B, 3, H, W)."""
@@ -80,13 +88,26 @@ class SegmentationModule(lightning.LightningModule):
         logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])
         mask = batch["mask"].long()
         loss = self._loss(logits, mask)
+        parts = {}
         if aux_logits is not None:
             aux = self.aux_loss(aux_logits, mask, self.segmenter.align_corners)
-            self.log("train/loss_aux", aux.detach())
+            parts = {"train/loss_aux": aux.detach()}
             loss = loss + self.aux_weight * aux
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[-1]["lr"])
+        self.step_losses = {"train/loss": loss.detach(), **parts}
         return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients, by the norm that `Watch` has computed already if it is by norm."""
+        if not gradient_clip_val or gradient_clip_algorithm == "value" or unscales_itself(optimizer):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
 
     def validation_step(self, batches: list[Batch], batch_idx: int) -> None:
         """Score batches, each with images of one size."""
@@ -111,19 +132,22 @@ class SegmentationModule(lightning.LightningModule):
         return self.loss(resize_logits(logits.float(), mask, align_corners), mask)
 
     def _count(self, batches: list[Batch], split: str) -> None:
+        if not batches:  # of a process without a picture: torchmetrics warns of metrics without an update
+            nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+            self.mean_loss.update(nothing.float(), 0)
+            for metric in (self.confusion, self.confusion_far):
+                metric.update(nothing, nothing)
         for batch in batches:
             mask = batch["mask"].long()
             logits = self.segmenter(batch["image"], mask.shape[-2:])
-            loss = self._loss(logits, mask)
-            self.log(
-                f"{split}/loss", loss, on_step=False, on_epoch=True, batch_size=len(mask), sync_dist=True
-            )
+            self.mean_loss.update(self._loss(logits, mask), len(mask))
             prediction = logits.argmax(1)
             self.confusion.update(prediction, mask)
             if self.groups and "far" in batch:
                 self.confusion_far.update(prediction, mask.where(batch["far"], self.confusion.ignore_index))
 
     def _score(self, split: str) -> None:
+        self.log(f"{split}/loss", self.mean_loss.compute())
         self.last_scores = self.confusion.compute()
         if self.last_scores["aAcc"].isnan():
             log.warning("no pixel of the %s split has a label that counts, so its scores are NaN", split)
@@ -136,6 +160,7 @@ class SegmentationModule(lightning.LightningModule):
                 self.log(f"{split}/group_acc_far", far.float())
         self.confusion.reset()
         self.confusion_far.reset()
+        self.mean_loss.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description of the network, the configuration and the number of processes."""

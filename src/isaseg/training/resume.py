@@ -30,6 +30,7 @@ _LONGER = (
 # and these change how numbers are rounded.
 _ROUNDING = (
     "trainer.precision",
+    "trainer.tf32",
     "trainer.deterministic",
     "trainer.benchmark",
     "trainer.sync_batchnorm",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isaseg import config
 from isaseg.checkpoints.loading import copy_weights, load_weights
-from isaseg.config.checks import check, check_devices
+from isaseg.config.checks import check, prepare_devices
 from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
@@ -57,7 +57,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     finished = report_if_complete(cfg)
     if finished is not None:
         return finished
-    check_devices(cfg.trainer.accelerator)
+    prepare_devices(cfg.trainer)
     cfg = restarted(cfg, folder)
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -162,7 +162,7 @@ def _score(
     `before` is the metrics.json of a run that was complete and is continued: there may be no step left to time.
     """
     speed: dict[str, float] = {}
-    if module.device.type == "cuda":
+    if trainer.strategy.root_device.type == "cuda":  # Lightning has taken the network off it
         speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     timer = next(c for c in callbacks if isinstance(c, StepTimer))
@@ -193,7 +193,9 @@ def _write_results(
 ) -> None:
     """Write pictures, curves, confusion.json and metrics.json, and print the table of classes."""
     classes = datamodule.classes
-    save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.pictures)
+    module.to(trainer.strategy.root_device)  # Lightning has taken it off
+    with trainer.precision_plugin.val_step_context():
+        save_pictures(module.segmenter, datamodule, folder / "pictures", cfg.pictures)
     plot_curves(folder)
     confusion = {"classes": list(classes), "matrix": scores["matrix"].long().tolist()}  # rows are targets
     write_json(folder / "confusion.json", confusion, indent=None)

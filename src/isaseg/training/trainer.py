@@ -27,15 +27,21 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import TorchSyncBatchNorm
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
+from timm.layers import convert_sync_batchnorm
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from isaseg import config
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
 from isaseg.training import callbacks, interruptions
+from isaseg.training._compat import sends_buffers, without_broadcast_of_signals
 from isaseg.training.module import GROUP_SCORES, SCORES, SegmentationModule
+from isaseg.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +68,17 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
     if cfg.trainer.strategy == "ddp":  # every step runs the same graph, and no gradient is copied
         # torch takes no batch without communication before the graph is known (pytorch#143580)
         static = cfg.trainer.accumulate_grad_batches == 1
-        options["strategy"] = DDPStrategy(static_graph=static, gradient_as_bucket_view=True)
+        # synchronised norms have the same statistics everywhere; what buffers an own part has is not known
+        equal = cfg.trainer.get("sync_batchnorm") and all(
+            str(cfg[key]["_target_"]).startswith("isaseg.") for key in ("backbone", "attention")
+        )
+        options["strategy"] = DDPStrategy(
+            static_graph=static, gradient_as_bucket_view=True, **sends_buffers(not equal)
+        )
     hooks = _callbacks(cfg, folder, interval)
     plugins: list[Any] = [DurableCheckpointIO(max_steps)]
+    if cfg.trainer.get("sync_batchnorm"):
+        plugins.append(SyncedNorms())
     if "SLURM_NTASKS" in os.environ and SLURMEnvironment.detect():
         # Lightning's requeueing writes hpc_ckpt files, which would outrank newer checkpoints
         plugins.append(SLURMEnvironment(auto_requeue=False))
@@ -83,7 +97,39 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in hooks),
         plugins=plugins,
     )
+    without_broadcast_of_signals(trainer)
     return trainer
+
+
+class SyncedNorms(TorchSyncBatchNorm):
+    """Synchronises batch norms for trainer.sync_batchnorm, and restores the very modules at the end.
+
+    timm's norms hold an activation too, which torch's own conversion would leave out without a word.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, nn.Module] = {}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return the model with synchronised norms."""
+        self._own = {
+            name: part
+            for name, part in model.named_modules()
+            if isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm)
+        }
+        synced: nn.Module = convert_sync_batchnorm(model)
+        return synced
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Return the model with its own norms, which take over the statistics."""
+        for name, own in self._own.items():
+            synced = model.get_submodule(name)
+            own.train(synced.training)
+            for key, value in synced.named_buffers(recurse=False):
+                setattr(own, key, value)
+            model.set_submodule(name, own)
+        self._own = {}
+        return model
 
 
 def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
@@ -99,15 +145,17 @@ def _callbacks(cfg: DictConfig, folder: Path, interval: int) -> list[Callback]:
     every = min(cfg.checkpoint_every_n_steps, cfg.trainer.max_steps)
     if every == cfg.trainer.val_check_interval:
         every = interval
+    watch = Watch()
     return [
         interruptions.RngState(),
         interruptions.RepeatValidation(interval),
         *own,
-        callbacks.DivergenceGuard(),
-        callbacks.StepTimer(),
+        watch,
+        callbacks.StepTimer(watch),
+        callbacks.EvaluationKernels(),
         *([] if any(isinstance(callback, ProgressBar) for callback in own) else [callbacks.progress()]),
         interruptions.BestCheckpoint(checkpoints),
-        interruptions.LastCheckpoint(checkpoints / "last.ckpt", every),
+        interruptions.LastCheckpoint(checkpoints / "last.ckpt", every, watch),
     ]
 
 
