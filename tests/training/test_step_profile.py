@@ -40,22 +40,27 @@ def test_a_few_steps_are_watched_and_the_costs_are_listed(
 def test_training_runs_what_was_compiled(
     compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same numbers, the same checkpoint; torch's own compiler under `make test-stress`."""
-    calls: list[int] = []
+    """The same numbers, the same checkpoint, and all batches of one size, for one graph, also at the end of an epoch.
 
-    def compiled(network: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            calls.append(len(args))
-            return network(*args)
+    (torch's own compiler under `make test-stress`.)
+    """
+    sizes: list[torch.Size] = []
+
+    def compiled(network: Callable[..., Any], dynamic: bool) -> Callable[..., Any]:
+        assert dynamic is False
+
+        def run(image: torch.Tensor) -> Any:
+            sizes.append(image.shape)
+            return network(image)
 
         return run
 
     if not STRESS:
         monkeypatch.setattr(torch, "compile", compiled)
-    words = [*SMALL, "trainer.max_steps=2", "trainer.val_check_interval=2"]
+    words = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=4", "data.source.train_length=10"]
     plain = train(compose(*words, f"run_dir={tmp_path}/plain"))
     done = train(compose(*words, "compile=true", f"run_dir={tmp_path}/compiled"))
-    assert STRESS or len(calls) == 2
+    assert STRESS or sizes == [(4, 3, 32, 32)] * 4
     assert done["val/loss"] == pytest.approx(plain["val/loss"], rel=1e-3 if STRESS else 1e-12)
     names = [
         set(loaded(tmp_path / run / "checkpoints" / "last.ckpt")["state_dict"])

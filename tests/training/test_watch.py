@@ -36,11 +36,13 @@ def test_a_step_waits_for_nothing_and_a_step_that_logs_once(
     words: str, compose: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
+    uploads: list[int] = []
     step = SegmentationModule.training_step
 
     def counted(self: SegmentationModule, batch: dict[str, Any], batch_idx: int) -> Tensor:
         gpu.put([*self.parameters(), *self.buffers(), *batch.values()])
         reads.append(len(gpu.reads))
+        uploads.append(gpu.uploads)
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(SegmentationModule, "training_step", counted)
@@ -51,6 +53,7 @@ def test_a_step_waits_for_nothing_and_a_step_that_logs_once(
         later - earlier for earlier, later in zip(reads[::batches], reads[batches::batches], strict=False)
     ]
     assert each == [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert set(uploads) == {uploads[0]}
     assert sorted(read_history(tmp_path).curves["train/loss"]) == [5, 10]
 
 

@@ -232,4 +232,4 @@ def compile_network(module: SegmentationModule, device: torch.device) -> None:
             "one in the environment variable CXX, or set compile=false"
         )
     network: Any = module.segmenter
-    network.coarse_with_aux = torch.compile(network.coarse_with_aux)
+    network.coarse_with_aux = torch.compile(network.coarse_with_aux, dynamic=False)  # crops have one size
