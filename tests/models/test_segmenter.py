@@ -47,6 +47,19 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
+def test_w3_every_way_in_refuses_a_normalised_image_but_the_one_that_says_so() -> None:
+    """Also with a backbone of a user's own, which may not look."""
+    x, own = torch.rand(1, 3, 64, 64), cast(Backbone, Constant(torch.rand(1, 96, 8, 8)))
+    segmenter = make().eval()
+    for network in (segmenter, segmenter.fuse(), Segmenter(own, segmenter.head)):
+        for take in (network, network.coarse, network.coarse_with_aux):
+            with pytest.raises(ValueError, match=r"uint8 \(B, 3, H, W\).*got torch.float32 \(1, 3, 64, 64\)"):
+                take(x)
+    x = image()
+    assert torch.equal(segmenter.coarse(segmenter.backbone.normalise(x), normalised=True), segmenter.coarse(x))
+
+
+@torch.no_grad()
 def test_the_auxiliary_head_changes_no_prediction() -> None:
     x = image()
     both, alone = make().eval(), make(aux_channels=None).eval()

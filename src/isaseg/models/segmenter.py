@@ -6,7 +6,7 @@ from typing import Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isaseg.models.backbone import Backbone
+from isaseg.models.backbone import Backbone, check_image
 from isaseg.models.fuse import fuse
 from isaseg.models.head import AuxHead, ContextHead
 
@@ -41,17 +41,31 @@ class Segmenter(nn.Module):
             image: The images.
             size: (H, W) of the logits, if it differs from that of `image`: labels may not have been resized with it. The
                 logits are then resized twice, as in mmsegmentation.
+
+        Raises:
+            ValueError: If the images are of another type or shape, e.g. already normalised.
         """
         logits = self._resize(self.coarse(image), image.shape[-2:])
         return logits if size is None or size == image.shape[-2:] else self._resize(logits, size)
 
-    def coarse(self, image: Tensor) -> Tensor:
-        """Return logits (B, K, h, w) at the head's own resolution; `image` as in `forward`."""
-        logits: Tensor = self.head(self.backbone(image)[-1])
+    def coarse(self, image: Tensor, normalised: bool = False) -> Tensor:
+        """Return logits (B, K, h, w) at the head's own resolution; `image` and errors as in `forward`.
+
+        With `normalised`, `image` is what `backbone.normalise` returns, floating point (B, 3, H, W), perhaps resized or
+        padded since, and goes to `backbone.features`.
+        """
+        if not normalised:
+            check_image(image)
+        features = self.backbone.features(image) if normalised else self.backbone(image)
+        logits: Tensor = self.head(features[-1])
         return logits
 
     def coarse_with_aux(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits and auxiliary logits (None without that head), each at its own resolution."""
+        """Return logits and auxiliary logits (None without that head), each at its own resolution.
+
+        `image` and errors as in `forward`.
+        """
+        check_image(image)
         features = self.backbone(image)
         logits: Tensor = self.head(features[-1])
         return logits, None if self.aux_head is None else self.aux_head(features[-2])
