@@ -76,16 +76,15 @@ class OhemCrossEntropy(nn.Module):
         logits = resize_logits(logits, target, align_corners)
         losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
-        losses = losses[valid]
-        # an empty sum: 0 with a gradient of 0, even where logits.sum() would overflow
-        if losses.numel() == 0:
-            return losses.sum()
         with torch.no_grad():
-            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]
-            # sort, because kthvalue is not deterministic on GPUs
-            limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
-            hard = probability < limit.clamp(min=self.thresh)
-        return losses[hard].sum() / hard.sum().clamp(min=1)
+            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0]
+            # sort, because kthvalue is not deterministic on GPUs; pixels that do not count come last
+            ordered = probability.masked_fill(~valid, 2).flatten().sort().values
+            place = (valid.sum() - 1).clamp(0, self.min_kept)  # no number is read, for which a GPU would have to wait
+            limit = ordered.gather(0, place[None]).clamp(min=self.thresh)
+            hard = valid & ~(probability >= limit)  # a probability of NaN too
+        kept = losses[hard] if losses.device.type == "cpu" else losses.where(hard, 0)  # the CPU adds fewer numbers
+        return kept.sum() / hard.sum().clamp(min=1)
 
 
 def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
