@@ -83,7 +83,9 @@ def test_w3_images_are_uint8_alone(image: Tensor) -> None:
     for take in (backbone, backbone.normalise):
         with pytest.raises(ValueError, match=rf"expected RGB images as uint8 \(B, 3, H, W\) .*{got}"):
             take(image)
-    with pytest.raises(ValueError, match=r"expected what `normalise` returns, .*got torch.uint8 \(1, 3, 8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"expected what `normalise` returns, .*got torch.uint8 \(1, 3, 8, 8\)"
+    ):
         backbone.features(random_image(8, 8))
 
 

@@ -56,7 +56,9 @@ def test_w3_every_way_in_refuses_a_normalised_image_but_the_one_that_says_so() -
             with pytest.raises(ValueError, match=r"uint8 \(B, 3, H, W\).*got torch.float32 \(1, 3, 64, 64\)"):
                 take(x)
     x = image()
-    assert torch.equal(segmenter.coarse(segmenter.backbone.normalise(x), normalised=True), segmenter.coarse(x))
+    assert torch.equal(
+        segmenter.coarse(segmenter.backbone.normalise(x), normalised=True), segmenter.coarse(x)
+    )
 
 
 @torch.no_grad()

@@ -80,11 +80,12 @@ class OhemCrossEntropy(nn.Module):
             probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0]
             # sort, because kthvalue is not deterministic on GPUs; pixels that do not count come last
             ordered = probability.masked_fill(~valid, 2).flatten().sort().values
-            place = (valid.sum() - 1).clamp(0, self.min_kept)  # no number is read, for which a GPU would have to wait
+            place = (valid.sum() - 1).clamp(
+                0, self.min_kept
+            )  # no number is read, for which a GPU would have to wait
             limit = ordered.gather(0, place[None]).clamp(min=self.thresh)
             hard = valid & ~(probability >= limit)  # a probability of NaN too
-        kept = losses[hard] if losses.device.type == "cpu" else losses.where(hard, 0)  # the CPU adds fewer numbers
-        return kept.sum() / hard.sum().clamp(min=1)
+        return _only(losses, hard, losses.device.type).sum() / hard.sum().clamp(min=1)
 
 
 def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
@@ -93,6 +94,11 @@ def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor
         return logits
     size = target.shape[-2:]
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _only(losses: Tensor, kept: Tensor, device: str) -> Tensor:
+    """Return the losses that are kept, for their sum; on a GPU, which would wait for their number, with 0 for the others."""
+    return losses[kept] if device == "cpu" else losses.where(kept, 0)
 
 
 def _cross_entropy(

@@ -64,7 +64,7 @@ class _Resized(torch.autograd.Function):
                 tile, labels = coarse_BhwK[(images, *under)], target[(images, *fine)]
                 loss, of_tile = _tile(tile, row_Rr, column_Ss, labels, weight, ignore_index)
                 total += loss
-                gradient[(images, *under)] += of_tile
+                gradient[(images, *under)].add_(of_tile)
         ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
         return total
@@ -92,12 +92,12 @@ def _tile(
     shape = coarse_rsK.shape
     tall_RsK = (row_Rr @ coarse_rsK.flatten(-2)).unflatten(-1, shape[-2:])
     logarithm_RSK = (column_Ss @ tall_RsK).log_softmax(-1)
-    valid_RS = target_RS != ignore_index
-    label_RS1 = target_RS.where(valid_RS, 0).long().unsqueeze(-1)
-    share_RS1 = valid_RS.unsqueeze(-1).to(coarse_rsK.dtype)
+    ignored_RS1 = (target_RS == ignore_index).unsqueeze(-1)
+    label_RS1 = target_RS.long().unsqueeze(-1).masked_fill(ignored_RS1, 0)
+    share_RS1 = (~ignored_RS1).to(coarse_rsK.dtype)
     if weight is not None:
         share_RS1 = share_RS1 * weight.to(coarse_rsK.dtype)[label_RS1]
-    own_RS1 = logarithm_RSK.gather(-1, label_RS1).masked_fill(~valid_RS.unsqueeze(-1), 0)
+    own_RS1 = logarithm_RSK.gather(-1, label_RS1).masked_fill(ignored_RS1, 0)
     loss = -(own_RS1 * share_RS1).sum()
     gradient_RSK = logarithm_RSK.exp_().mul_(share_RS1)
     gradient_RSK.scatter_add_(-1, label_RS1, -share_RS1)
