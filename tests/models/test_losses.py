@@ -145,7 +145,7 @@ def test_coarse_logits_are_resized(
     as_on_gpu: bool,
     seed: int,
 ) -> None:
-    """Sum and gradient, whatever the tiles, of one image or several, of logits finer and coarser than the target, in float64."""
+    """Sum and gradient, whatever the tiles, of logits finer and coarser than the target, in float64."""
     fine = min(fine[0], 12 * tile), min(fine[1], 12 * tile)  # tiles of one pixel are slow
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(2, classes, *coarse, generator=generator, dtype=torch.float64)

@@ -49,7 +49,9 @@ def test_w4_what_cannot_be_trained_with_one_sample_is_refused_before(attention: 
     segmenter = network(attention).train()
     before, state = copy.deepcopy(segmenter.state_dict()), torch.get_rng_state()
     if attention in REFUSED:
-        wanted = rf"got one: head.attention.{REFUSED[attention]}, .*data.batch_size.*sync_batchnorm=true.*another attention"
+        wanted = (
+            rf"got one: head.attention.{REFUSED[attention]}, .*data.batch_size.*sync_batch.*another attention"
+        )
         with pytest.raises(ConfigError, match=wanted):
             check_one_sample(segmenter, 64, 96)
     else:

@@ -94,6 +94,23 @@ def test_resizing_is_bilinear(align_corners: bool) -> None:
     assert torch.equal(logits, want)
 
 
+@torch.no_grad()
+def test_weights_in_channels_last_memory_are_the_same() -> None:
+    """The same parameters, values and logits; a copy for inference has them so, and loads what a planar network saves."""
+    segmenter, x = make().eval(), image()
+    parameters, state = dict(segmenter.named_parameters()), segmenter.fuse().state_dict()
+    want = segmenter(x)
+    assert segmenter.channels_last() is segmenter
+    for network in (segmenter, segmenter.fuse()):
+        kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert all(parameter is parameters[name] for name, parameter in segmenter.named_parameters())
+    torch.testing.assert_close(segmenter(x), want, rtol=1e-5, atol=1e-6)  # other CPUs may round otherwise
+    other = make().fuse()
+    other.load_state_dict({key: value.contiguous() for key, value in state.items()})
+    assert torch.equal(other(x), segmenter.fuse()(x))
+
+
 def test_both_losses_reach_their_parameters() -> None:
     segmenter = make().train()
     logits, aux_logits = segmenter.coarse_with_aux(image())

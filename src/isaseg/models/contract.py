@@ -113,8 +113,8 @@ def check_one_sample(segmenter: Segmenter, height: int, width: int) -> None:
         raise ConfigError(
             f"expected two samples a process and forward pass at least, got one: {names[-1]}, a batch norm of "
             f"{type(segmenter.get_submodule(key)).__name__}, has a single value per channel then. Raise data.batch_size, "
-            "lower trainer.accumulate_grad_batches, set trainer.sync_batchnorm=true with several devices, or choose another "
-            f"{key.removeprefix('head.')}"
+            "lower trainer.accumulate_grad_batches, set trainer.sync_batchnorm=true with several devices, or choose "
+            f"another {key.removeprefix('head.')}"
         ) from error
 
 

@@ -97,7 +97,7 @@ def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor
 
 
 def _only(losses: Tensor, kept: Tensor, device: str) -> Tensor:
-    """Return the losses that are kept, for their sum; on a GPU, which would wait for their number, with 0 for the others."""
+    """Return the losses that are kept, to be added; on a GPU, which would wait for their number, and 0 for the others."""
     return losses[kept] if device == "cpu" else losses.where(kept, 0)
 
 

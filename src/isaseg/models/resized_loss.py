@@ -90,7 +90,7 @@ def _tile(
     `coarse_rsK` and `target_RS` may have an axis of images before the others.
     """
     shape = coarse_rsK.shape
-    tall_RsK = (row_Rr @ coarse_rsK.flatten(-2)).unflatten(-1, shape[-2:])
+    tall_RsK = torch.unflatten(row_Rr @ coarse_rsK.flatten(-2), -1, shape[-2:])
     logarithm_RSK = (column_Ss @ tall_RsK).log_softmax(-1)
     ignored_RS1 = (target_RS == ignore_index).unsqueeze(-1)
     label_RS1 = target_RS.long().unsqueeze(-1).masked_fill(ignored_RS1, 0)

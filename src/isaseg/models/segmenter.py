@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,10 +75,20 @@ class Segmenter(nn.Module):
         """Return a copy for inference: batch norms folded into the convolutions, attention blocks in fewer products.
 
         It computes the same function up to rounding, on any device, under autocast and in exports. It is in evaluation
-        mode, has no auxiliary head, and its parameters take no gradients. This network stays as it is, and later changes
-        of its weights do not reach the copy.
+        mode, has no auxiliary head, its parameters take no gradients, and its weights are as `channels_last` puts them.
+        This network stays as it is, and later changes of its weights do not reach the copy.
         """
-        return FusedSegmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners).eval()
+        fused = FusedSegmenter(fuse(self.backbone), fuse(self.head), align_corners=self.align_corners)
+        return fused.eval().channels_last()
+
+    def channels_last(self) -> Self:
+        """Return this network, the weights of its convolutions now in channels-last memory, as the maps are.
+
+        Otherwise a GPU reorders them in every convolution. Parameters stay the same objects with the same values, and
+        load what was saved in any layout. On one core of a CPU it changed no bit of a ResNet, a ConvNeXt and a Swin in
+        evaluation, nor of a training step of the former two, and their times by less than the noise.
+        """
+        return self.to(memory_format=torch.channels_last)
 
     def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
