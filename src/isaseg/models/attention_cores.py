@@ -163,9 +163,7 @@ def key_width(keys: int, values: int, dtype: torch.dtype, device: str, masked: b
     any width that fills 16 bytes.
     """
     is_for_flash = dtype in _HALVES and max(keys, values) <= _FLASH and not masked
-    if (
-        device in ("cpu", "mps") or is_for_flash
-    ):  # of other widths, Apple's gave wrong results: pytorch#176767
+    if is_for_flash or device in ("cpu", "mps"):  # mps: pytorch#176767, wrong results for other widths
         return max(keys, values)
     step = 16 // dtype.itemsize
     return (keys + step - 1) // step * step
@@ -226,11 +224,8 @@ def _scores(q: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if dtype not in _HALVES:
         return q @ k.transpose(1, 2)
-    if (
-        q.device.type in ("cuda", "meta")
-        and q.dtype == k.dtype == dtype
-        and not torch.compiler.is_compiling()
-    ):
+    has_product = q.device.type in ("cuda", "meta") and not torch.compiler.is_compiling()
+    if has_product and q.dtype == k.dtype == dtype:
         scores: Tensor = _ExactScores.apply(q, k)
         return scores
     return q.float() @ k.float().transpose(1, 2)

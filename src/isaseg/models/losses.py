@@ -80,9 +80,7 @@ class OhemCrossEntropy(nn.Module):
             probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0]
             # sort, because kthvalue is not deterministic on GPUs; pixels that do not count come last
             ordered = probability.masked_fill(~valid, 2).flatten().sort().values
-            place = (valid.sum() - 1).clamp(
-                0, self.min_kept
-            )  # no number is read, for which a GPU would have to wait
+            place = (valid.sum() - 1).clamp(0, self.min_kept)  # stays on the device, which waits for no host
             limit = ordered.gather(0, place[None]).clamp(min=self.thresh)
             hard = valid & ~(probability >= limit)  # a probability of NaN too
         return _only(losses, hard, losses.device.type).sum() / hard.sum().clamp(min=1)
