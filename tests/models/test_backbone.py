@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,39 @@ def test_the_normalisation_and_the_order_of_channels_may_be_given() -> None:
     for got, want in zip(backbone(image), backbone.model(normalise(blue_first, mean, std)), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(backbone.normalise(image), normalise(blue_first, mean, std))
-    for got, want in zip(backbone(backbone.normalise(image)), backbone(image), strict=True):
-        assert torch.equal(got, want), "float is taken as it is"
+    for got, want in zip(backbone.features(backbone.normalise(image)), backbone(image), strict=True):
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("size", [(40, 33), (7, 1)])
+@pytest.mark.parametrize("bgr", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normalising_rounds_as_its_definition_and_gives_channels_last(
+    size: tuple[int, int], bgr: bool, layout: torch.memory_format
+) -> None:
+    backbone = make("resnet18", bgr=bgr)
+    image = random_image(*size, batch=2).contiguous(memory_format=layout)
+    got = backbone.normalise(image)
+    assert torch.equal(got, normalise(image.flip(1) if bgr else image, backbone.mean, backbone.std))
+    assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [torch.rand(1, 3, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.int64)]
+    + [torch.zeros(*shape, dtype=torch.uint8) for shape in ((3, 64, 64), (1, 4, 64, 64), (1, 64, 64, 3))],
+)
+def test_w3_images_are_uint8_alone(image: Tensor) -> None:
+    """A normalised image would be normalised again without a word. Floats go to `features`, which takes nothing else."""
+    backbone = make()
+    got = re.escape(f"got {image.dtype} {tuple(image.shape)}; do not scale or normalise them")
+    for take in (backbone, backbone.normalise):
+        with pytest.raises(ValueError, match=rf"expected RGB images as uint8 \(B, 3, H, W\) .*{got}"):
+            take(image)
+    with pytest.raises(
+        ValueError, match=r"expected what `normalise` returns, .*got torch.uint8 \(1, 3, 8, 8\)"
+    ):
+        backbone.features(random_image(8, 8))
 
 
 @torch.no_grad()
@@ -131,7 +163,7 @@ def test_a_model_with_channels_last_gives_channels_first() -> None:
     maps = backbone(image)
     assert [tuple(m.shape) for m in maps] == [(1, 384, 4, 4), (1, 768, 2, 2)]
     for got, want in zip(maps, backbone.model(normalise(image, *IMAGENET)), strict=True):
-        assert got.is_contiguous()
+        assert got.is_contiguous(memory_format=torch.channels_last), "no copy undoes the layout of the model"
         torch.testing.assert_close(got, want.permute(0, 3, 1, 2), rtol=1e-3, atol=1e-4)
 
 

@@ -1,5 +1,6 @@
 """Losses against torch's own and against a numpy reading of openseg's definition."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from isaseg.models.losses import CrossEntropy, OhemCrossEntropy
+from isaseg.models import resized_loss
+from isaseg.models.losses import CrossEntropy, OhemCrossEntropy, _only
 from isaseg.models.resized_loss import resized_cross_entropy
 
 WEIGHTS = [0.5, 1.0, 2.0, 0.25]
@@ -94,6 +96,26 @@ def test_ohem_equals_its_definition(
     )
 
 
+def test_ohem_of_logits_that_are_not_a_number_is_none() -> None:
+    logits, target = batch()
+    logits[0, 0, 0, 0] = float("nan")
+    assert OhemCrossEntropy()(logits, target.fill_(0)).isnan()
+
+
+def test_ohem_adds_the_same_pixels_without_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it adds zeros for the others, and the host waits for nothing."""
+    logits, target = batch()
+    for loss in (OhemCrossEntropy(min_kept=5, thresh=0.2), OhemCrossEntropy(class_weights=WEIGHTS)):
+        a, b = (logits.clone().requires_grad_() for _ in range(2))
+        want = loss(a, target)
+        want.backward()
+        with monkeypatch.context() as patch:
+            patch.setattr("isaseg.models.losses._only", lambda losses, kept, _: _only(losses, kept, "cuda"))
+            got = loss(b, target)
+        got.backward()
+        torch.testing.assert_close((got, b.grad), (want, a.grad))
+
+
 def test_class_weights_are_no_part_of_a_checkpoint() -> None:
     assert not CrossEntropy(class_weights=WEIGHTS).state_dict()
     assert not OhemCrossEntropy(class_weights=WEIGHTS).state_dict()
@@ -110,6 +132,7 @@ def test_class_weights_are_no_part_of_a_checkpoint() -> None:
     align_corners=st.booleans(),
     weighted=st.booleans(),
     tile=st.sampled_from([1, 7, 64]),
+    as_on_gpu=st.booleans(),
     seed=st.integers(0, 99),
 )
 def test_coarse_logits_are_resized(
@@ -119,6 +142,7 @@ def test_coarse_logits_are_resized(
     align_corners: bool,
     weighted: bool,
     tile: int,
+    as_on_gpu: bool,
     seed: int,
 ) -> None:
     """Sum and gradient, whatever the tiles, of logits finer and coarser than the target, in float64."""
@@ -131,6 +155,10 @@ def test_coarse_logits_are_resized(
     a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("isaseg.models.resized_loss._TILE", tile)
+        if as_on_gpu:
+            tiles = partial(resized_loss._tiles, device="cuda")
+            patch.setattr(resized_loss, "_tiles", lambda fine, coarse, device: tiles(fine, coarse))
+            patch.setattr(resized_loss, "_AT_ONCE", tile * fine[1] * classes)
         got = resized_cross_entropy(a, target, weight, 255, align_corners)
     whole = F.interpolate(b, size=fine, mode="bilinear", align_corners=align_corners)
     want = F.cross_entropy(whole, target, weight, ignore_index=255, reduction="sum")

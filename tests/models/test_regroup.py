@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isaseg.models import attention_cores
-from isaseg.models.attention_cores import dense, grouped, holds_scores
+from isaseg.models.attention_cores import dense, grouped
 from isaseg.models.criss_cross import criss_cross
 from isaseg.models.layers import Pointwise
 from isaseg.models.regroup import Kind, deinterlace, interlace, merge_windows, pad_to_multiple, split_windows
@@ -149,11 +149,3 @@ def test_scores_are_never_rounded_to_half_precision() -> None:
             patch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_, held=held: held)
             got = attention_cores.attend(q, k, v, 0.5)
         torch.testing.assert_close(got.double(), want, rtol=0, atol=4e-3)
-
-
-def test_the_kernel_is_chosen_by_tokens_device_and_gradient() -> None:
-    assert [holds_scores(n, "cpu", False) for n in (1, 64, 256, 1024, 1025, 16384)] == [True] * 4 + [
-        False
-    ] * 2
-    assert [holds_scores(n, "cpu", True) for n in (64, 512, 513, 4096)] == [True] * 2 + [False] * 2
-    assert not holds_scores(64, "cuda", False)

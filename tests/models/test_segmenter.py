@@ -47,6 +47,21 @@ def test_logits_have_the_size_of_the_image(size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
+def test_w3_every_way_in_refuses_a_normalised_image_but_the_one_that_says_so() -> None:
+    """Also with a backbone of a user's own, which may not look."""
+    x, own = torch.rand(1, 3, 64, 64), cast(Backbone, Constant(torch.rand(1, 96, 8, 8)))
+    segmenter = make().eval()
+    for network in (segmenter, segmenter.fuse(), Segmenter(own, segmenter.head)):
+        for take in (network, network.coarse, network.coarse_with_aux):
+            with pytest.raises(ValueError, match=r"uint8 \(B, 3, H, W\).*got torch.float32 \(1, 3, 64, 64\)"):
+                take(x)
+    x = image()
+    assert torch.equal(
+        segmenter.coarse(segmenter.backbone.normalise(x), normalised=True), segmenter.coarse(x)
+    )
+
+
+@torch.no_grad()
 def test_the_auxiliary_head_changes_no_prediction() -> None:
     x = image()
     both, alone = make().eval(), make(aux_channels=None).eval()
@@ -77,6 +92,23 @@ def test_resizing_is_bilinear(align_corners: bool) -> None:
     logits = segmenter(image(9, 10))
     want = F.interpolate(grid, size=(9, 10), mode="bilinear", align_corners=align_corners)
     assert torch.equal(logits, want)
+
+
+@torch.no_grad()
+def test_weights_in_channels_last_memory_are_the_same() -> None:
+    """The same parameters, values and logits; a copy for inference has them so, and loads what a planar network saves."""
+    segmenter, x = make().eval(), image()
+    parameters, state = dict(segmenter.named_parameters()), segmenter.fuse().state_dict()
+    want = segmenter(x)
+    assert segmenter.channels_last() is segmenter
+    for network in (segmenter, segmenter.fuse()):
+        kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[2] > 1]
+        assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
+    assert all(parameter is parameters[name] for name, parameter in segmenter.named_parameters())
+    torch.testing.assert_close(segmenter(x), want, rtol=1e-5, atol=1e-6)  # other CPUs may round otherwise
+    other = make().fuse()
+    other.load_state_dict({key: value.contiguous() for key, value in state.items()})
+    assert torch.equal(other(x), segmenter.fuse()(x))
 
 
 def test_both_losses_reach_their_parameters() -> None:

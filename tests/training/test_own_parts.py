@@ -125,7 +125,7 @@ def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corner
         ("attention.gain=5000", "predict and export.*at most 4096.*got attention.gain=5000"),
         ("+attention.sizes=[{a:1}]", "a flag, a short string.*got attention.sizes"),
         ("attention._target_=ownlab.make", "expected a torch.nn.Module that is defined.*attention._target_"),
-        ("+test={scaling:network}", "`normalise`.*got Net without it"),
+        ("+test={scaling:network}", "`normalise`.*got Net without `normalise`"),
         (
             "backbone._target_=ownlab.WrongNet",
             r"WrongNet to return.*channels=\[3, 5\], got \[\(1, 3, 32, 32\) of torch.uint8, .*, int\]",

@@ -74,7 +74,7 @@ def predict_labels(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
     if how.crop_size is None and len(how.scales) == 1 and not how.flip:
         (x,), merged, inside = _inputs(segmenter, image, how)
         if inside == (height, width):
-            coarse = segmenter.coarse(x.to(_device(segmenter)))
+            coarse = segmenter.coarse(x.to(_device(segmenter)), normalised=how.scaling == "network")
             labels = labels_from_coarse(coarse, [x.shape[-2:], merged], segmenter.align_corners)
             return labels[:, :height, :width]
     return torch.stack([torch.cat([largest(rows) for rows in _strips(segmenter, one, how)]) for one in image])
@@ -93,12 +93,14 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
     """Check that a network can be applied as the protocol says.
 
     Raises:
-        ConfigError: If the protocol scales the normalised input, and the backbone does not normalise by itself.
+        ConfigError: If the protocol scales the normalised input, and the backbone does not say how it normalises.
     """
-    if how.scaling == "network" and not hasattr(segmenter.backbone, "normalise"):
+    missing = [name for name in ("normalise", "features") if not hasattr(segmenter.backbone, name)]
+    if how.scaling == "network" and missing:
         raise ConfigError(
-            "expected a backbone with `normalise` (CONTRIBUTING.md) for test.scaling=network, of protocol=openseg, got "
-            f"{type(segmenter.backbone).__name__} without it; add it, or choose protocol=none or mmseg"
+            f"expected a backbone with `normalise` and `features` (CONTRIBUTING.md) for test.scaling=network, of "
+            f"protocol=openseg, got {type(segmenter.backbone).__name__} without `{missing[0]}`; add it, or choose "
+            "protocol=none or mmseg"
         )
 
 
@@ -180,7 +182,7 @@ class _View:
 
     def __init__(self, segmenter: Segmenter, x: Tensor, merged: Size, how: Inference, mirror: bool) -> None:
         self.segmenter, self.merged, self.mirror, self.batch = segmenter, merged, mirror, how.batch
-        self.x = x.flip(3) if mirror else x
+        self.x, self.normalised = x.flip(3) if mirror else x, how.scaling == "network"
         self.pairs = how.flip_pairs if mirror else ()
         size = (x.shape[2], x.shape[3])
         crop = how.crop_size or size
@@ -237,7 +239,7 @@ class _View:
             found: list[Tensor] = []
             for i in range(0, len(windows), self.batch):
                 together = torch.cat(windows[i : i + self.batch]).to(_device(self.segmenter))
-                found += self.segmenter.coarse(together).float()
+                found += self.segmenter.coarse(together, self.normalised).float()
             self.coarse[number] = [_swapped(one, self.pairs) for one in found]
         return self.coarse[number]
 

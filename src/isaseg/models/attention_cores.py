@@ -6,6 +6,7 @@ Legend: G groups, L tokens in a group, D key channels, V value channels.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,15 +129,44 @@ def _grouped_by_operator(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind
 # ---------------------------------------------------------------- kernels
 
 
-def holds_scores(tokens: int, device: str, with_gradient: bool) -> bool:
+_HALVES = (torch.bfloat16, torch.float16)
+_FLASH = 256  # channels of a head that torch's flash kernels take at most
+
+
+def holds_scores(
+    tokens: int, keys: int, values: int, dtype: torch.dtype, device: str, with_gradient: bool
+) -> bool:
     """Return whether two batched products with the scores in memory between them beat the fused kernel.
 
     On a CPU they do up to about a thousand tokens (float32, keys of 256 and values of 512 channels, one core with
     AVX-512: 71 against 41 GFLOP/s at 256 tokens, 37 against 15 at 64; with the gradient 74 against 36 and 56 against
     17). For more tokens the fused kernel catches up and needs no memory for scores. With a gradient the scores stay in
-    memory until the backward pass, so the limit is lower. A GPU always uses the fused kernel.
+    memory until the backward pass, so the limit is lower.
+
+    On a GPU they do for tokens of half precision that are too wide for flash kernels. Measured are forward passes of ISA
+    with those channels on an H200 in bfloat16: 1.53 against 2.15 ms for groups of 256 and 64, 2.7 against 3.5 ms for
+    1024 and 64. With a gradient it is reasoned, not measured: torch's other kernel is then slower too. The limits are
+    those of a CPU, which keep the scores of a token within the memory of a few of its keys and values. Flash kernels,
+    and float32 on a GPU, were not measured against it: there the fused kernel runs. Apple's GPUs have one of their own.
     """
-    return device == "cpu" and tokens <= (512 if with_gradient else 1024)
+    if device == "mps" or (device != "cpu" and (dtype not in _HALVES or max(keys, values) <= _FLASH)):
+        return False
+    return tokens <= (512 if with_gradient else 1024)
+
+
+def key_width(keys: int, values: int, dtype: torch.dtype, device: str, masked: bool) -> int:
+    """Return how wide the fused kernel wants query and key, which are padded with zeros: these change no product.
+
+    Otherwise torch falls back without a word to a kernel that holds the score matrix. By its source (`sdp_utils.cpp` and
+    `sdp_utils_cpp.cpp`, read, not measured) flash kernels, on a CPU and on a GPU, want keys as wide as the values. Those
+    of a GPU take half precision, at most 256 channels and no mask. The memory-efficient kernel takes all else, keys of
+    any width that fills 16 bytes.
+    """
+    is_for_flash = dtype in _HALVES and max(keys, values) <= _FLASH and not masked
+    if is_for_flash or device in ("cpu", "mps"):  # mps: pytorch#176767, wrong results for other widths
+        return max(keys, values)
+    step = 16 // dtype.itemsize
+    return (keys + step - 1) // step * step
 
 
 def attend(
@@ -161,29 +191,59 @@ def attend(
         # The views of four axes around the fused kernel are what inductor fails at on a CPU: see `regroup`.
         kernel = _held if few and q.device.type == "cpu" and torch.is_grad_enabled() else _fused
     else:
-        holds = holds_scores(q.shape[1], q.device.type, torch.is_grad_enabled())
+        widths, with_gradient = (q.shape[2], v.shape[2]), torch.is_grad_enabled()
+        holds = holds_scores(q.shape[1], *widths, v.dtype, q.device.type, with_gradient)
         kernel = _held if holds else _fused
     return kernel(q, k, v, scale, mask)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    # The kernels that never hold the score matrix need contiguous channels and keys as wide as the values (zeros do
-    # not change a product). Otherwise torch silently falls back to a slow kernel that does hold it.
+    # a kernel that never holds the score matrix needs contiguous channels
     q_G1LD, k_G1LD, v_G1LV = (t.unsqueeze(1).contiguous() for t in (q, k, v))
-    narrower = v.shape[-1] - q.shape[-1]
-    if narrower > 0:
-        q_G1LD, k_G1LD = F.pad(q_G1LD, (0, narrower)), F.pad(k_G1LD, (0, narrower))
+    wider = key_width(q.shape[-1], v.shape[-1], v.dtype, q.device.type, mask is not None) - q.shape[-1]
+    if wider > 0:
+        q_G1LD, k_G1LD = F.pad(q_G1LD, (0, wider)), F.pad(k_G1LD, (0, wider))
     mask_G11L = None if mask is None else mask.unsqueeze(1)
     context = F.scaled_dot_product_attention(q_G1LD, k_G1LD, v_G1LV, attn_mask=mask_G11L, scale=scale)
     return context.squeeze(1)
 
 
 def _held(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    if v.dtype in (torch.bfloat16, torch.float16):
-        q, k = q.float(), k.float()  # a rounded score of 100 would change its weight by a large factor
     with without_autocast(q.device.type):
-        scores_GLL = (q @ k.transpose(1, 2)).mul_(scale)
+        scores_GLL = _scores(q, k, v.dtype).mul_(scale)
         if mask is not None:
             scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
         scores_GLL = scores_GLL.softmax(-1).to(v.dtype)  # frees the scores before the product takes memory
         return scores_GLL @ v
+
+
+def _scores(q: Tensor, k: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return q k^T, (G, L, L), in float32 at least for values of `dtype`.
+
+    A score of 100, rounded to half precision, would change its weight by a large factor.
+    """
+    if dtype not in _HALVES:
+        return q @ k.transpose(1, 2)
+    has_product = q.device.type in ("cuda", "meta") and not torch.compiler.is_compiling()
+    if has_product and q.dtype == k.dtype == dtype:
+        scores: Tensor = _ExactScores.apply(q, k)
+        return scores
+    return q.float() @ k.float().transpose(1, 2)
+
+
+class _ExactScores(torch.autograd.Function):
+    """q k^T in float32 from half precision, without float32 copies of q and k: a product of such numbers is exact.
+
+    torch has the product, but no gradient of it. The gradient of the scores is rounded, as in fused kernels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k)
+        return torch.bmm(q, k.transpose(1, 2), out_dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = ctx.saved_tensors
+        gradient = gradient.to(q.dtype)
+        return gradient @ k, gradient.transpose(1, 2) @ q

@@ -110,8 +110,24 @@ class Backbone(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return the feature maps of `image`, RGB uint8 (B, 3, H, W), or of the float image that `normalise` returns."""
-        x = image if image.is_floating_point() else self.normalise(image)
+        """Return the feature maps, floating point (B, C_i, H_i, W_i), of `image`, RGB uint8 (B, 3, H, W).
+
+        Raises:
+            ValueError: If the image is of another type or shape, e.g. already normalised.
+        """
+        return self.features(self.normalise(image))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of an image that is normalised: what `normalise` returns, perhaps resized or padded.
+
+        Raises:
+            ValueError: If `x` is not floating point.
+        """
+        if not x.is_floating_point():
+            raise ValueError(
+                f"expected what `normalise` returns, floating point (B, 3, H, W), got {x.dtype} {tuple(x.shape)}; give "
+                "images of uint8 to the backbone itself"
+            )
         # 1.5 times as fast on CPUs, and best for bf16 on GPUs
         x = x.contiguous(memory_format=torch.channels_last)
         height, width = x.shape[-2:]
@@ -122,7 +138,7 @@ class Backbone(nn.Module):
             x = F.pad(x, (0, pad_w, 0, pad_h))
         maps: list[Tensor] = self.model(x)
         if self._channels_last:
-            maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
         if pad_h or pad_w:
             maps = [
                 m[..., : (height + s - 1) // s, : (width + s - 1) // s]
@@ -150,10 +166,34 @@ class Backbone(nn.Module):
         return {f"model.{key}" for key in undecayed(self.model, self._name)}
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Return RGB uint8 (B, 3, H, W) as the network's input: float, normalised, channels in the network's order."""
+        """Return RGB uint8 (B, 3, H, W) as the network's input: float, normalised, channels in the network's order.
+
+        The result is in channels-last memory, as loaders return images and as the model wants them.
+
+        Raises:
+            ValueError: If the image is of another type or shape.
+        """
+        check_image(image)
         x = image.flip(1) if self.bgr else image
-        x = x.contiguous()  # loaders return channels-last memory
-        return (x.to(self.mean.dtype) - self.mean) / self.std
+        if torch.compiler.is_compiling():  # and fuses it
+            return (x.to(self.mean.dtype) - self.mean) / self.std
+        x_BHWC = x.permute(0, 2, 3, 1).to(self.mean.dtype).contiguous()
+        # a row of pixels at once, because three channels are few for the innermost loop of a CPU
+        mean, std = (each.flatten().repeat(x_BHWC.shape[2]) for each in (self.mean, self.std))
+        return x_BHWC.flatten(2).sub_(mean).div_(std).view(x_BHWC.shape).permute(0, 3, 1, 2)
+
+
+def check_image(image: Tensor) -> None:
+    """Check that an image is RGB uint8 (B, 3, H, W): the values of a normalised one would be taken for others.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if image.dtype is not torch.uint8 or image.ndim != 4 or image.shape[1] != 3:
+        raise ValueError(
+            f"expected RGB images as uint8 (B, 3, H, W) with values of 0 to 255, got {image.dtype} {tuple(image.shape)}; "
+            "do not scale or normalise them, the network does it (or see Segmenter.coarse)"
+        )
 
 
 def _stat(

@@ -84,6 +84,40 @@ def check_loss(loss: Callable[..., Any], num_classes: int, ignore_index: int) ->
         raise ConfigError(f"{wanted} {_shown(value)}; see loss._target_")
 
 
+@torch.no_grad()
+def check_one_sample(segmenter: Segmenter, height: int, width: int) -> None:
+    """Check that a network can be trained with one sample a forward pass, by a trial on the meta device, in a copy.
+
+    A batch norm of a single position a map has nothing to average then, and torch refuses it at the first step. Whatever
+    else fails in the trial is no matter of this check: not every module runs on that device.
+
+    Args:
+        segmenter: The network; it stays as it is.
+        height: Of the crop.
+        width: Of the crop.
+
+    Raises:
+        ConfigError: If a norm needs more than one sample; it names the module and says what to do.
+    """
+    names: list[str] = []  # of the modules in the order in which they are called
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = copy.deepcopy(segmenter).to("meta").train()
+            for name, part in network.named_modules():
+                part.register_forward_pre_hook(lambda *_, name=name: names.append(name))
+            network.coarse_with_aux(torch.empty(1, 3, height, width, dtype=torch.uint8, device="meta"))
+    except Exception as error:
+        if "more than 1 value per channel when training" not in str(error):
+            return
+        key = next((key for key in ("head.attention", "backbone") if names[-1].startswith(f"{key}.")), "head")
+        raise ConfigError(
+            f"expected two samples a process and forward pass at least, got one: {names[-1]}, a batch norm of "
+            f"{type(segmenter.get_submodule(key)).__name__}, has a single value per channel then. Raise data.batch_size, "
+            "lower trainer.accumulate_grad_batches, set trainer.sync_batchnorm=true with several devices, or choose "
+            f"another {key.removeprefix('head.')}"
+        ) from error
+
+
 def takes_align_corners(loss: Callable[..., Any]) -> bool:
     """Return whether a loss takes `align_corners`: it then gets coarse logits and resizes them itself."""
     forward = loss.forward if isinstance(loss, nn.Module) else loss

@@ -76,16 +76,14 @@ class OhemCrossEntropy(nn.Module):
         logits = resize_logits(logits, target, align_corners)
         losses = _cross_entropy(logits, target, self.weight, self.ignore_index, "none")
         valid = target != self.ignore_index
-        losses = losses[valid]
-        # an empty sum: 0 with a gradient of 0, even where logits.sum() would overflow
-        if losses.numel() == 0:
-            return losses.sum()
         with torch.no_grad():
-            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0][valid]
-            # sort, because kthvalue is not deterministic on GPUs
-            limit = probability.sort().values[min(self.min_kept, probability.numel() - 1)]
-            hard = probability < limit.clamp(min=self.thresh)
-        return losses[hard].sum() / hard.sum().clamp(min=1)
+            probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0]
+            # sort, because kthvalue is not deterministic on GPUs; pixels that do not count come last
+            ordered = probability.masked_fill(~valid, 2).flatten().sort().values
+            place = (valid.sum() - 1).clamp(0, self.min_kept)  # stays on the device, which waits for no host
+            limit = ordered.gather(0, place[None]).clamp(min=self.thresh)
+            hard = valid & ~(probability >= limit)  # a probability of NaN too
+        return _only(losses, hard, losses.device.type).sum() / hard.sum().clamp(min=1)
 
 
 def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
@@ -94,6 +92,11 @@ def resize_logits(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor
         return logits
     size = target.shape[-2:]
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _only(losses: Tensor, kept: Tensor, device: str) -> Tensor:
+    """Return the losses that are kept, to be added; on a GPU, which would wait for their number, and 0 for the others."""
+    return losses[kept] if device == "cpu" else losses.where(kept, 0)
 
 
 def _cross_entropy(
