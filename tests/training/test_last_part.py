@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from omegaconf import DictConfig
 
+from isaseg.errors import ConfigError
 from isaseg.training import run
 from tests.reliability.small import SMALL
 
@@ -99,3 +100,17 @@ def test_tf32_is_what_the_configuration_says(
 def test_trainer_gpu_has_tf32_and_the_default_has_not(compose: Callable[..., DictConfig]) -> None:
     options = {name: compose(f"trainer={name}").trainer.tf32 for name in ("default", "cpu", "gpu", "ddp")}
     assert options == {"default": False, "cpu": False, "gpu": True, "ddp": True}
+
+
+def test_one_sample_a_process_is_refused_before_anything_is_written(
+    compose: Callable[..., DictConfig], tmp_path: Path
+) -> None:
+    """Where a norm would have a single value; other modules train with it."""
+    words = [*TWO, "data.batch_size=1", "pictures=0"]
+    folder = tmp_path / "run"
+    with pytest.raises(
+        ConfigError, match=r"got one: head.attention.pool.1, a batch norm of ASPP, .* another attention"
+    ):
+        run.train(compose(*words, "attention=aspp", f"run_dir={folder}"))
+    assert not folder.exists()
+    run.train(compose(*words, "attention=isa", f"run_dir={folder}"))

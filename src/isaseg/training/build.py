@@ -54,7 +54,7 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     make_optimizer = config.build(cfg.optim, "optim")
     make_optimizer(segmenter)  # what it refuses, it refuses before anything is written
     module = SegmentationModule(
-        segmenter,
+        segmenter.channels_last(),
         loss,
         make_optimizer,
         cfg.data.num_classes,

@@ -83,6 +83,21 @@ class SegmentationModule(lightning.LightningModule):
         logits: Tensor = self.segmenter(image)
         return logits
 
+    def on_train_start(self) -> None:
+        """Give what an optimizer has resumed the memory layout of the weights: fused kernels go through both in step.
+
+        Checkpoints keep the layout, but those of before the weights were channels last have another.
+        """
+        for optimizer in self.trainer.optimizers:
+            for weight, state in optimizer.state.items():
+                for key, value in state.items():
+                    if (
+                        isinstance(value, Tensor)
+                        and value.shape == weight.shape
+                        and value.stride() != weight.stride()
+                    ):
+                        state[key] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch, including the auxiliary loss."""
         logits, aux_logits = self.segmenter.coarse_with_aux(batch["image"])

@@ -21,6 +21,7 @@ from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
+from isaseg.models.contract import check_one_sample
 from isaseg.runs.facts import run_facts
 from isaseg.runs.history import begin_history
 from isaseg.runs.loggers import build_loggers, finish_loggers
@@ -80,6 +81,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         with warnings.catch_warnings():
             quiet()
             trainer = build_trainer(cfg, folder, loggers)
+            _check_batch(cfg, module, trainer.world_size)
             before = read_metrics(folder) if resume is not None else None
             if cfg.compile:
                 compile_network(module, trainer.strategy.root_device)
@@ -101,6 +103,14 @@ def _data(cfg: DictConfig) -> Data:
             "give a LightningDataModule of your own as data.module, with defaults: [_module]"
         )
     return datamodule
+
+
+def _check_batch(cfg: DictConfig, module: SegmentationModule, world_size: int) -> None:
+    """Check that a norm that is not synchronised gets more than one value a channel."""
+    samples = cfg.data.get("batch_size", 0) // (world_size * cfg.trainer.accumulate_grad_batches)
+    synced = world_size > 1 and cfg.trainer.get("sync_batchnorm")
+    if samples == 1 and not synced:
+        check_one_sample(module.segmenter, *cfg.data.crop_size)
 
 
 def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
