@@ -64,7 +64,7 @@ def training_step(task: dict[str, Any]) -> Answer:
     device, size = task["device"], (task["side"], task["side"])
     network = network_of("isanet_r50-d8_4xb4-80k_ade20k-512x512.py", size).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images, target = works.images_and_target(task["batch"], task["side"], device)
+    images, target = works.images_and_target(task["batch"], size, device)
     meta = {"img_shape": size, "ori_shape": size}
     samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None]), metainfo=meta) for t in target]
 
