@@ -11,6 +11,7 @@ Examples:
   isaseg benchmark evaluate --size 256 512
   isaseg benchmark modules --growth --memory 16000
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
+  isaseg benchmark gpu
 """
 
 import importlib
@@ -64,11 +65,14 @@ def _parser() -> ArgumentParser:
 
     def start(name: str, text: str) -> Callable[..., object]:
         add = commands.add_parser(name, help=text, description=text).add_argument
-        add("--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)")
+        if name != "gpu":
+            add(
+                "--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)"
+            )
         add("--output", type=Path, default="outputs", metavar="DIR", help="folder of results (outputs)")
         if name != "modules":
             add("--peer", type=Path, default=_PEER, metavar="PYTHON", help=f"Python with mmseg ({_PEER})")
-        if name not in ("data", "evaluate"):
+        if name not in ("data", "evaluate", "gpu"):
             add("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs (cpu)")
             add("--threads", type=some, default=1, metavar="N", help="threads of the CPU (1)")
         if name in ("attention", "step"):
@@ -110,4 +114,9 @@ def _parser() -> ArgumentParser:
     )
     add("--memory", type=some, metavar="MIB", help="what a process may take (half of all memory)")
     add("--seconds", type=some, default=20, metavar="S", help="what a size of a growth curve may take (20)")
+
+    add = start(
+        "gpu", "all that matters on a GPU, within eight minutes: blocks, networks, waits, a run, losses"
+    )
+    add("--dry", action="store_true", help="tiny sizes on a CPU, to see that every part runs: no measurement")
     return parser
