@@ -11,7 +11,7 @@ Examples:
   isaseg benchmark evaluate --size 256 512
   isaseg benchmark modules --growth --memory 16000
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
-  isaseg benchmark gpu
+  isaseg benchmark gpu --dry
 """
 
 import importlib
@@ -105,13 +105,7 @@ def _parser() -> ArgumentParser:
     both = {"nargs": 2, "type": channels, "default": [2048, 512], "metavar": ("IN", "C")}
     add("--channels", **both, help="of input and module (2048 512)")
     add("--dtype", choices=_TYPES, default="float32", help="of everything (float32)")
-    add(
-        "--growth",
-        nargs="*",
-        type=some,
-        metavar="S",
-        help="fit and draw growth too, at these sizes (32 to 512)",
-    )
+    add("--growth", nargs="*", type=some, metavar="S", help="fit growth too, at these sizes (32 to 512)")
     add("--memory", type=some, metavar="MIB", help="what a process may take (half of all memory)")
     add("--seconds", type=some, default=20, metavar="S", help="what a size of a growth curve may take (20)")
 

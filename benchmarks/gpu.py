@@ -34,6 +34,7 @@ def benchmark(options: Namespace) -> None:
         )
     device = "cpu" if options.dry else "cuda"
     facts = {**machine(device), "driver": _driver(device), "commit": git_commit(ROOT) or "unknown"}
+    del facts["threads"]  # of this process, which measures nothing
     with tempfile.TemporaryDirectory() as runs:
         parts = plan(options, device, Path(runs))
         text = _write(options, facts, parts)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from benchmarks import gpu
 from benchmarks.gpu_parts import UNREACHED, Part, plan, serve_rows, train
-from benchmarks.harness import OURS, Measurement, Report, Task
+from benchmarks.harness import OURS, PEER, Measurement, Report, Task, ratios
 from benchmarks.host_waits import KINDS, HostWaits
 from benchmarks.serve import one_by_one
 from benchmarks.works import autocast
@@ -23,6 +23,7 @@ from isaseg.errors import ConfigError
 from tests import forked
 
 ROOT = Path(__file__).parents[2]
+PEERS = ROOT / ".venv-peers" / "bin" / "python"
 LOGS, QUIET = KINDS[True], KINDS[False]
 WAIT = "called a synchronizing CUDA operation"
 
@@ -65,6 +66,19 @@ def test_the_limits_add_up_to_less_than_eight_minutes(tmp_path: Path) -> None:
         row.work: row.counts["images"] for part in parts for row in part.rows if part.name == "network"
     }
     assert batches["resnet101_d8 cityscapes step"] == 8 and batches["resnet50_d8 ade20k step"] == 16
+
+
+@pytest.mark.peers
+@pytest.mark.skipif(not PEERS.is_file(), reason="`make peers` installs it")
+def test_mmsegmentations_blocks_are_measured_beside_ours(tmp_path: Path) -> None:
+    ours, *_, theirs, _ = plan(Namespace(dry=True, peer=PEERS), "cpu", tmp_path)
+    for part in (ours, theirs):
+        gpu.run(part)
+    assert [row.error for row in ours.table.rows] == [None] * 24
+    assert {row.pipeline for row in theirs.rows} == {PEER}
+    compared = [ratios(ours.table.rows, row) for row in ours.rows]
+    assert all(len(values) == 1 and values[0] > 0 for values in compared)
+    assert theirs.table.facts[PEER]["version"] == "1.2.2"
 
 
 def process(code: str) -> Task:
@@ -164,6 +178,8 @@ def test_waits_are_counted_a_step_with_the_line_that_waits(tmp_path: Path) -> No
         for step in range(9):
             trainer.global_step = step
             waits.on_train_batch_start(trainer, module, None, step)
+            if step == 8:
+                break  # it is not watched any more
             warnings.warn("another", stacklevel=1)
             for _ in range(3 if step + 1 in (4, 8) else 1):
                 warnings.warn(WAIT, stacklevel=1)
