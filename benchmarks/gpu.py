@@ -54,7 +54,7 @@ def run(part: Part) -> None:
         reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
     for row in part.rows:
         if row.error == UNREACHED:
-            row.error = reason
+            row.error = " ".join(reason.split())  # a line of a table
 
 
 def _write(options: Namespace, facts: dict[str, Any], parts: Sequence[Part]) -> str:

@@ -58,9 +58,11 @@ def network_works(task: dict[str, Any]) -> Make:
     device = task["device"]
 
     def make(work: str, kind: str) -> Work:
-        backbone, data, what = work.split()
-        cfg = setting(data, f"backbone={backbone}", *task["words"])
-        network = _network(cfg, device)
+        name, data, what = work.split()
+        cfg = setting(data, f"backbone={name}", *task["words"])
+        backbone = config.build(cfg.backbone, "backbone")
+        attention = config.build(cfg.attention, "attention")
+        network = build_segmenter(backbone, cfg.data.num_classes, attention, **cfg.head).to(device)
         products = kind.removesuffix(COMPILED)
         if what == "evaluation":
             return _evaluation(network.fuse(), products, task["picture"] or SETS[data][2], device)
@@ -75,13 +77,6 @@ def network_works(task: dict[str, Any]) -> Make:
         return training_step(network.train(), loss, optimizer, images, target, products)
 
     return make
-
-
-def _network(cfg: DictConfig, device: str) -> Segmenter:
-    with torch.device(device):
-        backbone = config.build(cfg.backbone, "backbone")
-        attention = config.build(cfg.attention, "attention")
-        return build_segmenter(backbone, cfg.data.num_classes, attention, **cfg.head).to(device)
 
 
 def _evaluation(network: Segmenter, kind: str, size: tuple[int, int], device: str) -> Work:
