@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebook notebooks bench test-peers test-browser test-slurm test-stress lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ compare: $(STAMP) ## tables, figures and one page of every run in outputs
 
 bench: $(STAMP) ## time and memory of the ISA block beside its peers and the ceilings of this machine: ten minutes
 	$(BIN)/python src/benchmark.py attention $(ARGS)
+
+bench-gpu: $(STAMP) ## time and memory of blocks, networks, losses and a run on a GPU: at most eight minutes
+	$(BIN)/python src/benchmark.py gpu $(ARGS)
 
 notebook: $(STAMP) ## open the notebooks in a browser; installs JupyterLab the first time
 	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check jupyterlab

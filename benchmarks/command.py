@@ -11,6 +11,7 @@ Examples:
   isaseg benchmark evaluate --size 256 512
   isaseg benchmark modules --growth --memory 16000
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
+  isaseg benchmark gpu --dry
 """
 
 import importlib
@@ -64,11 +65,14 @@ def _parser() -> ArgumentParser:
 
     def start(name: str, text: str) -> Callable[..., object]:
         add = commands.add_parser(name, help=text, description=text).add_argument
-        add("--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)")
+        if name != "gpu":
+            add(
+                "--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)"
+            )
         add("--output", type=Path, default="outputs", metavar="DIR", help="folder of results (outputs)")
         if name != "modules":
             add("--peer", type=Path, default=_PEER, metavar="PYTHON", help=f"Python with mmseg ({_PEER})")
-        if name not in ("data", "evaluate"):
+        if name not in ("data", "evaluate", "gpu"):
             add("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs (cpu)")
             add("--threads", type=some, default=1, metavar="N", help="threads of the CPU (1)")
         if name in ("attention", "step"):
@@ -101,13 +105,12 @@ def _parser() -> ArgumentParser:
     both = {"nargs": 2, "type": channels, "default": [2048, 512], "metavar": ("IN", "C")}
     add("--channels", **both, help="of input and module (2048 512)")
     add("--dtype", choices=_TYPES, default="float32", help="of everything (float32)")
-    add(
-        "--growth",
-        nargs="*",
-        type=some,
-        metavar="S",
-        help="fit and draw growth too, at these sizes (32 to 512)",
-    )
+    add("--growth", nargs="*", type=some, metavar="S", help="fit growth too, at these sizes (32 to 512)")
     add("--memory", type=some, metavar="MIB", help="what a process may take (half of all memory)")
     add("--seconds", type=some, default=20, metavar="S", help="what a size of a growth curve may take (20)")
+
+    add = start(
+        "gpu", "all that matters on a GPU, within eight minutes: blocks, networks, waits, a run, losses"
+    )
+    add("--dry", action="store_true", help="tiny sizes on a CPU, to see that every part runs: no measurement")
     return parser

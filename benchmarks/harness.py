@@ -1,11 +1,13 @@
 """What all benchmarks share: processes that take turns, rows of measurements, and the report that is written of them."""
 
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -81,7 +83,8 @@ class Served:
     def end(self) -> None:
         """End the process."""
         self.process.kill()
-        self.process.communicate()
+        with suppress(subprocess.TimeoutExpired):  # a GPU that hangs can hold a process that was killed
+            self.process.communicate(timeout=10)
         self.log.close()
 
     def _write(self, content: Mapping[str, Any]) -> None:
@@ -92,16 +95,36 @@ class Served:
 
 
 @contextmanager
-def started(tasks: Mapping[str, Task]) -> Iterator[dict[str, Served]]:
-    """Start processes side by side, yield them when all are idle, and end them all."""
+def started(tasks: Mapping[str, Task], seconds: float = math.inf) -> Iterator[dict[str, Served]]:
+    """Start processes side by side, yield them when all are idle, and end them all, after `seconds` at the latest.
+
+    Raises:
+        ConfigError: If a process ended before it had answered, or was ended because the time was over.
+    """
     served: dict[str, Served] = {}
+    over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        for process in served.values():
+            process.process.kill()  # whoever waits for its answer is told that it ended
+
+    clock = threading.Timer(seconds, stop)
+    clock.daemon = True
     try:
         for label, task in tasks.items():
             served[label] = Served(task)
+        if seconds < math.inf:
+            clock.start()
         for process in served.values():
             process.facts = process.read()
         yield served
+    except ConfigError as error:
+        if over.is_set():
+            raise ConfigError(f"stopped after {seconds:g} s") from error
+        raise
     finally:
+        clock.cancel()
         for process in served.values():
             process.end()
 
@@ -165,11 +188,12 @@ def ratios(rows: Sequence[Measurement], row: Measurement) -> list[float]:
 
 
 def with_range(values: Sequence[float], scale: float = 1, digits: int = 2) -> str:
-    """Return the median with the lowest and the highest value; nothing for no values."""
+    """Return the median, with the lowest and the highest of several values; nothing for no values."""
     if not values:
         return ""
     median, low, high = (scale * v for v in (statistics.median(values), min(values), max(values)))
-    return f"{median:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    alone = f"{median:.{digits}f}"
+    return alone if len(values) == 1 else f"{alone} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 Cell = Callable[[list[Measurement], Measurement], str]  # of a table; given all rows and one of them
@@ -217,17 +241,29 @@ class Report:
 
     def publish(self, folder: Path) -> None:
         """Print the report and write both files; may be called again as rows are added."""
-        machine = ", ".join(
-            f"{key} {value}" for key, value in self.facts.items() if type(value) in (str, int)
-        )
+        machine = in_words(self.facts)
         text = "\n".join([f"# {self.title}", "", f"{machine}.", "", *self.table(), "", *self.lines, ""])
+        write(folder, self.name, text, self.content())
+        print(f"{text}\nwritten: {folder / self.name}.json, {self.name}.md")
+
+    def content(self) -> dict[str, Any]:
+        """Return the report as JSON has it."""
         content = {**vars(self), "rows": [_plain(self.rows, row) for row in self.rows]}
         del content["columns"]
-        with replace_file(folder / f"{self.name}.json") as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
-        with replace_file(folder / f"{self.name}.md") as file:
-            file.write(text.encode())
-        print(f"{text}\nwritten: {folder / self.name}.json, {self.name}.md")
+        return content
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Return the facts that are text or a number, in one line."""
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if type(value) in (str, int))
+
+
+def write(folder: Path, name: str, text: str, content: Mapping[str, Any]) -> None:
+    """Write NAME.json and NAME.md, each as a whole or not at all."""
+    with replace_file(folder / f"{name}.json") as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+    with replace_file(folder / f"{name}.md") as file:
+        file.write(text.encode())
 
 
 def _plain(rows: Sequence[Measurement], row: Measurement) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mmseg.models.utils import resize  # type: ignore[import-not-found]
 from mmseg.registry import MODELS, TRANSFORMS  # type: ignore[import-not-found]
 from mmseg.structures import SegDataSample  # type: ignore[import-not-found]
 from mmseg.utils import register_all_modules  # type: ignore[import-not-found]
-from serve import Answer, Timer, Work, serve  # type: ignore[import-not-found]
+from serve import Answer, Timer, Work, one_by_one, serve  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
 
@@ -59,12 +59,27 @@ def attention(task: dict[str, Any]) -> Answer:
     return Timer(make)
 
 
+def blocks(task: dict[str, Any]) -> Answer:
+    """Return what answers for passes such as `isa forward 128` and `dense training 128`."""
+    torch.backends.cudnn.benchmark = True  # as in its default_runtime.py
+    channels, device = task["channels"], task["device"]
+
+    def make(work: str, kind: str) -> Work:
+        name, mode, side = work.split()
+        head = block(channels).to(device)
+        x = works.feature_map(channels, int(side), device)
+        call = head.global_relation if name == "dense" else lambda x: head([x])
+        return works.pass_through(head, call, x, mode == "training", kind)
+
+    return one_by_one(make)
+
+
 def training_step(task: dict[str, Any]) -> Answer:
     """Return the timer of a training step of ISANet R-50 as its ADE20K configuration says, with SGD."""
     device, size = task["device"], (task["side"], task["side"])
     network = network_of("isanet_r50-d8_4xb4-80k_ade20k-512x512.py", size).to(device).train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    images, target = works.images_and_target(task["batch"], task["side"], device)
+    images, target = works.images_and_target(task["batch"], size, device)
     meta = {"img_shape": size, "ori_shape": size}
     samples = [SegDataSample(gt_sem_seg=PixelData(data=t[None]), metainfo=meta) for t in target]
 
@@ -150,6 +165,7 @@ def start(task: dict[str, Any]) -> Answer:
     """Return what answers for the benchmark of a task."""
     register_all_modules()
     starts = {"attention": attention, "step": training_step, "evaluate": evaluation, "data": pipeline}
+    starts["gpu"] = blocks
     return starts[task["benchmark"]](task)
 
 

@@ -50,11 +50,27 @@ class Timer:
         if key not in self.made:
             if not self.keep:
                 self.made.clear()
+                torch.cuda.empty_cache()  # what another process holds or needs is not known here
             self.made[key] = self.make(*key)
             self.made[key]()
         if question["what"] == "time":
             return {"seconds": _median_seconds(self.made[key])}
         return {"bytes": _peak_memory(self.made[key])}
+
+
+def one_by_one(make: Callable[[str, str], Work]) -> Answer:
+    """Return what answers as a `Timer` of `make` that keeps no work, and reports any failure of one as an `error`."""
+    timer = Timer(make, keep=False)
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return timer(question)
+        except Exception as error:
+            timer.made.clear()
+            first = (str(error).splitlines() or [""])[0]
+            return {"error": f"{type(error).__name__}: {first}"}
+
+    return answer
 
 
 def serve(start: Callable[[dict[str, Any]], Answer], **facts: Any) -> None:
@@ -69,7 +85,7 @@ def serve(start: Callable[[dict[str, Any]], Answer], **facts: Any) -> None:
     torch.set_num_threads(task["threads"])
     torch.manual_seed(0)
     answer = start(task)
-    print(json.dumps({**_machine(task["device"]), **facts}), file=answers, flush=True)
+    print(json.dumps({**machine(task["device"]), **facts}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
@@ -117,13 +133,15 @@ def _synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def _machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> dict[str, Any]:
+    """Return facts about this machine and this process, which computes on `device`."""
     cuda = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name() if cuda else _processor(),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda if cuda else None,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,  # type: ignore[no-untyped-call]
         "python": platform.python_version(),
     }
 

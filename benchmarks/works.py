@@ -1,7 +1,7 @@
 """What all code bases are measured on alike: inputs, passes through a block, samples. Imports torch alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,15 +15,31 @@ LOGITS = ("regions", "noise")
 CLASSES = 150  # of a training step
 
 
+def set_tf32(on: bool) -> None:
+    """Let products and convolutions of float32 run in TF32 on a GPU, or, with False, in float32 throughout.
+
+    torch's newer settings, `fp32_precision`, are left alone: with TF32 set by them, whoever reads the older ones gets an
+    error, and Lightning does at the start of each run on a GPU.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on  # torch itself begins with False for products and True here
+
+
 def autocast(kind: str, device: str) -> AbstractContextManager[Any]:
-    """Return autocast to `kind`, a floating-point type; for float32 a context that does nothing."""
-    return nullcontext() if kind == "float32" else torch.autocast(device.split(":")[0], getattr(torch, kind))
+    """Return autocast to `kind`, a floating-point type; for float32 and tf32 a context that does nothing.
+
+    From the call on, TF32 is used if it is `kind`, and otherwise not.
+    """
+    set_tf32(kind == "tf32")
+    if kind in ("float32", "tf32"):
+        return nullcontext()
+    return torch.autocast(device.split(":")[0], getattr(torch, kind))
 
 
 def feature_map(channels: int, side: int, device: str) -> Tensor:
     """Return a map (1, C, side, side), the same in every process."""
-    generator = torch.Generator().manual_seed(side)
-    return torch.randn(1, channels, side, side, generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(side)
+    return torch.randn(1, channels, side, side, generator=generator, device=device)
 
 
 def pass_through(
@@ -36,7 +52,7 @@ def pass_through(
         call: Runs the module on `x`.
         x: Input, (1, C, H, W), in the memory format that suits the module.
         training: Which of the two.
-        kind: Floating-point type of the products, see `autocast`.
+        kind: Type of the products, see `autocast`.
     """
     x.requires_grad_(training)
 
@@ -56,11 +72,13 @@ def pass_through(
     return forward_and_backward if training else forward
 
 
-def images_and_target(batch: int, side: int, device: str) -> tuple[Tensor, Tensor]:
-    """Return random images, uint8 RGB (B, 3, side, side), and labels, int64 (B, side, side)."""
+def images_and_target(
+    batch: int, size: Sequence[int], device: str, classes: int = CLASSES
+) -> tuple[Tensor, Tensor]:
+    """Return random images, uint8 RGB (B, 3, H, W), and labels, int64 (B, H, W), for `size` (H, W)."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, 3, side, side), generator=generator, dtype=torch.uint8)
-    target = torch.randint(0, CLASSES, (batch, side, side), generator=generator)
+    images = torch.randint(0, 256, (batch, 3, *size), generator=generator, dtype=torch.uint8)
+    target = torch.randint(0, classes, (batch, *size), generator=generator)
     return images.to(device), target.to(device)
 
 

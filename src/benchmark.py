@@ -1,4 +1,4 @@
-"""Measure speed and memory: `python src/benchmark.py {attention,step,data,evaluate,modules} ...`."""
+"""Measure speed and memory: `python src/benchmark.py {attention,step,data,evaluate,modules,gpu} ...`."""
 
 import sys
 from pathlib import Path
