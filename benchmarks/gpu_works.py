@@ -62,7 +62,9 @@ def network_works(task: dict[str, Any]) -> Make:
         cfg = setting(data, f"backbone={name}", *task["words"])
         backbone = config.build(cfg.backbone, "backbone")
         attention = config.build(cfg.attention, "attention")
-        network = build_segmenter(backbone, cfg.data.num_classes, attention, **cfg.head).to(device)
+        network = (
+            build_segmenter(backbone, cfg.data.num_classes, attention, **cfg.head).channels_last().to(device)
+        )
         products = kind.removesuffix(COMPILED)
         if what == "evaluation":
             return _evaluation(network.fuse(), products, task["picture"] or SETS[data][2], device)
