@@ -5,6 +5,7 @@ Fake tensors of torch need no GPU: they refuse whatever the host would have to w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from isaseg.checkpoints.loading import load_model
 from isaseg.inference import labels as module
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
 from isaseg.inference.labels import labels_from_coarse
 from isaseg.inference.metrics import ConfusionMatrix, count_each, known
-from tests.inference.test_apply import picture, segmenter  # noqa: F401
+from tests.inference.test_apply import picture
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -128,11 +130,11 @@ def test_counts_of_a_gpu_are_those_of_a_cpu(classes: int) -> None:
         Inference(scales=(0.5, 1.0), flip=True, scaling="network", pad_multiple=8, final="cubic"),
     ],
 )
-def test_labels_of_a_gpu_are_those_of_a_cpu(how: Inference, segmenter: Any) -> None:
+def test_labels_of_a_gpu_are_those_of_a_cpu(how: Inference, network: Path) -> None:
+    segmenter = load_model(network).segmenter
     image = torch.cat([picture(97, 131, 1), picture(97, 131, 2)])
-    want = predict_logits(segmenter.cpu(), image, how).topk(2, 1)
+    want = predict_logits(segmenter, image, how).topk(2, 1)
     got = predict_labels(segmenter.cuda(), image, how).cpu()
-    segmenter.cpu()
     sure = want.values[:, 0] - want.values[:, 1] > 1e-2 * want.values.abs().max()
     assert sure.float().mean() > 0.8
     assert torch.equal(got[sure].long(), want.indices[:, 0][sure])
