@@ -35,7 +35,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self._held: tuple[Path, dict[str, Any]] | None = None
 
     def hold(self, path: Path, checkpoint: dict[str, Any]) -> None:
-        """Give `checkpoint`, which was read from `path`, to the next `load_checkpoint` of it, which then reads nothing."""
+        """Give `checkpoint`, read from `path`, to the next `load_checkpoint` of that path, which then reads nothing."""
         self._held = path, checkpoint
 
     def save_checkpoint(
