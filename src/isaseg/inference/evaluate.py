@@ -154,7 +154,7 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
             enable_checkpointing=False,
             enable_model_summary=False,
             # cuDNN would try its algorithms anew for each size of picture; windows have the same
-            benchmark=cfg.trainer.benchmark and how.crop_size is not None,
+            benchmark=cfg.trainer.get("benchmark") and how.crop_size is not None,
         )
         datamodule.trainer = trainer  # from which its loaders learn the device
         try:
