@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, IterableDataset
 
 from isaseg.data.adopted import AdoptedData
+from isaseg.data.dataset import Views
 from isaseg.errors import ConfigError, DataError
 
 K, IGNORED = 3, 255
@@ -76,6 +77,17 @@ def test_processes_share_the_batches_of_evaluation() -> None:
     names = [name for share in shares for (batch,) in share for name in batch["id"]]
     assert len(set(names)) == 7 and sorted(names)[0] == "val_00000_0"
     assert data.module.stages == ["validate"], "set up once"
+
+
+def test_pictures_at_other_sizes_take_the_place_of_the_image() -> None:
+    def halves(image: torch.Tensor) -> list[torch.Tensor]:
+        return [image[..., ::2, ::2], image]
+
+    batches = [batch for (batch,) in adopted().eval_loader("val", views=Views(halves, 2))]
+    assert [len(batch["id"]) for batch in batches] == [2, 2, 2, 1], "the module's own batches"
+    for batch in batches:
+        assert "image" not in batch and batch["size"] == (8, 8)
+        assert [view.shape[1:] for view in batch["views"]] == [(3, 4, 4), (3, 8, 8)]
 
 
 def test_several_processes_do_not_train_on_the_same_samples() -> None:

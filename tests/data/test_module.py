@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from isaseg.data.dataset import SegmentationDataset
+from isaseg.data.dataset import SegmentationDataset, Views
 from isaseg.data.loader import collate, collate_by_size
 from isaseg.data.module import SegmentationDataModule
 from isaseg.data.sets.ade20k import ade20k
@@ -43,6 +43,12 @@ def module(**changes: Any) -> SegmentationDataModule:
         "transform": TrainTransform((64, 64), None, augment=AUGMENT[1:]),
     }
     return SegmentationDataModule(**{**arguments, **changes})
+
+
+def on(rank: int, world: int, device: str = "cpu") -> Any:
+    """Return what loaders ask a trainer."""
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    return SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy)
 
 
 def same(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
@@ -77,11 +83,70 @@ def test_loading_leaves_the_global_random_states() -> None:
     assert states() == before
 
 
+@pytest.mark.parametrize("device", ["cpu", "mps", "cuda"])
+def test_memory_is_pinned_for_cuda_alone(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is a GPU and the run is on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = module()
+    data.trainer = on(0, 1, device)
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    assert [loader.pin_memory for loader in loaders] == [device == "cuda"] * 3
+
+
+def test_a_worker_stacks_into_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the queue does not copy the batch; values and memory formats are those of a batch made in this process."""
+    samples = [
+        {
+            "id": str(i),
+            "image": torch.randint(0, 256, (4, 6, 3), dtype=torch.uint8).permute(2, 0, 1),
+            "views": [torch.randint(0, 256, (2, 3, 3), dtype=torch.uint8).permute(2, 0, 1)] * 2,
+            "mask": torch.randint(0, 5, (4, 6), dtype=torch.uint8),
+            "far": torch.rand(4, 6) < 0.5,
+            "size": (4, 6),
+        }
+        for i in range(3)
+    ]
+    for some in (samples, samples[:1]):
+        here = collate(some)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+            there = collate(some)
+        assert there["id"] == [s["id"] for s in some] and there["size"] == (4, 6)
+        for name in ("image", "mask", "far"):
+            assert torch.equal(there[name], torch.stack([s[name] for s in some]))
+        pairs = [(here[name], there[name]) for name in ("image", "mask", "far")]
+        pairs += zip(here["views"], there["views"], strict=True)
+        for one, other in pairs:
+            assert torch.equal(one, other) and one.stride() == other.stride()
+            assert other.is_shared() and not one.is_shared()
+            assert other.storage_offset() == 0 and other.untyped_storage().nbytes() == other.numel()
+        assert there["image"].permute(0, 2, 3, 1).is_contiguous(), "channels last"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluation_gets_its_pictures_at_other_sizes_from_the_loader(num_workers: int) -> None:
+    data = module(num_workers=num_workers, val_batch_size=4)
+    views = Views(halves, 2)
+    batches = [b for batches in data.eval_loader("val", views=views) for b in batches]
+    plain = data.samples("val", range(5))
+    assert [len(b["id"]) for b in batches] == [2, 2, 1], "val_batch_size counts each size"
+    assert not any("image" in b for b in batches)
+    assert [name for b in batches for name in b["id"]] == [s["id"] for s in plain]
+    wanted = [view for s in plain for view in halves(s["image"][None])]
+    found = [view[i : i + 1] for b in batches for i in range(len(b["id"])) for view in b["views"]]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(b["size"] == b["mask"].shape[1:] for b in batches)
+
+
+def halves(image: torch.Tensor) -> list[torch.Tensor]:
+    return [image, image[..., ::2, ::2].contiguous()]
+
+
 def test_processes_count_no_validation_sample_twice() -> None:
     val = []
     for rank in range(2):
         data = module()
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)  # type: ignore[assignment]
+        data.trainer = on(rank, 2)
         val += [name for batches in data.val_dataloader() for b in batches for name in b["id"]]
     assert sorted(val) == [f"val_{i:05d}" for i in range(5)]
 
@@ -91,7 +156,7 @@ def test_m4_a_step_has_the_same_samples_however_they_are_shared() -> None:
 
     def pictures(rank: int, world: int, accumulate: int) -> list[list[tuple[str, bytes]]]:
         data = module(accumulate=accumulate)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+        data.trainer = on(rank, world)
         return [
             [(name, image.numpy().tobytes()) for name, image in zip(b["id"], b["image"], strict=True)]
             for b in data.train_dataloader()

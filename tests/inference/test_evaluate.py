@@ -14,7 +14,9 @@ from PIL import Image
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.cli.evaluate import main
+from isaseg.data.resize import fit
 from isaseg.data.sets.lip import INFO as LIP
+from isaseg.inference import apply
 from isaseg.inference import evaluate as evaluation
 from isaseg.inference.apply import predict_labels
 from isaseg.inference.evaluate import evaluate_model
@@ -103,6 +105,52 @@ def test_what_is_drawn_of_the_worst_is_what_was_scored(
         assert np.nanmean(iou_of(matrix)) == pytest.approx(worst["mIoU"], rel=1e-12)
         assert image.shape[1:] == mask.shape
         assert len(source.palette) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "tries"),
+    [
+        (["trainer.benchmark=true"], False),
+        (["trainer.benchmark=true", "test.mode=slide", "test.crop_size=[32,32]"], True),
+        (["trainer.benchmark=false", "test.mode=slide", "test.crop_size=[32,32]"], False),
+    ],
+    ids=["whole", "windows", "windows, if it is wanted"],
+)
+def test_cudnn_tries_its_algorithms_for_windows_alone(
+    words: list[str],
+    tries: bool,
+    network: Path,
+    own: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole pictures have many sizes, and it would begin anew for each."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not tries)
+    evaluate_model(
+        compose_from(*own, *words, "worst=0", "data.val_length=1", f"output={tmp_path}"), load_model(network)
+    )
+    assert torch.backends.cudnn.benchmark == tries
+
+
+def test_workers_resize_what_a_protocol_resizes(
+    network: Path, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To each scale of the file; with the same result as in this process."""
+    here: list[tuple[int, int]] = []
+
+    def fitted(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:
+        here.append(size)
+        return fit(pixels, size, flag)
+
+    monkeypatch.setattr(apply, "fit", fitted)
+    words = [*own, "worst=0", "test.tta=true", "test.scales=[0.5,1.5]", "data.val_batch_size=3"]
+    found = []
+    for workers in (0, 1):
+        here.clear()
+        cfg = compose_from(*words, f"data.num_workers={workers}", f"output={tmp_path}/{workers}")
+        found.append(evaluate_model(cfg, load_model(network))["confusion"])
+        assert len(here) == (0 if workers else 5 * 2)
+    assert found[0] == found[1]
 
 
 def test_ade20k_in_batches_of_mixed_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

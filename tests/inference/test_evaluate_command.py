@@ -133,7 +133,7 @@ def test_ctrl_c_leaves_nothing(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "predict_labels", interrupted)
+    monkeypatch.setattr(evaluation, "labels_of_views", interrupted)
     line = refused(f"checkpoint={network}", *own, "output=out", code=130)
     assert line == "error: interrupted; nothing is written"
 

@@ -54,23 +54,23 @@ def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
 def test_neither_order_nor_batching_matters() -> None:
     pairs = split(1, images=4)
     flat = tuple(torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
-    want = count(pairs).matrix
-    assert torch.equal(count(pairs[::-1]).matrix, want)
-    assert torch.equal(count([(flat[0], flat[1])]).matrix, want)
+    want = count(pairs).counts
+    assert torch.equal(count(pairs[::-1]).counts, want)
+    assert torch.equal(count([(flat[0], flat[1])]).counts, want)
 
 
 def test_rows_are_targets_and_reset_forgets() -> None:
     metric = count([(torch.tensor([2]), torch.tensor([1]))])
-    assert metric.matrix.nonzero().tolist() == [[1, 2]]
-    assert metric.matrix.dtype == torch.int64
+    assert metric.counts.nonzero().tolist() == [[1, 2]]
+    assert metric.counts.dtype == torch.int64
     metric.reset()
-    assert metric.matrix.sum() == 0
+    assert metric.counts.sum() == 0
 
 
 def test_another_ignored_label() -> None:
     metric = ConfusionMatrix(3, ignore_index=0)
     metric.update(torch.tensor([1, 1]), torch.tensor([0, 1]))
-    assert metric.matrix.sum() == 1
+    assert metric.counts.sum() == 1
 
 
 def test_nothing_but_ignored_pixels_is_no_error() -> None:

@@ -41,7 +41,8 @@ def data_module(root: str | None, num_classes: int, rank: int, world: int) -> Se
         max_steps=1,
         transform=TrainTransform((16, 16)),
     )
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world, strategy=strategy)  # type: ignore[assignment]
     return data
 
 

@@ -32,6 +32,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def __init__(self, final_step: int = 0) -> None:
         self.final_step = final_step
+        self._held: tuple[Path, dict[str, Any]] | None = None
+
+    def hold(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        """Give `checkpoint`, read from `path`, to the next `load_checkpoint` of that path, which then reads nothing."""
+        self._held = path, checkpoint
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -66,10 +71,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Return the checkpoint at `path`, on the CPU; `weights_only` is always on, whatever the caller passes.
 
+        What `hold` was given is forgotten with it, since Lightning changes it and it is large.
+
         Raises:
             CheckpointError: If the file is missing, damaged, or holds anything but plain data.
         """
-        return load_checkpoint(Path(path))
+        held, self._held = self._held, None
+        return held[1] if held is not None and held[0] == Path(path) else load_checkpoint(Path(path))
 
 
 def save_safetensors(model: Model, path: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import RandomSampler, SequentialSampler
 
+from isaseg.data.dataset import Views
 from isaseg.data.info import default_palette
 from isaseg.data.loader import Batch
 from isaseg.data.module import SegmentationDataModule
@@ -189,10 +190,12 @@ class AdoptedData(lightning.LightningDataModule):
                 batch = first[0] if split == "val" and first else first
                 _check_labels(_named(batch, split, ""), split, self.num_classes, self.ignore_index)
 
-    def eval_loader(self, split: str, rank: int = 0, world: int = 1) -> "EvalBatches":
-        """Return a process' share of a split in order; each item is a list of one batch."""
+    def eval_loader(
+        self, split: str, rank: int = 0, world: int = 1, views: Views | None = None
+    ) -> "EvalBatches":
+        """Return a process' share of a split in order; each item is a list of one batch, whose images `views` resizes."""
         self._set_up(split)
-        return EvalBatches(getattr(self.module, f"{split}_dataloader")(), split, rank, world)
+        return EvalBatches(getattr(self.module, f"{split}_dataloader")(), split, rank, world, views)
 
     def length(self, split: str) -> int:
         """Return the number of images of a split; reads all of them if its loader's data set has no length."""
@@ -229,13 +232,10 @@ Data = SegmentationDataModule | AdoptedData
 
 
 class EvalBatches:
-    """The batches of a loader for evaluation, each as a list of one; every process takes its share of them.
+    """A process' share of the batches of a loader for evaluation, each as a list of one; an empty list if it has none."""
 
-    Of several processes, one without a batch gets an empty list, as from `SegmentationDataModule.eval_loader`.
-    """
-
-    def __init__(self, loader: Any, split: str, rank: int, world: int) -> None:
-        self.loader, self.split, self.rank, self.world = loader, split, rank, world
+    def __init__(self, loader: Any, split: str, rank: int, world: int, views: Views | None = None) -> None:
+        self.loader, self.split, self.rank, self.world, self.views = loader, split, rank, world, views
 
     def __len__(self) -> int:
         """Return the number of this process' batches."""
@@ -246,7 +246,11 @@ class EvalBatches:
         number = -1
         for number, batch in enumerate(self.loader):
             if number % self.world == self.rank:
-                yield [_named(batch, self.split, f"{self.split}_{number:05d}")]
+                found = _named(batch, self.split, f"{self.split}_{number:05d}")
+                if self.views is not None:
+                    image = found.pop("image")
+                    found |= {"views": self.views.make(image), "size": tuple(image.shape[2:])}
+                yield [found]
         if self.world > 1 and number < self.rank:
             yield []
 

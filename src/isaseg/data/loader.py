@@ -5,15 +5,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from isaseg.data.sampler import BatchPlan
 from isaseg.errors import DataError, IsasegError
 
 Batch = dict[str, Any]
 
-_NOT_STACKED = ("image", "id", "size")
+_NOT_STACKED = ("image", "views", "id", "size")
 _on_child_exit: Any = None  # torch's handler of SIGCHLD, which raises if a worker died
 
 
@@ -84,21 +84,31 @@ class TrainLoader(EvalLoader):
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     """Stack samples of one size to a batch; `id` becomes a list.
 
-    The image, (B, 3, H, W), stays channels last in memory, as it was decoded: the device makes it planar.
+    The image, (B, 3, H, W), stays channels last in memory, as it was decoded: the device makes it planar. A worker stacks
+    into shared memory at once, from which the batch need not be copied again.
     """
-    batch: Batch = {k: torch.stack([s[k] for s in samples]) for k in samples[0] if k not in _NOT_STACKED}
-    pixels = torch.stack([s["image"].permute(1, 2, 0) for s in samples])  # (B, H, W, 3)
-    batch["image"] = pixels.permute(0, 3, 1, 2)
+    first = samples[0]
+    batch: Batch = {k: default_collate([s[k] for s in samples]) for k in first if k not in _NOT_STACKED}
+    if "image" in first:
+        batch["image"] = _stacked([s["image"] for s in samples])
+    if "views" in first:
+        batch["views"] = [_stacked(view) for view in zip(*(s["views"] for s in samples), strict=True)]
     batch["id"] = [s["id"] for s in samples]
-    if "size" in samples[0]:
-        batch["size"] = samples[0]["size"]
+    if "size" in first:
+        batch["size"] = first["size"]
     return batch
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    stacked: Tensor = default_collate([image.permute(1, 2, 0) for image in images])  # (B, H, W, 3)
+    return stacked.permute(0, 3, 1, 2)
 
 
 def collate_by_size(samples: Sequence[dict[str, Any]]) -> list[Batch]:
     """Stack samples to one batch for each size of image and mask, in the order in which the sizes occur."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for sample in samples:
-        sizes = (tuple(sample["image"].shape), sample.get("size") or tuple(sample["mask"].shape))
+        shapes = [tuple(image.shape) for image in sample.get("views") or [sample["image"]]]
+        sizes = (*shapes, sample.get("size") or tuple(sample["mask"].shape))
         groups.setdefault(sizes, []).append(sample)
     return [collate(group) for group in groups.values()]

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from isaseg.data.augment import check_mirrors
 from isaseg.data.check import check_files, check_first
-from isaseg.data.dataset import SegmentationDataset
+from isaseg.data.dataset import SegmentationDataset, Views
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
 from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
@@ -181,13 +181,14 @@ class SegmentationDataModule(lightning.LightningDataModule):
             elif source is not None:
                 check_first(source, split)
 
-    def eval_dataset(self, split: str) -> SegmentationDataset:
+    def eval_dataset(self, split: str, views: Views | None = None) -> SegmentationDataset:
         """Return a split as whole images."""
         return SegmentationDataset(
             self.source(split),
             length=self.val_length,
             resize=self.val_resize,
             interpolation=self.transform.interpolation,
+            views=views,
         )
 
     def length(self, split: str) -> int:
@@ -222,14 +223,22 @@ class SegmentationDataModule(lightning.LightningDataModule):
         """Return the test split, see `eval_loader`."""
         return self.eval_loader("test", *self._place())
 
-    def eval_loader(self, split: str, rank: int = 0, world: int = 1) -> EvalLoader:
+    def eval_loader(
+        self, split: str, rank: int = 0, world: int = 1, views: Views | None = None
+    ) -> EvalLoader:
         """Return a process' share of a split in order, whole images; each item is a list of batches of one size.
 
         A process without a picture gets one empty list, so that it goes with the others to what they do together.
+
+        Args:
+            split: Its name.
+            rank: Of the process.
+            world: How many processes there are.
+            views: The loader's workers resize the images so; a batch has fewer of them, as they are larger together.
         """
-        dataset = self.eval_dataset(split)
+        dataset = self.eval_dataset(split, views)
         own = range(rank, len(dataset), world)  # a sampler that pads would count samples twice
-        size = self.val_batch_size
+        size = max(1, self.val_batch_size // (views.number if views else 1))
         return EvalLoader(
             dataset,
             batch_sampler=[list(own[start : start + size]) for start in range(0, len(own), size)] or [[]],
@@ -252,12 +261,13 @@ class SegmentationDataModule(lightning.LightningDataModule):
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
     def _loading(self) -> dict[str, Any]:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
             "num_workers": self.num_workers,
             "worker_init_fn": _start_worker,
             "persistent_workers": self.num_workers > 0,
             "timeout": self.timeout if self.num_workers > 0 else 0,
-            "pin_memory": torch.cuda.is_available(),
+            "pin_memory": on_cuda,  # it is of no use to another device, and starts CUDA
             # a loader draws a seed for its workers; not from the global state, which resuming restores
             "generator": torch.Generator().manual_seed(self.seed),
         }

@@ -7,7 +7,7 @@ a side holds one row of windows. Pure PyTorch, except for OpenCV's resizing of p
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
 from isaseg.errors import ConfigError
+from isaseg.inference.axes import Band, final_band, used, window_bands, window_starts
 from isaseg.inference.labels import labels_from_coarse, largest, resize
 from isaseg.models.segmenter import Segmenter
 
 Size = tuple[int, int]
 
-_STRIP = 2**21  # numbers in a strip of full-size logits: 8 MiB
+_STRIP = 2**21  # numbers in a strip of full-size logits on a CPU: 8 MiB
+_LONGER = 32  # times that elsewhere: a GPU is slow at many small steps
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ class Inference:
     batch: int = 4
 
 
-@torch.no_grad()
 def predict_labels(segmenter: Segmenter, image: Tensor, how: Inference) -> Tensor:
     """Return the labels of pictures.
 
@@ -70,14 +71,29 @@ def predict_labels(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
     Returns:
         uint8 (B, H, W), on the network's device.
     """
-    height, width = image.shape[-2:]
+    return labels_of_views(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
+
+
+@torch.no_grad()
+def labels_of_views(segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference) -> Tensor:
+    """Do what `predict_labels` does, with pictures that are resized already.
+
+    Args:
+        segmenter: As for `predict_labels`.
+        images: What `views` returns, on any device.
+        size: (H, W) of the file.
+        how: The protocol.
+    """
+    height, width = size
     if how.crop_size is None and len(how.scales) == 1 and not how.flip:
-        (x,), merged, inside = _inputs(segmenter, image, how)
-        if inside == (height, width):
+        (x,), merged, inside = _inputs(segmenter, images, size, how)
+        if inside == size:
             coarse = segmenter.coarse(x.to(_device(segmenter)), normalised=how.scaling == "network")
             labels = labels_from_coarse(coarse, [x.shape[-2:], merged], segmenter.align_corners)
             return labels[:, :height, :width]
-    return torch.stack([torch.cat([largest(rows) for rows in _strips(segmenter, one, how)]) for one in image])
+    return torch.stack(
+        [torch.cat([largest(rows) for rows in strips]) for strips in _each(segmenter, images, size, how)]
+    )
 
 
 @torch.no_grad()
@@ -86,7 +102,22 @@ def predict_logits(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
 
     Of one view these are its logits; of several the mean of their probabilities or the sum of their logits.
     """
-    return torch.stack([torch.cat(list(_strips(segmenter, one, how)), dim=1) for one in image])
+    each = _each(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
+    return torch.stack([torch.cat(list(strips), dim=1) for strips in each])
+
+
+def views(image: Tensor, how: Inference) -> list[Tensor]:
+    """Return pictures at the sizes at which the protocol resizes their pixels, in 8 bits on the CPU.
+
+    Args:
+        image: uint8 RGB (B, 3, H, W).
+        how: The protocol.
+
+    Returns:
+        uint8 (B, 3, h, w): one for each of `how.scales` if they apply to the file, else one. At the picture's own size it
+        is `image` itself.
+    """
+    return [_scaled(image, how, scale) for scale in (how.scales if how.scaling == "file" else (1.0,))]
 
 
 def check_applies(segmenter: Segmenter, how: Inference) -> None:
@@ -108,41 +139,52 @@ def _device(segmenter: Segmenter) -> torch.device:
     return next(segmenter.parameters()).device
 
 
-def _strips(segmenter: Segmenter, image: Tensor, how: Inference) -> Iterator[Tensor]:
-    """Yield the result for one picture (3, H, W), (K, n, W) at a time, from top to bottom."""
-    height, width = image.shape[-2:]
-    inputs, merged, inside = _inputs(segmenter, image[None], how)
-    views = [_View(segmenter, x, merged, how, flip) for x in inputs for flip in (False, True)[: 1 + how.flip]]
-    softmax = how.average == "probabilities" and len(views) > 1
+def _each(
+    segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference
+) -> Iterator[Iterator[Tensor]]:
+    """Yield for each picture the strips of its result."""
+    for i in range(len(images[0])):
+        yield _strips(segmenter, [x[i : i + 1] for x in images], size, how)
+
+
+def _strips(segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference) -> Iterator[Tensor]:
+    """Yield the result for the views (1, 3, h, w) of a picture, (K, n, W) at a time, from top to bottom."""
+    height, width = size
+    device = _device(segmenter)
+    inputs, merged, inside = _inputs(segmenter, images, size, how)
+    parts = [_View(segmenter, x, merged, how, flip) for x in inputs for flip in (False, True)[: 1 + how.flip]]
+    softmax = how.average == "probabilities" and len(parts) > 1
     mode = "bicubic" if how.final == "cubic" else "bilinear"
     # openseg's last step, from the picture's part of the merged size to the picture's own size
-    down = None if inside == (height, width) else _matrix(inside[0], height, mode, False, _device(segmenter))
-    step = max(1, _STRIP // (segmenter.head.classifier.out_channels * max(width, merged[1])))
+    down = None if inside == size else final_band(inside[0], height, mode, device)
+    numbers = _STRIP if device.type == "cpu" else _STRIP * _LONGER
+    step = max(1, numbers // (segmenter.head.classifier.out_channels * max(width, merged[1])))
     for top in range(0, height, step):
         bottom = min(top + step, height)
-        first, last = (top, bottom) if down is None else _used(down[top:bottom])
-        total = views[0].rows(first, last)
+        first, last = (top, bottom) if down is None else used(down.matrix[top:bottom])
+        total = parts[0].rows(first, last)
         total = total.softmax(0) if softmax else total
-        for view in views[1:]:
-            value = view.rows(first, last)
+        for part in parts[1:]:
+            value = part.rows(first, last)
             total += value.softmax(0) if softmax else value
         total = total[..., : inside[1]]
         if softmax:
-            total /= len(views)
+            total /= len(parts)
         if down is not None:
             with torch.autocast(total.device.type, enabled=False):
-                total = down[top:bottom, first:last] @ total
+                total = down.there[top:bottom, first:last] @ total
             # the height stays, and torch leaves an axis whose size stays untouched
             total = F.interpolate(total[None], size=(bottom - top, width), mode=mode, align_corners=False)[0]
         yield total
 
 
-def _inputs(segmenter: Segmenter, image: Tensor, how: Inference) -> tuple[list[Tensor], Size, Size]:
+def _inputs(
+    segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference
+) -> tuple[Sequence[Tensor], Size, Size]:
     """Return the network's input at each scale, the size at which views are added, and the picture's part of that."""
-    size = (image.shape[2], image.shape[3])
     if how.scaling == "file":
-        return [_scaled(image, how, scale) for scale in how.scales], size, size
-    x = segmenter.backbone.normalise(_scaled(image, how, 1.0).to(_device(segmenter)))
+        return images, size, size
+    x = segmenter.backbone.normalise(images[0].to(_device(segmenter)))
     inside = (x.shape[2], x.shape[3])
     x = F.pad(x, (0, -inside[1] % how.pad_multiple, 0, -inside[0] % how.pad_multiple))
     merged = (x.shape[2], x.shape[3])
@@ -163,17 +205,6 @@ def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
     return torch.stack([torch.from_numpy(p).permute(2, 0, 1) for p in pixels])
 
 
-class _Band(NamedTuple):
-    """Weights (rows, n) of the consecutive outputs `begin` to `end` of an axis; those of all others are 0."""
-
-    begin: int
-    matrix: Tensor
-
-    @property
-    def end(self) -> int:
-        return self.begin + len(self.matrix)
-
-
 class _View:
     """One scaled and perhaps mirrored input; gives its logits, at the size at which views are added, by rows.
 
@@ -188,10 +219,10 @@ class _View:
         crop = how.crop_size or size
         self.crop = (min(crop[0], size[0]), min(crop[1], size[1]))
         stride = how.stride or (-(-2 * crop[0] // 3), -(-2 * crop[1] // 3))
-        self.tops, self.lefts = (_starts(size[i], self.crop[i], stride[i]) for i in (0, 1))
+        self.tops, self.lefts = (window_starts(size[i], self.crop[i], stride[i]) for i in (0, 1))
         self.coarse: dict[int, list[Tensor]] = {}  # coarse logits by row of windows
-        self.down: list[_Band] = []
-        self.across: list[_Band] = []
+        self.down: tuple[Band, ...] = ()
+        self.across: tuple[Band, ...] = ()
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """Return logits (K, bottom - top, W) of these rows; `top` never decreases from call to call."""
@@ -204,11 +235,12 @@ class _View:
                 self.coarse.pop(number, None)
             if first >= last:
                 continue
-            weight = down.matrix[first - down.begin : last - down.begin]
-            low, high = _used(weight)
+            part_of = slice(first - down.begin, last - down.begin)
+            low, high = used(down.matrix[part_of])
+            weight = down.there[part_of, low:high]
             for coarse, across in zip(self._windows(number), self.across, strict=True):
                 with torch.autocast(coarse.device.type, enabled=False):
-                    part = weight[:, low:high] @ (coarse[:, low:high] @ across.matrix.T)
+                    part = weight @ (coarse[:, low:high] @ across.there.T)
                 if not len(total):
                     total = part.new_zeros(len(part), bottom - top, self.merged[1])
                 total[:, first - top : last - top, across.begin : across.end] += part
@@ -219,17 +251,18 @@ class _View:
         coarse = self._windows(0)[0]
         align = self.segmenter.align_corners
         self.down, self.across = (
-            _bands(
-                _matrix(coarse.shape[1 + i], self.crop[i], "bilinear", align, coarse.device),
-                starts,
+            window_bands(
+                coarse.shape[1 + i],
+                self.crop[i],
+                tuple(starts),
                 self.x.shape[2 + i],
                 self.merged[i],
                 align,
+                self.mirror and i == 1,
+                coarse.device,
             )
             for i, starts in ((0, self.tops), (1, self.lefts))
         )
-        if self.mirror:
-            self.across = [_Band(self.merged[1] - b.end, b.matrix.flip(0)) for b in self.across]
 
     def _windows(self, number: int) -> list[Tensor]:
         """Return the coarse logits (K, h, w) of a row of windows."""
@@ -251,50 +284,3 @@ def _swapped(coarse: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     for a, b in pairs:
         order[a], order[b] = order[b], order[a]
     return coarse[order]
-
-
-def _starts(length: int, crop: int, stride: int) -> list[int]:
-    """Return where windows of `crop` start along an axis; the last one ends where the axis ends."""
-    count = max(length - crop + stride - 1, 0) // stride + 1
-    return [min(i * stride, length - crop) for i in range(count)]
-
-
-def _bands(
-    window: Tensor, starts: Sequence[int], length: int, merged: int, align_corners: bool
-) -> list[_Band]:
-    """Return for each window the weights with which its coarse values enter the merged axis.
-
-    They resize coarse values to the window, by `window` (crop, coarse); average where windows overlap (the counts of a
-    grid are products of those of its axes); and resize from the input's `length` to `merged`.
-    """
-    crop = len(window)
-    count = window.new_zeros(length)
-    for start in starts:
-        count[start : start + crop] += 1
-    bands = []
-    for start in starts:
-        placed = window.new_zeros(length, window.shape[1])
-        placed[start : start + crop] = window / count[start : start + crop, None]
-        matrix = _resized_rows(placed, merged, "bilinear", align_corners)
-        begin, end = _used(matrix.T)
-        bands.append(_Band(begin, matrix[begin:end].clone()))
-    return bands
-
-
-def _matrix(length: int, size: int, mode: str, align_corners: bool, device: torch.device) -> Tensor:
-    """Return the weights (size, length) with which torch resizes an axis."""
-    return _resized_rows(torch.eye(length, device=device), size, mode, align_corners)
-
-
-def _resized_rows(matrix: Tensor, size: int, mode: str, align_corners: bool) -> Tensor:
-    if len(matrix) == size:
-        return matrix
-    columns = matrix.T[None, :, :, None]  # as channels, so that the arithmetic is torch's own
-    done = F.interpolate(columns, size=(size, 1), mode=mode, align_corners=align_corners)
-    return done[0, :, :, 0].T.contiguous()
-
-
-def _used(weight: Tensor) -> tuple[int, int]:
-    """Return the range of columns of a matrix outside which all is 0."""
-    columns = weight.any(0).nonzero()
-    return int(columns[0]), int(columns[-1]) + 1

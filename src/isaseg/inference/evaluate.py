@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +26,12 @@ from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes, prepare_devices
 from isaseg.console import as_typed, counted, percent, quiet
 from isaseg.data.adopted import Data, EvalBatches
+from isaseg.data.dataset import Views
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
-from isaseg.inference.apply import Inference, check_applies, predict_labels
-from isaseg.inference.metrics import count, scores
+from isaseg.inference.apply import Inference, check_applies, labels_of_views, predict_labels, views
+from isaseg.inference.metrics import count_each, known, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 from isaseg.runs.pictures import Sample, save_figure, save_picture, stem
@@ -73,8 +75,10 @@ class Evaluation(lightning.LightningModule):
         self.advance: Callable[[int], None] = lambda number: None
 
     def test_dataloader(self) -> EvalLoader | EvalBatches:
-        """Return this process' pictures."""
-        return self.data.eval_loader(self.split, self.trainer.global_rank, self.trainer.world_size)
+        """Return this process' pictures, at the sizes at which the network sees them."""
+        place = self.trainer.global_rank, self.trainer.world_size
+        number = len(self.how.scales) if self.how.scaling == "file" else 1
+        return self.data.eval_loader(self.split, *place, Views(partial(views, how=self.how), number))
 
     def on_test_start(self) -> None:
         """Start the clock."""
@@ -85,11 +89,13 @@ class Evaluation(lightning.LightningModule):
     def test_step(self, batches: list[dict[str, Any]], batch_idx: int) -> None:
         """Count batches, each of pictures of one size."""
         for batch in batches:
-            labels = predict_labels(self.segmenter, batch["image"], self.how)
-            for name, predicted, target in zip(batch["id"], labels, batch["mask"], strict=True):
-                counts = count(predicted, target, self.num_classes, self.ignore_index).cpu()
-                self.matrix += counts
-                self.mine.append((float(scores(counts)["mIoU"]), name))
+            labels = labels_of_views(self.segmenter, batch["views"], batch["size"], self.how)
+            counts = count_each(labels, batch["mask"], self.num_classes, self.ignore_index).cpu()
+            counts = known(counts, self.ignore_index, batch["mask"])
+            self.matrix += counts.sum(0)
+            self.mine += [
+                (float(scores(c)["mIoU"]), name) for c, name in zip(counts, batch["id"], strict=True)
+            ]
         # the other processes are assumed to be as far
         number = min(self.trainer.world_size * len(self.mine), self.total) - self.done
         self.done += number
@@ -147,7 +153,10 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
             enable_progress_bar=False,
             enable_checkpointing=False,
             enable_model_summary=False,
+            # cuDNN would try its algorithms anew for each size of picture; windows have the same
+            benchmark=cfg.trainer.get("benchmark") and how.crop_size is not None,
         )
+        datamodule.trainer = trainer  # from which its loaders learn the device
         try:
             trainer.test(module, verbose=False)
         except SystemExit as error:  # Lightning's answer to Ctrl-C

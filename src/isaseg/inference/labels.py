@@ -9,6 +9,7 @@ from torch import Tensor
 Size = Sequence[int]
 
 _STRIP = 2**19  # numbers in a strip of horizontally resized logits: 2 MiB, which stays in the cache
+_TOGETHER = 2**28  # full-size logits of several pictures at once, off the CPU: 1 GiB
 
 
 def resize(x: Tensor, sizes: Sequence[Size], align_corners: bool) -> Tensor:
@@ -22,7 +23,8 @@ def resize(x: Tensor, sizes: Sequence[Size], align_corners: bool) -> Tensor:
 def labels_from_coarse(coarse: Tensor, sizes: Sequence[Size], align_corners: bool) -> Tensor:
     """Return `resize(coarse, sizes, align_corners).argmax(1)`, up to ties.
 
-    On a CPU the full-size logits are never held: they are made and reduced one row at a time.
+    On a CPU the full-size logits are never held: they are made and reduced one row at a time. Elsewhere they are held of
+    as many pictures at once as fit into 1 GiB, and at least of one.
 
     Args:
         coarse: Logits, float (B, K, h, w), K at most 256.
@@ -36,14 +38,16 @@ def labels_from_coarse(coarse: Tensor, sizes: Sequence[Size], align_corners: boo
         coarse = coarse.float()
         if coarse.device.type == "cpu":
             return torch.stack([_labels_by_row(one, sizes, align_corners) for one in coarse])
-        return torch.stack([largest(resize(one[None], sizes, align_corners)[0]) for one in coarse])
+        number = max(1, _TOGETHER // (coarse.shape[1] * max(height * width for height, width in sizes)))
+        parts = [largest(resize(some, sizes, align_corners)) for some in torch.split(coarse, number)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def largest(logits: Tensor) -> Tensor:
-    """Return the class of the largest of logits (K, H, W), uint8 (H, W)."""
+    """Return the class of the largest of logits (..., K, H, W), uint8 (..., H, W)."""
     if logits.device.type == "cpu":
-        return _argmax_last(logits.permute(1, 2, 0).contiguous())
-    return logits.argmax(0).to(torch.uint8)
+        return _argmax_last(logits.movedim(-3, -1).contiguous())
+    return logits.argmax(-3).to(torch.uint8)
 
 
 def _labels_by_row(coarse: Tensor, sizes: Sequence[Size], align_corners: bool) -> Tensor:

@@ -5,6 +5,7 @@ The only file of the project that calls `torch.load`.
 
 import json
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,8 +16,13 @@ from safetensors import safe_open
 from isaseg.errors import CheckpointError
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, is_checked: bool = False, mapped: bool = False) -> dict[str, Any]:
     """Read tensors, numbers, strings, lists and dicts from a file. Nothing in it is executed.
+
+    Args:
+        path: The file.
+        is_checked: Its checksums were compared a moment ago, which reads the whole file.
+        mapped: Leave tensors in the file: only what is looked at is read. Not for a file that may change meanwhile.
 
     Raises:
         CheckpointError: If the file is missing, damaged, or holds anything else.
@@ -26,11 +32,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a checkpoint file, got path='{path}', which does not exist; check the path"
         )
     try:
-        if damage := _damage(path):
+        if not is_checked and (damage := _damage(path)):
             raise CheckpointError(
                 f"expected a whole checkpoint as torch.save writes it, got '{path}': {damage}; copy or download it again"
             )
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _mapped(path) if mapped else None
+        if checkpoint is None:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:
@@ -43,6 +51,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a dict in '{path}', got {type(checkpoint).__name__}; use another file"
         )
     return checkpoint
+
+
+def _mapped(path: Path) -> Any:
+    """Return what a file holds, with the tensors left in it; None if torch cannot, as with its files of before 1.6."""
+    with suppress(RuntimeError, OSError):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return None
 
 
 def _damage(path: Path) -> str:

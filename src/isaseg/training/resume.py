@@ -5,9 +5,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lightning
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.run_folder import read_facts
@@ -71,6 +73,13 @@ def find_start(cfg: DictConfig, folder: Path) -> Start:
     return start
 
 
+def hand_over(start: Start, trainer: lightning.Trainer) -> None:
+    """Let the trainer restore what `start` holds, instead of reading the file again."""
+    reader = trainer.strategy.checkpoint_io
+    if start.path is not None and isinstance(reader, DurableCheckpointIO):
+        reader.hold(start.path, start.checkpoint)
+
+
 def find_shorter(cfg: DictConfig, folder: Path) -> Start:
     """Return the newest checkpoint of the runs beside `folder` that are the same but for a lower trainer.max_steps.
 
@@ -80,21 +89,21 @@ def find_shorter(cfg: DictConfig, folder: Path) -> Start:
     Raises:
         CheckpointError: If there is none.
     """
-    found = Start(None, {}, cfg)
+    found, step = Start(None, {}, cfg), -1
     for path in sorted(folder.parent.glob("*/config.yaml")):
         shorter = _shorter(cfg, path)
         if shorter is None or path.parent == folder:
             continue
-        newest, checkpoint, _ = _newest(path.parent / "checkpoints")
-        if newest is not None and checkpoint["global_step"] > found.checkpoint.get("global_step", -1):
-            found = Start(newest, checkpoint, shorter)
+        newest, other, _ = _newest(path.parent / "checkpoints")
+        if newest is not None and other > step:
+            found, step = Start(newest, {}, shorter), other
     if found.path is None:
         raise CheckpointError(
             f"expected a checkpoint of the same run of fewer steps than trainer.max_steps={cfg.trainer.max_steps} beside "
             f"'{folder}' because resume=extend, got none; use resume=auto to start from scratch"
         )
-    log.info("extends %s from step %d", found.path.parent.parent, found.checkpoint["global_step"])
-    return found
+    log.info("extends %s from step %d", found.path.parent.parent, step)
+    return found._replace(checkpoint=load_checkpoint(found.path, is_checked=True))
 
 
 def _shorter(cfg: DictConfig, path: Path) -> DictConfig | None:
@@ -155,12 +164,13 @@ def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]
         checkpoint = _read(Path(resume))
         log.info("continues from %s at step %d", resume, checkpoint["global_step"])
         return Path(resume), checkpoint
-    newest, checkpoint, rejected = _newest(folder)
+    newest, step, rejected = _newest(folder)
     if newest is not None:
+        checkpoint = load_checkpoint(newest, is_checked=True)
         for path in rejected:
             with suppress(FileNotFoundError):  # another process of this run was first
                 path.replace(path.with_name(f"{path.name}.damaged"))
-        log.info("continues from %s at step %d", newest, checkpoint["global_step"])
+        log.info("continues from %s at step %d", newest, step)
         return newest, checkpoint
     aside = [str(path) for path in folder.glob("*.damaged")]
     if rejected or aside:
@@ -177,25 +187,28 @@ def find_resume(run_dir: Path, resume: str) -> tuple[Path | None, dict[str, Any]
     return None, {}
 
 
-def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], dict[Path, str]]:
-    """Return the newest checkpoint that loads, what it holds, and those that do not load, each with why."""
+def _newest(folder: Path) -> tuple[Path | None, int, dict[Path, str]]:
+    """Return the newest checkpoint that loads, its step, and those that do not load, each with why.
+
+    Each is checked whole, and no tensor is kept: the one that is chosen is read afterwards, once.
+    """
     newest: Path | None = None
-    checkpoint: dict[str, Any] = {}
+    step = -1
     rejected: dict[Path, str] = {}
     for path in (folder / name for name in _NAMES if (folder / name).exists()):
         try:
-            other = _read(path)
+            other = _read(path, mapped=True)["global_step"]
         except CheckpointError as error:
             log.warning("skipped: %s", error)
             rejected[path] = str(error)
             continue
-        if newest is None or other["global_step"] > checkpoint["global_step"]:
-            newest, checkpoint = path, other
-    return newest, checkpoint, rejected
+        if other > step:
+            newest, step = path, other
+    return newest, step, rejected
 
 
-def _read(path: Path) -> dict[str, Any]:
-    checkpoint = load_checkpoint(path)
+def _read(path: Path, mapped: bool = False) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path, mapped=mapped)
     if not isinstance(checkpoint.get("global_step"), int):
         raise CheckpointError(f"expected a training checkpoint, got '{path}', which holds no global_step")
     return checkpoint

@@ -34,7 +34,7 @@ from isaseg.training.build import begin_from, build_module
 from isaseg.training.callbacks import StepTimer
 from isaseg.training.memory import keep_freed_memory
 from isaseg.training.module import SegmentationModule
-from isaseg.training.resume import continued_facts, find_start
+from isaseg.training.resume import continued_facts, find_start, hand_over
 from isaseg.training.trainer import build_trainer, compile_network
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     known = run_facts(cfg, module.segmenter) | origin(cfg, getattr(datamodule, "find", None))
     known |= begin_from(cfg, module.segmenter, datamodule, resume)
     known = continued_facts(cfg, folder, start, known)
-    del start
     loggers = build_loggers(cfg, folder, known, resumed)
     try:
         with warnings.catch_warnings():
             quiet()
             trainer = build_trainer(cfg, folder, loggers)
             _check_batch(cfg, module, trainer.world_size)
+            hand_over(start, trainer)
+            del start  # what it holds is large, and Lightning's from here on
             before = read_metrics(folder) if resume is not None else None
             if cfg.compile:
                 compile_network(module, trainer.strategy.root_device)
