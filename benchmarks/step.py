@@ -69,7 +69,9 @@ def _start(task: dict[str, Any]) -> Timer:
     keep_freed_memory()
     device = task["device"]
     backbone = Backbone("resnet50c", output_stride=8)
-    network = build_segmenter(backbone, CLASSES, InterlacedSparseAttention).channels_last().to(device).train()
+    network = build_segmenter(backbone, CLASSES, InterlacedSparseAttention).to(device).train()
+    if device != "cpu":  # as training does
+        network.channels_last()
     optimizer = SGD(
         network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True
     )  # as optim=sgd_poly

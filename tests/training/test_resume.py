@@ -12,8 +12,10 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from isaseg import config
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.errors import CheckpointError
+from isaseg.training.build import build_module
 from isaseg.training.module import SegmentationModule
 from isaseg.training.resume import find_resume
 from isaseg.training.run import train
@@ -141,7 +143,7 @@ def test_a_checkpoint_of_a_torch_that_wrote_no_zip_is_resumed_too(tmp_path: Path
 def test_a_state_of_another_memory_layout_goes_on_all_the_same(
     optim: str, compose: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    """Weights were planar once, and so was the state of their optimizer; fused kernels look at memory alone."""
+    """On a GPU weights are channels last, on a CPU they are planar; fused kernels look at memory alone."""
     words = [*SMALL, f"optim={optim}", "trainer.max_steps=4", "trainer.val_check_interval=4"]
     words += ["checkpoint_every_n_steps=2", "data.num_workers=0"]
 
@@ -149,17 +151,33 @@ def test_a_state_of_another_memory_layout_goes_on_all_the_same(
         if step == 2:
             os._exit(9)
 
-    for name in ("kept", "planar"):
+    for name in ("kept", "changed"):
         assert train_in_processes(words, tmp_path / name, 1, at_two) == [9], said(tmp_path / name)
-    path = tmp_path / "planar" / "checkpoints" / "last.ckpt"
+    path = tmp_path / "changed" / "checkpoints" / "last.ckpt"
     checkpoint = loaded(path)
     changed = 0
     for state in checkpoint["optimizer_states"][0]["state"].values():
         for key, value in state.items():
-            if isinstance(value, torch.Tensor) and not value.is_contiguous():
-                state[key], changed = value.contiguous(), changed + 1
+            if isinstance(value, torch.Tensor) and value.ndim == 4:
+                state[key] = value.contiguous(memory_format=torch.channels_last)
+                changed += state[key].stride() != value.stride()
     assert changed
     torch.save(checkpoint, path)
-    for name in ("kept", "planar"):
+    for name in ("kept", "changed"):
         assert train_in_processes(words, tmp_path / name) == [0], said(tmp_path / name)
-    assert equal(weights(tmp_path / "kept"), weights(tmp_path / "planar"))
+    assert equal(weights(tmp_path / "kept"), weights(tmp_path / "changed"))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_weights_are_channels_last_on_a_gpu_alone(
+    on_gpu: bool, compose: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    cfg = compose(*SMALL, "trainer.accelerator=auto")
+    module = build_module(cfg, config.build(cfg.data, "data"))
+    found = {
+        part.weight.is_contiguous(memory_format=torch.channels_last)
+        for part in module.modules()
+        if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1) and part.in_channels > part.groups
+    }
+    assert found == {on_gpu}

@@ -53,8 +53,10 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     check_loss(loss, cfg.data.num_classes, cfg.data.ignore_index)
     make_optimizer = config.build(cfg.optim, "optim")
     make_optimizer(segmenter)  # what it refuses, it refuses before anything is written
+    if not on_cpu:  # there it is of no use, and changes how backward passes round
+        segmenter.channels_last()
     module = SegmentationModule(
-        segmenter.channels_last(),
+        segmenter,
         loss,
         make_optimizer,
         cfg.data.num_classes,
