@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from isaseg import config
 from isaseg.console import counted
 from isaseg.data.sets.lamps import LAMP
+from isaseg.models.backbone import Backbone
 from isaseg.models.layers import conv_norm_act
 from isaseg.report.rows import Comparison
 
@@ -49,7 +50,8 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
     x = cues[:, None].expand(-1, 3, -1, -1).double()
     with torch.no_grad():
         for stage in stages:
-            out = _opened(stage, torch.float64)(x)
+            opened = _opened(stage, torch.float64)
+            out = opened.features(x) if isinstance(opened, Backbone) else opened(x)  # cues are no pixels
             x = out[-1] if isinstance(out, list | tuple) else out
     return x.sum(1) > 0
 
