@@ -231,6 +231,8 @@ def test_d12_another_fault_of_a_worker_keeps_its_own_words() -> None:
         list(module(num_workers=1, transform=Wrong((64, 64))).train_dataloader())
 
 
+# the signal of its death may come while torch ends its other parts, where nobody can catch what its handler raises
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_d12_a_dead_worker_is_reported_with_the_cure() -> None:
     data = module(source=partial(Deadly, train_length=10), num_workers=1)
     with pytest.raises(DataError, match=r"worker died.*lower data\.num_workers=1.*shared memory"):
