@@ -54,8 +54,7 @@ class StepTimer(Callback):
         self._batches += 1
         self._loaded += len(batch["id"]) * trainer.world_size
         self._accumulate = trainer.accumulate_grad_batches
-        is_behind = self.watch is not None and pl_module.device.type != "cpu"
-        if not is_behind or self.watch.read:  # type: ignore[union-attr]
+        if self.watch is None or self.watch.read or pl_module.device.type == "cpu":
             self._take()
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step != self._logged and step % every == 0 and self._seconds:
