@@ -29,9 +29,9 @@ def benchmark(options: Namespace) -> None:
     """Measure memory in one process after the other, then time in turns; then, if asked, growth.
 
     Measured are the context module ("block"), the module after the 3x3 convolution that reduces the channels ("head"; of
-    "none" that is the convolution alone), the scores and contexts of ISA and dense attention alone ("scores"), and what the
-    authors' script measures of ISA, here of dense attention too: 3x3 convolution, module and fusing convolution ("whole";
-    openseg.pytorch, branch pytorch-1.7, lib/models/modules/isa_block.py).
+    "none" that is the convolution alone), the scores and contexts of ISA and dense attention alone ("scores"), and of both
+    what the authors' script measures of ISA: 3x3 convolution, module and fusing convolution ("whole"; openseg.pytorch,
+    branch pytorch-1.7, lib/models/modules/isa_block.py).
     """
     names = options.modules
     limit = MIB * options.memory if options.memory else _memory_of(torch.device(options.device)) // 2
@@ -196,7 +196,7 @@ def _start(task: dict[str, Any]) -> Answer:
             module = nn.Sequential(conv_norm_act(first, width, 3), module)
         elif part == "whole":
             whole = ContextHead(first, width, 1, lambda channels: module, dropout=0)
-            whole.classifier = nn.Identity()
+            whole.set_submodule("classifier", nn.Identity())
             module = whole
         run = module.to(**place).eval()
         x = torch.randn((1, first if part in ("head", "whole") else width, int(side), int(side)), **place)
