@@ -29,9 +29,9 @@ def benchmark(options: Namespace) -> None:
     """Measure memory in one process after the other, then time in turns; then, if asked, growth.
 
     Measured are the context module ("block"), the module after the 3x3 convolution that reduces the channels ("head"; of
-    "none" that is the convolution alone), the scores and contexts of ISA and dense attention alone ("scores"), and of both
-    what the authors' script measures of ISA: 3x3 convolution, module and fusing convolution ("whole"; openseg.pytorch,
-    branch pytorch-1.7, lib/models/modules/isa_block.py).
+    "none" that is the convolution alone), the scores and contexts of ISA and dense attention alone ("scores"), and of
+    both what the authors' script measures of ISA: 3x3 convolution, module and fusing convolution ("whole";
+    openseg.pytorch, branch pytorch-1.7, lib/models/modules/isa_block.py).
     """
     names = options.modules
     limit = MIB * options.memory if options.memory else _memory_of(torch.device(options.device)) // 2

@@ -173,7 +173,7 @@ def test_padding_is_cut_off_again(segmenter: Segmenter) -> None:
 
 @torch.no_grad()
 def test_paddleseg_pads_to_a_size_and_adds_logits_without_aligned_corners(segmenter: Segmenter) -> None:
-    """aug_inference of its core/infer.py after Padding and Normalize; the model itself aligns corners if the head does."""
+    """aug_inference of its core/infer.py after Padding and Normalize; the model itself aligns corners."""
     image = picture(58, 91)
     x = F.pad(segmenter.backbone.normalise(image), (0, 6, 0, 3))  # to 61 x 97
     total = torch.zeros(1, 5, 61, 97)
