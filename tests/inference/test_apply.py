@@ -135,6 +135,17 @@ def test_mmsegmentations_scales_and_mirror(segmenter: Segmenter, crop: tuple[int
 
 
 @torch.no_grad()
+def test_scales_multiply_what_the_picture_is_resized_to(segmenter: Segmenter) -> None:
+    """MultiScaleFlipAug of mmsegmentation 0.x: (long, short) times each ratio, rounded down, then as large as fits both."""
+    image = picture(50, 101)
+    total = torch.zeros(1, 5, 50, 101)
+    for size in ((26, 53), (35, 71), (62, 125)):  # the last would be 62x126 as 1.77 times 35x71
+        total += up(segmenter(resized(image, size)), (50, 101), segmenter.align_corners).softmax(1)
+    how = Inference(resize={"short_side": 36, "long_side": 71}, scales=(0.75, 1.0, 1.77))
+    check(segmenter, image, how, total / 3)
+
+
+@torch.no_grad()
 def test_openseg_adds_logits_at_the_padded_size_and_ends_cubic(segmenter: Segmenter) -> None:
     """ss_test and ms_test of its tester: everything but the last step happens to the normalised, padded input."""
     image = picture(90, 133)

@@ -76,11 +76,11 @@ def _text(value: Any) -> str:
 
 
 def _link(file: dict[str, Any], source: str) -> str:
-    """Return the address of a source: PATH:LINE, or COMMIT:PATH:LINE for another commit than the file's own."""
-    first = source.split(", ")[0]
-    place, _, line = first.rpartition(":")
+    """Return the address of a source."""
+    place, _, line = source.rpartition(":")
     commit, _, path = place.rpartition(":")
-    return f"{file['at'].format(commit=commit or file['commit'])}/{path}#L{line.split('-')[0]}"
+    address = next(file["at"][start] for start in sorted(file["at"], reverse=True) if path.startswith(start))
+    return f"{address.format(commit=commit or file['commit'])}{path}#L{line}"
 
 
 if __name__ == "__main__":
