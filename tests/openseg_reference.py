@@ -1,8 +1,10 @@
 """The published ISANet written from its definition, in float64 and step by step, to compare imported weights with.
 
-Weights carry openseg's names in their InPlaceABN form; `with_torch_norms` and `as_mmseg` give the other two files.
-Sources: openseg.pytorch isanet.py, isa_block.py, resnet_models.py, resnet_backbone.py; mmsegmentation isa_head.py.
-Single precision are only the constants that the code bases hold so: normalisation and |weight| + eps.
+`Reference` is the network in evaluation mode, `Training` in training mode with openseg's loss and steps. Weights carry
+openseg's names in their InPlaceABN form; `with_torch_norms` and `as_mmseg` give the other two files.
+Sources: openseg.pytorch isanet.py, isa_block.py, resnet_models.py, resnet_backbone.py, inplace_abn_cuda.cu,
+loss_helper.py, optim_scheduler.py; mmsegmentation isa_head.py.
+Single precision are only the constants of the normalisation, which the code bases hold so.
 """
 
 import re
@@ -128,19 +130,72 @@ class Reference:
         return F.conv2d(x, weight, None if bias is None else bias.double(), stride, padding, dilation)
 
     def norm(self, x: Tensor, name: str, act: str = "head") -> Tensor:
-        weight, bias, mean, var = (
-            self.weights[f"{name}.{key}"] for key in ("weight", "bias", "running_mean", "running_var")
-        )
-        if self.calibrate:  # the mean square: what random weights give varies little
-            mean.copy_(x.mean((0, 2, 3)) * torch.empty_like(mean).uniform_(0.8, 1.2))
-            var.copy_(x.square().mean((0, 2, 3)) * torch.empty_like(var).uniform_(0.8, 1.2))
-        factor = weight.abs() + 1e-5 if self.style.inplace_abn else weight
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        mean, var = self.statistics(x, name)
+        factor = weight.double().abs() + 1e-5 if self.style.inplace_abn else weight
         mean, var, factor, bias = (t.double().view(-1, 1, 1) for t in (mean, var, factor, bias))
         x = (x - mean) / (var + 1e-5).sqrt() * factor + bias
         if act == "none":
             return x
         slope = 0.01 if act == "head" and self.style.inplace_abn else 0.0
         return torch.where(x < 0, slope * x, x)
+
+    def statistics(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return mean and variance by which a norm standardises each channel."""
+        mean, var = self.weights[f"{name}.running_mean"], self.weights[f"{name}.running_var"]
+        if self.calibrate:  # the mean square: what random weights give varies little
+            mean.copy_(x.mean((0, 2, 3)) * torch.empty_like(mean).uniform_(0.8, 1.2))
+            var.copy_(x.square().mean((0, 2, 3)) * torch.empty_like(var).uniform_(0.8, 1.2))
+        return mean, var
+
+
+class Training(Reference):
+    """The network in training mode without dropout, its loss and the steps of its optimiser.
+
+    Args:
+        weights: As in `Reference`; they are copied.
+        style: Whose.
+        class_weights: One per class, of both losses.
+    """
+
+    def __init__(self, weights: Weights, style: Style, class_weights: Tensor) -> None:
+        super().__init__({name: value.double().clone() for name, value in weights.items()}, style)
+        self.trained = {name: value for name, value in self.weights.items() if ".running_" not in name}
+        for value in self.trained.values():
+            value.requires_grad_()
+        self.class_weights = class_weights
+        self.velocity = {name: torch.zeros_like(value) for name, value in self.trained.items()}
+
+    def statistics(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        """Return those of the batch, and let the running ones follow them by a tenth, the variance unbiased."""
+        count = x.numel() // x.shape[1]
+        mean = x.sum((0, 2, 3)) / count
+        var = (x - mean.view(-1, 1, 1)).square().sum((0, 2, 3)) / count
+        for key, now in (("mean", mean), ("var", var * count / (count - 1))):
+            kept = self.weights[f"{name}.running_{key}"]
+            kept.copy_(0.9 * kept + 0.1 * now.detach())
+        return mean, var
+
+    def loss(self, image: Tensor, labels: Tensor, ignored: int = 255) -> tuple[Tensor, Tensor]:
+        """Return the whole loss and the auxiliary one, of `labels`, integers (B, H, W)."""
+        losses = []
+        for logits in self.logits(image):
+            labelled = labels != ignored
+            scores = logits.permute(0, 2, 3, 1)[labelled]
+            own = labels[labelled]
+            of_each = scores.logsumexp(1) - scores.gather(1, own[:, None])[:, 0]
+            share = self.class_weights[own]
+            losses.append((share * of_each).sum() / share.sum())
+        return losses[0] + 0.4 * losses[1], losses[1]
+
+    @torch.no_grad()
+    def step(self, number: int, total: int, lr: float, head_mult: float, decay: float) -> None:
+        """Take a step of SGD with momentum by the gradients, which stay, at the rate of step `number` of `total`."""
+        rate = lr * (1 - number / total) ** 0.9
+        for name, weight in self.trained.items():
+            assert weight.grad is not None
+            self.velocity[name] = 0.9 * self.velocity[name] + weight.grad + decay * weight
+            weight -= rate * (1 if name.startswith("backbone.") else head_mult) * self.velocity[name]
 
 
 def random_weights(style: Style, depth: int = 50, classes: int = 5, seed: int = 0) -> Weights:

@@ -120,11 +120,15 @@ def picture(height: int = 33, width: int = 41) -> Tensor:
 
 @pytest.fixture
 def model() -> Model:
-    segmenter = build_described(DESCRIPTION).eval()
+    return described(DESCRIPTION)
+
+
+def described(description: dict[str, Any]) -> Model:
+    segmenter = build_described(description).eval()
     for name, buffer in segmenter.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             nn.init.uniform_(buffer, 0.5, 1.5)
-    return Model(segmenter, "isaseg", DESCRIPTION)
+    return Model(segmenter, "isaseg", description)
 
 
 def save_ours(model: Model, path: Path, **changes: Any) -> Path:
@@ -244,6 +248,21 @@ def test_our_files_give_the_same_network(model: Model, tmp_path: Path) -> None:
     (tmp_path / "new" / "model.safetensors").rename(tmp_path / "renamed")  # known by what it holds
     assert torch.equal(load_segmenter(tmp_path / "renamed")(x), want)
     assert os.listdir(tmp_path / "new") == []
+
+
+@torch.no_grad()
+def test_a_network_of_inplace_abn_keeps_the_signs_of_its_weights(tmp_path: Path) -> None:
+    model = described({**DESCRIPTION, "head": {**DESCRIPTION["head"], "norm": "inplace_abn"}})
+    for name, weight in model.segmenter.named_parameters():
+        if weight.ndim == 1:
+            weight.normal_()
+    save_safetensors(model, tmp_path / "a.safetensors")
+    x = picture()
+    for path in (save_ours(model, tmp_path / "a.ckpt"), tmp_path / "a.safetensors"):
+        loaded = load_segmenter(path)
+        assert torch.equal(loaded(x), model.segmenter(x))
+        for name, value in model.segmenter.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value), name
 
 
 def test_loading_makes_single_precision(model: Model, tmp_path: Path) -> None:

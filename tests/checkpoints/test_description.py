@@ -10,6 +10,7 @@ import torch
 from isaseg.checkpoints.description import build_described
 from isaseg.errors import CheckpointError
 from isaseg.models import context_modules
+from isaseg.models.norms import is_absolute
 from tests.models.test_segmenter import make
 
 DESCRIPTION: dict[str, Any] = {
@@ -31,6 +32,16 @@ def test_a_described_network_is_the_one_that_was_described() -> None:
     assert built.state_dict().keys() == make().state_dict().keys()
     least = {key: DESCRIPTION[key] for key in ("backbone", "attention", "head", "num_classes")}
     assert str(build_described(least)) == str(built)
+
+
+def test_norms_of_inplace_abn_are_described_and_older_descriptions_have_none() -> None:
+    described = {**DESCRIPTION, "head": {**DESCRIPTION["head"], "norm": "inplace_abn"}}
+    built = build_described(described)
+    assert is_absolute(built.backbone) and is_absolute(built.head)
+    assert not is_absolute(build_described(DESCRIPTION))
+    assert str(build_described({**DESCRIPTION, "head": {**DESCRIPTION["head"], "norm": "batch"}})) == str(
+        make()
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,8 @@ NESTED.append(NESTED)
         (_set("num_classes", to=10**7), "integer from 1 to 4096, got num_classes=10000000"),
         (_set("num_classes", to=True), "got num_classes=True"),
         (_set("negative_slope", to=2), "got negative_slope=2"),
+        (_set("head", "norm", to="layer"), "norm to be one of batch, inplace_abn, got norm='layer'"),
+        (_set("head", "init", to="mmseg"), "got head.init='mmseg'"),
         (_set("data", to="../../etc"), "for the data set, got data='../../etc'"),
         (_set("protocol", to=torch.ones(2)), "the name of a protocol, got protocol"),
         (_set("protocol", to="../mine"), "the name of a protocol, got protocol='../mine'"),

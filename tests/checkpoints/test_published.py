@@ -200,7 +200,8 @@ def test_openseg_tells_input_and_group_size(shapes: dict[str, Weights]) -> None:
         "group_size": [8, 8],
         "value_bias": False,
     }
-    assert description["head"] == {"channels": 32, "dropout": 0.05, "aux_channels": 24, "align_corners": True}
+    head = {"channels": 32, "dropout": 0.05, "aux_channels": 24, "align_corners": True, "norm": "inplace_abn"}
+    assert description["head"] == head
     assert (description["data"], description["protocol"]) == ("cityscapes", "openseg")
     bare = recognise({}, shapes["inplace_abn"]).description
     assert bare == {**description, "data": None}

@@ -243,3 +243,12 @@ def test_an_own_folder_has_no_weights_of_lamps() -> None:
     cfg = load(*FOLDER.split())
     check(cfg)
     assert cfg.loss.get("class_weights") is None and "lamps" not in cfg.name
+
+
+def test_the_recipe_decides_on_the_bias_of_the_values() -> None:
+    for option in ("isa", "isa_parallel"):
+        for value in (True, False):
+            cfg = load(f"attention={option}", f"recipe.value_bias={str(value).lower()}")
+            check(cfg)
+            module = config.build(cfg.attention, "attention")(16)
+            assert any(name.endswith("value.bias") for name in module.state_dict()) is value

@@ -57,7 +57,7 @@ def test_the_file_decides_unless_the_command_does(file: Path, begun: Callable[..
         False,
     )
     assert (list(cfg.attention.group_size), cfg.attention.recompute) == ([4, 4], False)
-    assert cfg.head == DESCRIPTION["head"] | {"negative_slope": 0.01}
+    assert cfg.head == DESCRIPTION["head"] | {"negative_slope": 0.01, "init": "torch"}
     words = [
         "backbone.output_stride=16",
         "backbone.freeze=[stem]",

@@ -157,6 +157,19 @@ def test_hrnet_takes_any_size_and_gives_its_branches_in_one_map() -> None:
 
 
 @torch.no_grad()
+def test_the_branches_of_hrnet_are_resized_as_the_head_resizes() -> None:
+    """openseg with align_corners; also in the description, from which a checkpoint is built again."""
+    for word, corners in (("head.align_corners=true", True), ("head.align_corners=false", False)):
+        cfg = compose_overrides("backbone=hrnet_w18", "head.aux_channels=null", word)
+        backbone = config.build(cfg.backbone, "backbone").eval()
+        assert config.describe_network(cfg)["backbone"]["align_corners"] is corners
+        image = random_image(64, 96)
+        maps = backbone.model(backbone.normalise(image))
+        rest = [F.interpolate(m, size=(16, 24), mode="bilinear", align_corners=corners) for m in maps[1:]]
+        torch.testing.assert_close(backbone(image)[0], torch.cat([maps[0], *rest], 1), rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
 def test_a_model_with_channels_last_gives_channels_first() -> None:
     backbone = make("swin_tiny_patch4_window7_224")
     image = random_image(64, 64)
@@ -259,6 +272,35 @@ def test_local_weights_arrive(suffix: str, save: Any, tmp_path: Path) -> None:
     assert "conv1.0.weight" in loaded
     for key, value in loaded.items():
         assert torch.equal(value, state[key]), key
+
+
+def csail() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return random weights of a ResNet-50 under timm's names, and under those of MIT CSAIL, which counts no batches."""
+    stem = {"conv1.0": "conv1", "conv1.1": "bn1", "conv1.3": "conv2", "conv1.4": "bn2", "conv1.6": "conv3"}
+    stem["bn1"] = "bn3"
+    state = timm.create_model("resnet50s").state_dict()
+    state = {k: torch.rand_like(v) for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    parts = {key: key.rpartition(".") for key in state}
+    return state, {f"{stem.get(p, p)}.{last}": state[key] for key, (p, _, last) in parts.items()}
+
+
+def test_csail_s_weights_arrive_where_the_image_is_what_they_were_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = compose_overrides("backbone=resnet101_csail", "backbone.name=resnet50s")
+    of_file = "got backbone.weights='resnet101-imagenet.pth'"
+    with pytest.raises(ConfigError, match=f"{of_file}, which does not exist; openseg's .* links it"):
+        config.build(cfg.backbone, "backbone")
+    state, renamed = csail()
+    assert {"conv1.weight", "conv2.weight", "conv3.weight", "bn3.bias", "fc.weight"} <= renamed.keys()
+    torch.save(renamed, "resnet101-imagenet.pth")
+    backbone = config.build(cfg.backbone, "backbone")
+    for key, value in backbone.model.state_dict().items():
+        assert key.endswith("num_batches_tracked") or torch.equal(value, state[key]), key
+    assert (backbone.bgr, backbone.model.maxpool.ceil_mode) == (True, True)
+    with pytest.raises(ConfigError, match=f"{of_file} .*use backbone=resnet101_csail"):
+        make("resnet50s", weights="resnet101-imagenet.pth")
 
 
 class _Runs:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,7 +24,9 @@ from isaseg.models.segmenter import Segmenter, build_segmenter
 from tests.conftest import compose_overrides
 from tests.models.references import random_map, randomise, relative
 
-DEEPER = {"convnext_base", "hrnet_w48", "resnet101_d8", "resnet101s_d8"}  # of the layers of another option
+# Of the layers of another option
+DEEPER = {"convnext_base", "hrnet_w48", "hrnet_w48_openseg", "resnet101_csail"}
+DEEPER |= {"resnet101_d8", "resnet101d_d8", "resnet101s_d8"}
 BACKBONES = sorted({path.stem for path in (config.conf_dir() / "backbone").glob("[!_]*.yaml")} - DEEPER)
 ISA = partial(InterlacedSparseAttention, group_size=(4, 4))
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {
@@ -114,6 +117,13 @@ def test_a_block_takes_fewer_products() -> None:
         for stage in ("long", "short")
         for layer in ("key.1", "query.1", "query_key", "value")
     ]
+
+
+@torch.no_grad()
+def test_synchronised_norms_are_folded_with_their_activations() -> None:
+    module = convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4))).eval()
+    x = torch.randn(2, 3, 6, 6)
+    assert relative(fuse(module)(x), module(x)) <= 1e-5 and (module(x) == 0).any()
 
 
 class TwoReaders(nn.Module):

@@ -22,6 +22,7 @@ from isaseg.data.sets.lamps import Lamps
 from isaseg.data.transforms import TrainTransform
 from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
 from isaseg.models.backbone import Backbone
+from isaseg.models.norms import make_absolute
 from isaseg.training.trainer import SyncedNorms
 from tests.fakes import make_fake_ade20k
 from tests.reliability.small import SMALL, said, train_in_processes
@@ -156,20 +157,38 @@ def test_buffers_are_not_sent_where_norms_are_synchronised(
     assert found == {"allreduce_": 2 + 1}
 
 
-def test_synchronised_norms_keep_the_activations_inside_them() -> None:
-    """torch's conversion makes a timm norm with activation a plain norm; the end restores the very modules."""
+class First(torch.nn.Module):
+    """Gives the first of a backbone's maps."""
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        return maps[0]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_synchronised_norms_keep_the_activations_inside_them(absolute: bool) -> None:
+    """torch's conversion makes a timm norm with activation a plain norm; the end restores the very modules.
+
+    It knows nothing of the factor |weight| + eps either.
+    """
     torch.manual_seed(0)
-    network = torch.nn.Sequential(Backbone("efficientnet_lite0", out_indices=(1,)), torch.nn.Identity())
+    backbone = Backbone("efficientnet_lite0", out_indices=(1,))
+    network = torch.nn.Sequential(backbone, First(), torch.nn.BatchNorm2d(backbone.channels[0]))
+    for weight in network.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    if absolute:
+        make_absolute(network)
     image = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    kinds = {name: type(part) for name, part in network.named_modules()}
     before, norms = network.eval()(image), dict(network.named_modules())
     plugin = SyncedNorms()
     synced = plugin.apply(network)
     assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in synced.modules())
-    assert torch.equal(synced(image)[0], before[0])
+    assert torch.equal(synced(image), before)
     for part in synced.modules():
         if isinstance(part, torch.nn.SyncBatchNorm):
             part.running_mean = part.running_mean + 1
-    changed = synced(image)[0]
+    changed = synced(image)
     reverted = plugin.revert(synced)
     assert dict(reverted.named_modules()) == norms
-    assert torch.equal(reverted(image)[0], changed) and not torch.equal(changed, before[0])
+    assert {name: type(part) for name, part in reverted.named_modules()} == kinds
+    assert torch.equal(reverted(image), changed) and not torch.equal(changed, before)

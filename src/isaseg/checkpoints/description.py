@@ -26,6 +26,7 @@ _MODEL_ARGS |= {"patch_size", "window_size", "always_partition", "init_values", 
 _MODEL_ARGS |= {f"{part}drop_rate" for part in ("", "pos_", "proj_", "attn_", "patch_")}
 _MODEL_ARGS |= {"drop_path_rate", "drop_block_rate"}
 _HEAD = {"channels", "dropout", "aux_channels", "align_corners"}
+_ABSENT = {"norm"}  # in a head that was described before there was a choice
 _REQUIRED = {"backbone", "attention", "head", "num_classes"}
 _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 
@@ -40,7 +41,7 @@ def build_described(description: Any) -> Segmenter:
     Args:
         description: Plain data: `backbone`, arguments of `Backbone`; `attention`, `name` and arguments of a context
             module; either with `_target_` and the arguments of a class outside this project instead; `head`, with
-            `channels`, `dropout`, `aux_channels` and `align_corners`; `num_classes`; and optionally
+            `channels`, `dropout`, `aux_channels`, `align_corners` and optionally `norm`; `num_classes`; and optionally
             `negative_slope`, `data` (an option of conf/data), `protocol` (one of conf/protocol), `classes` (names) and
             `palette` (RGB of each).
 
@@ -50,7 +51,7 @@ def build_described(description: Any) -> Segmenter:
     _check_names(description, "the description", _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_facts(description)
     head = description["head"]
-    _check_arguments(head, "head", _HEAD, _HEAD)
+    _check_arguments(head, "head", _HEAD | _ABSENT, _HEAD)
     backbone = _backbone(description["backbone"])
     attention = _attention(description["attention"])
     try:

@@ -18,7 +18,6 @@ from isaseg.errors import CheckpointError
 
 _DEPTHS = {6: 50, 23: 101}  # by the number of blocks in the third stage
 _GROUP_SIZE = [8, 8]  # the only published value: mmseg's down_factor, openseg's factors
-_ABN_SLOPE = 0.01
 
 # Data sets by their name in the other code base: our name, and the number of classes that it has there.
 _MMSEG_DATA = {
@@ -155,10 +154,9 @@ def _openseg(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Publis
         key,
         backbone={"name": f"resnet{depth}s", "ceil_pool": True, **_openseg_input(config)},
         group_size=_openseg_factor(_node(config, "network")),
-        head={"dropout": 0.05, "align_corners": True},
+        head={"dropout": 0.05, "align_corners": True, "norm": "batch" if is_torch else "inplace_abn"},
         data=(data, _OPENSEG_DATA[data]) if data in _OPENSEG_DATA else None,
         protocol="openseg",
-        negative_slope=0.0 if is_torch else _ABN_SLOPE,
     )
     return Published("openseg", description, openseg_values(weights, is_torch), key)
 
@@ -219,7 +217,6 @@ def _describe(
     head: dict[str, Any],
     data: tuple[str, int] | None,
     protocol: str,
-    negative_slope: float = 0.0,
 ) -> dict[str, Any]:
     """Return the description of a network; its sizes are read off the tensors. Missing ones are reported later."""
 
@@ -244,7 +241,6 @@ def _describe(
             "aux_channels": outputs("aux_head.reduce.0.weight", 256) if has_aux else None,
         },
         "num_classes": count,
-        "negative_slope": negative_slope,
         "data": data[0] if data is not None and data[1] == count else None,
         "protocol": protocol,
         "classes": None,

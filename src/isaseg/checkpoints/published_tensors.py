@@ -7,8 +7,6 @@ from torch import Tensor
 
 __all__ = ["MMSEG_NAMES", "openseg_names", "openseg_values", "renamed"]
 
-_ABN_EPS = 1e-5  # InPlaceABN multiplies by |weight| + eps
-
 _PARTS = (
     *(f"{part}.{i}" for part in ("query", "key") for i in (0, 1, 3, 4)),  # conv, norm, conv, norm
     *("value", "proj.0", "proj.1"),
@@ -90,7 +88,5 @@ def openseg_values(weights: Mapping[str, Tensor], is_torch: bool) -> dict[str, T
     if is_torch:
         return values
     for norm in [name.removesuffix("running_mean") for name in weights if name.endswith(".running_mean")]:
-        if f"{norm}weight" in values:
-            values[f"{norm}weight"] = values[f"{norm}weight"].abs() + _ABN_EPS
         values.setdefault(f"{norm}num_batches_tracked", torch.tensor(0))  # InPlaceABN does not count them
     return values

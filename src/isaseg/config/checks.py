@@ -57,7 +57,9 @@ class _Head(TypedDict):
     dropout: Annotated[float, Field(ge=0, le=1)]
     aux_channels: PositiveInt | None
     align_corners: bool
-    negative_slope: NotRequired[float]  # openseg's InPlaceABN
+    norm: NotRequired[Literal["batch", "inplace_abn"]]
+    init: NotRequired[Literal["torch", "mmseg", "paddleseg"]]
+    negative_slope: NotRequired[float]  # of the networks of openseg that were saved with plain norms
 
 
 class _Recipe(TypedDict):
@@ -67,6 +69,7 @@ class _Recipe(TypedDict):
     weight_decay: float
     head_lr_mult: float
     min_lr: float
+    value_bias: bool
 
 
 class _Trainer(TypedDict):

@@ -35,8 +35,8 @@ def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
     """Return a training configuration with the network of the file `init_from`, or itself where there is none.
 
     The nodes backbone, attention and head become those of the file, normalisation included. What `words` say of them
-    holds, and what only a training uses (freeze, norm_eval, recompute, label) stays. `init_sha256` becomes that of the
-    file, so that a run is named by its content.
+    holds, and what only a training uses (freeze, norm_eval, recompute, label, init) stays. `init_sha256` becomes that of
+    the file, so that a run is named by its content.
 
     Args:
         cfg: The configuration.
@@ -113,6 +113,7 @@ def describe_network(cfg: DictConfig) -> dict[str, Any]:
     from isaseg.models.backbone import Backbone
 
     head: Any = OmegaConf.to_container(cfg.head, resolve=True)
+    head.pop("init", None)  # the checkpoint has the weights
     names = {kind: {"name": name} for name, kind in context_modules().items()}
     return {
         "backbone": _described(cfg.backbone, {Backbone: {}}),
@@ -153,7 +154,7 @@ def _nodes(cfg: DictConfig, description: dict[str, Any]) -> dict[str, dict[str, 
     attention["_partial_"] = True
     if OmegaConf.select(cfg, "attention._target_") == attention["_target_"]:
         attention |= _held(cfg, "attention", ("recompute", "label"))
-    head = dict(description["head"])
+    head = {**_held(cfg, "head", ("init",)), **description["head"]}
     if slope := description.get("negative_slope"):
         head["negative_slope"] = slope
     return {"backbone": backbone, "attention": attention, "head": head}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -25,9 +26,11 @@ class Backbone(nn.Module):
         out_indices: Which of timm's feature maps to return, in order; negative numbers count from the end. The last one
             feeds the context head, the one before it the auxiliary head.
         pretrained: Download timm's weights from the hub.
-        weights: A local file with timm weights, used instead of the hub.
+        weights: A local file with timm weights, used instead of the hub; or MIT CSAIL's ResNet-101, as openseg uses it,
+            with `bgr`, `mean` and `std` as it was trained.
         weights_sha256: The SHA-256 this file must have; None accepts any.
         fuse: Resize all maps to the size of the first and concatenate them into one, as HRNet does.
+        align_corners: How `fuse` resizes: False in mmsegmentation unless its head says otherwise, True in openseg.
         input_multiple: Pad the normalised image at the right and bottom to a multiple of this. What the model itself
             needs, for its patch, strides or windows, is found without it.
         model_args: Further arguments of the timm model, e.g. `feature_location`.
@@ -67,6 +70,7 @@ class Backbone(nn.Module):
         std: Sequence[float] | None = None,
         freeze: Sequence[int | str] = (),
         norm_eval: bool = False,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
@@ -77,7 +81,8 @@ class Backbone(nn.Module):
         if not out_indices:
             raise ConfigError("expected backbone.out_indices to name at least one feature map, got none")
         made_of = repr((name, list(out_indices), ceil_pool, sorted(args.items())))
-        self.model = create(name, tuple(out_indices), pretrained, weights, weights_sha256, args)
+        is_bgr = bgr and mean is not None and std is not None
+        self.model = create(name, tuple(out_indices), pretrained, weights, weights_sha256, args, is_bgr)
         if ceil_pool:
             _round_up(self.model, name)
         info: Any = self.model.feature_info
@@ -86,7 +91,7 @@ class Backbone(nn.Module):
             raise ConfigError(f"expected backbone.out_indices to name each map once, got {list(out_indices)}")
         self.channels = [sum(channels)] if fuse else channels
         self.strides = strides[:1] if fuse else strides
-        self.fuse = fuse
+        self.fuse, self.align_corners = fuse, align_corners
         self.input_multiple = math.lcm(input_multiple, needed_multiple(self.model, name, made_of))
         self._timm_strides = strides
         self._channels_last = str(getattr(self.model, "output_fmt", "NCHW")).endswith("NHWC")
@@ -146,8 +151,8 @@ class Backbone(nn.Module):
             ]
         if self.fuse:
             size = maps[0].shape[-2:]
-            rest = [F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in maps[1:]]
-            maps = [torch.cat([maps[0], *rest], dim=1)]
+            resize = partial(F.interpolate, size=size, mode="bilinear", align_corners=self.align_corners)
+            maps = [torch.cat([maps[0], *map(resize, maps[1:])], dim=1)]
         return maps
 
     def layers_above(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any, TypeGuard, TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -19,6 +19,7 @@ from isaseg.models.attention_block import AttentionBlock, project_values
 from isaseg.models.attention_cores import Core
 from isaseg.models.backbone import Backbone
 from isaseg.models.layers import Pointwise
+from isaseg.models.norms import is_norm
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,7 +109,7 @@ def _is_pointwise(part: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def _fold_traced(model: nn.Module) -> None:
     """Fold the norms of a model if torch.fx can trace its calls; otherwise leave it unchanged."""
-    if not any(_is_norm(part) for part in model.modules()):
+    if not any(is_norm(part) for part in model.modules()):
         return
     try:
         graph = _Tracer().trace(model)
@@ -129,16 +130,12 @@ class _Tracer(fx.Tracer):
     """Does not look into modules without children: some, such as timm's poolings, depend on the size of the map."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _is_norm(m) or not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return type(module) in (nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d)
+        return is_norm(m) or not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _folds(conv: nn.Module, norm: nn.Module) -> bool:
     return (
-        type(conv) in (nn.Conv2d, Pointwise, Conv2dSame) and _is_norm(norm) and norm.running_mean is not None
+        type(conv) in (nn.Conv2d, Pointwise, Conv2dSame) and is_norm(norm) and norm.running_mean is not None
     )
 
 
@@ -149,4 +146,4 @@ def _fold(conv: nn.Module, norm: nn.Module) -> nn.Module:
     conv.weight, conv.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    return norm.act if isinstance(norm, BatchNormAct2d | SyncBatchNormAct) else nn.Identity()

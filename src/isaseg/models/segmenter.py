@@ -1,7 +1,7 @@
 """The whole network: from a uint8 RGB image to logits of the same size."""
 
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from isaseg.models.backbone import Backbone, check_image
 from isaseg.models.fuse import fuse
 from isaseg.models.head import AuxHead, ContextHead
+from isaseg.models.initial import Init, initialise
+from isaseg.models.norms import ABN_SLOPE, Norm, make_absolute
 
 
 class Segmenter(nn.Module):
@@ -122,6 +124,8 @@ def build_segmenter(
     aux_channels: int | None = 256,
     align_corners: bool = False,
     negative_slope: float = 0.0,
+    norm: Norm = "batch",
+    init: Init = "torch",
 ) -> Segmenter:
     """Build a `Segmenter` whose widths follow from the backbone.
 
@@ -133,11 +137,17 @@ def build_segmenter(
         dropout: Of both heads.
         aux_channels: Width of the auxiliary head; None means no such head.
         align_corners: As in `Segmenter`.
-        negative_slope: Slope of the heads' activations below zero: 0 is ReLU, 0.01 is openseg's InPlaceABN.
+        negative_slope: Slope of the heads' activations below zero; 0 is ReLU.
+        norm: `batch`, or `inplace_abn` as in openseg's master: all batch norms, those of the backbone too, multiply by
+            |weight| + eps, and the activations of the heads have a slope of 0.01 below zero.
+        init: How the heads begin; see `isaseg.models.initial`.
 
     Raises:
-        ValueError: If the backbone has no `channels`, or a single map where there is to be an auxiliary head.
+        ValueError: If the backbone has no `channels` or a single map where there is to be an auxiliary head, `norm` or
+            `init` is unknown, or a norm is of a kind that cannot be `inplace_abn`.
     """
+    if norm not in get_args(Norm):
+        raise ValueError(f"expected norm to be one of {', '.join(get_args(Norm))}, got {norm=}")
     widths = getattr(backbone, "channels", None)
     if (
         not isinstance(widths, list | tuple)
@@ -158,14 +168,18 @@ def build_segmenter(
             )
         aux_head = AuxHead(backbone.channels[-2], num_classes, aux_channels, dropout)
     segmenter = Segmenter(backbone, head, aux_head, align_corners)
-    if negative_slope:
-        for part in (segmenter.head, segmenter.aux_head):
-            _make_leaky(part, negative_slope)
+    slope = ABN_SLOPE if norm == "inplace_abn" else negative_slope
+    for part in (head, aux_head) if aux_head is not None else (head,):
+        initialise(part, init)
+        if slope:
+            _make_leaky(part, slope)
+    if norm == "inplace_abn":
+        make_absolute(segmenter)
     return segmenter
 
 
-def _make_leaky(part: nn.Module | None, slope: float) -> None:
-    for parent in list(part.modules()) if part is not None else []:
+def _make_leaky(part: nn.Module, slope: float) -> None:
+    for parent in list(part.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(parent, name, nn.LeakyReLU(slope))

@@ -21,6 +21,16 @@ from isaseg.files import sha256
 from isaseg.models.tensor_files import load_file
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # of which timm takes the first that is there
+# openseg's ImageNet weights of its ResNet-101, trained by MIT CSAIL, and what their layers before the stages are in timm
+_CSAIL_FILE = "resnet101-imagenet.pth"
+_CSAIL_STEM = {
+    "conv1": "conv1.0",
+    "bn1": "conv1.1",
+    "conv2": "conv1.3",
+    "bn2": "conv1.4",
+    "conv3": "conv1.6",
+    "bn3": "bn1",
+}
 # How timm's transformers are told to take images of any size; Swin then shifts its windows in every stage, as in mmseg
 _ANY_SIZE = ({"dynamic_img_size": True, "always_partition": True}, {"dynamic_img_size": True})
 
@@ -32,14 +42,31 @@ def create(
     weights: str | None,
     weights_sha256: str | None,
     args: dict[str, Any],
+    is_bgr: bool = False,
 ) -> Any:
     """Return a timm model that gives feature maps; the arguments are those of `Backbone`.
+
+    Args:
+        name: See there.
+        out_indices: See there.
+        pretrained: See there.
+        weights: See there; a file of MIT CSAIL's ResNet is renamed.
+        weights_sha256: See there.
+        args: Further arguments of the timm model.
+        is_bgr: Whether the image is given as BGR with statistics other than timm's, which CSAIL's weights need.
 
     Raises:
         ConfigError: If timm has no such model, an argument does not fit it, or the weights cannot be loaded.
     """
     tensors = None if weights is None else _tensors(name, Path(weights), weights_sha256)
     if tensors is not None:
+        if _is_csail(tensors):
+            if not is_bgr:
+                raise ConfigError(
+                    f"expected weights that were trained with the input of {name}, got backbone.weights='{weights}' of "
+                    "MIT CSAIL, which were trained with BGR images and means of their own; use backbone=resnet101_csail"
+                )
+            tensors = from_csail(tensors)
         pretrained, args["pretrained_cfg_overlay"] = True, {"state_dict": dict(tensors)}
     if not timm.is_model(name.split(".")[0]):
         near = get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
@@ -180,11 +207,29 @@ def _whole(name: str) -> Any:
         return timm.create_model(name)
 
 
+def from_csail(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of MIT CSAIL's deep-stem ResNet under the names of timm's `resnet101s`."""
+    return {
+        ".".join([_CSAIL_STEM.get(own, own), *rest]): tensors[n]
+        for n in tensors
+        for own, *rest in [n.split(".")]
+    }
+
+
+def _is_csail(tensors: dict[str, Tensor]) -> bool:
+    return {"conv3.weight", "bn3.weight", "layer1.0.conv1.weight", "fc.weight"} <= tensors.keys()
+
+
 def _tensors(name: str, path: Path, expected: str | None) -> dict[str, Tensor]:
     """Return the tensors of a weights file or a training checkpoint of timm."""
     if not path.is_file():
+        where = (
+            "; openseg's GETTING_STARTED.md links it, at github.com/hsfzxjy/models.storage in the release "
+            "openseg-pytorch-pretrained, and backbone=resnet101s_d8 does with timm's weights"
+        )
         raise ConfigError(
-            f"expected a file of timm weights, got backbone.weights='{path}', which does not exist"
+            f"expected a file of weights, got backbone.weights='{path}', which does not exist"
+            + (where if path.name == _CSAIL_FILE else "")
         )
     if expected is not None and (found := sha256(path)) != expected.lower():
         raise ConfigError(

@@ -38,6 +38,7 @@ from isaseg import config
 from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.config.values import suggest
 from isaseg.errors import ConfigError
+from isaseg.models.norms import is_absolute, make_absolute, make_plain
 from isaseg.training import callbacks, interruptions
 from isaseg.training._compat import sends_buffers, without_broadcast_of_signals
 from isaseg.training.module import GROUP_SCORES, SCORES, SegmentationModule
@@ -104,11 +105,13 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
 class SyncedNorms(TorchSyncBatchNorm):
     """Synchronises batch norms for trainer.sync_batchnorm, and restores the very modules at the end.
 
-    timm's norms hold an activation too, which torch's own conversion would leave out without a word.
+    timm's norms hold an activation too, which torch's own conversion would leave out without a word. The factor
+    |weight| + eps, which neither of them knows, is put back after the conversion.
     """
 
     def __init__(self) -> None:
         self._own: dict[str, nn.Module] = {}
+        self._is_absolute = False
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Return the model with synchronised norms."""
@@ -117,7 +120,11 @@ class SyncedNorms(TorchSyncBatchNorm):
             for name, part in model.named_modules()
             if isinstance(part, _BatchNorm) and not isinstance(part, nn.SyncBatchNorm)
         }
+        self._is_absolute = is_absolute(model)
+        make_plain(model)
         synced: nn.Module = convert_sync_batchnorm(model)
+        if self._is_absolute:
+            make_absolute(synced)
         return synced
 
     def revert(self, model: nn.Module) -> nn.Module:
@@ -128,6 +135,8 @@ class SyncedNorms(TorchSyncBatchNorm):
             for key, value in synced.named_buffers(recurse=False):
                 setattr(own, key, value)
             model.set_submodule(name, own)
+        if self._is_absolute:
+            make_absolute(model)
         self._own = {}
         return model
 
