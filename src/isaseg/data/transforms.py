@@ -15,13 +15,11 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from isaseg.data.augment import Draws, check_augment, compose
+from isaseg.data.augment import Draws, Pairs, Sample, change, check_augment, compose
 from isaseg.data.colour_jitter import brightness, distortion, photometric
 from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_range, check_resize, draw_scale, fit
 from isaseg.errors import ConfigError
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-Pairs = Sequence[tuple[int, int]]
 Level = Annotated[int, Field(ge=0, le=255)]
 Share = Annotated[float, Field(ge=0, le=1)]
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
@@ -110,7 +108,8 @@ class TrainTransform:
     """Resize, jitter of scale and aspect, crop, padding; then `augment`.
 
     Of `augment`, the leading PhotometricDistortion and BrightnessShift are applied before an enlargement and after a
-    reduction, whichever has fewer pixels, and never in padding; the others follow after it.
+    reduction, whichever has fewer pixels. They and a HorizontalFlip that follows them come before padding, as in
+    mmsegmentation and openseg, so that padding keeps its colour and its place; the others come after it.
 
     Args:
         crop_size: (H, W) of the result.
@@ -154,7 +153,11 @@ class TrainTransform:
         self.interpolation, self.cat_max_ratio, self.pad = interpolation, cat_max_ratio, pad
         self.augment, self.ignore_index, self.pad_colour = tuple(augment), ignore_index, tuple(pad_colour)
         self.recolour = tuple(takewhile(lambda transform: isinstance(transform, _Recolour), augment))
-        self.rest = compose(self.augment[len(self.recolour) :])
+        others = self.augment[len(self.recolour) :]
+        flips = tuple(
+            takewhile(lambda transform: isinstance(transform, albumentations.HorizontalFlip), others)
+        )
+        self.flips, self.rest = compose(flips), compose(others[len(flips) :])
 
     def __call__(
         self,
@@ -179,17 +182,17 @@ class TrainTransform:
         rng = np.random.default_rng(tuple(key))
         window, labels = self._choose(mask, self.factors(image.shape, rng), rng)
         # INTER_NEAREST would take the pixel half a pixel to the top left
-        mask = self._padded(fit(labels, window.size, cv2.INTER_NEAREST_EXACT), window, self.ignore_index)
+        mask = fit(labels, window.size, cv2.INTER_NEAREST_EXACT)
         if far is not None:
             inside = np.ascontiguousarray(far[window.rows, window.columns]).view(np.uint8)
-            far = self._padded(fit(inside, window.size, cv2.INTER_NEAREST_EXACT), window, 0)
+            far = fit(inside, window.size, cv2.INTER_NEAREST_EXACT)
         draws = Draws(rng)
         image = self._image(image[window.rows, window.columns], window, draws)
-        if self.rest.transforms:
-            self.rest.set_random_state(rng, draws)
-            # forced, it draws no number of its own
-            done = self.rest(image=image, mask=mask, far=far, flip_pairs=flip_pairs, force_apply=True)
-            image, mask, far = done["image"], done["mask"], done["far"]
+        image, mask, far = change(self.flips, (image, mask, far), draws, flip_pairs)
+        image = self._padded(image, window, self.pad_colour)
+        mask = self._padded(mask, window, self.ignore_index)
+        far = None if far is None else self._padded(far, window, 0)
+        image, mask, far = change(self.rest, (image, mask, far), draws, flip_pairs)
         if not image.shape[:2] == mask.shape == self.crop_size:
             raise ConfigError(
                 f"expected data.transform.augment to keep data.crop_size={list(self.crop_size)}, "
@@ -246,7 +249,7 @@ class TrainTransform:
         pixels = fit(pixels, window.size, INTERPOLATIONS[self.interpolation])
         if not enlarged:
             pixels = self._recoloured(pixels, draws)
-        return self._padded(pixels, window, self.pad_colour)
+        return pixels
 
     def _recoloured(self, pixels: np.ndarray, draws: Draws) -> np.ndarray:
         for transform in self.recolour:
