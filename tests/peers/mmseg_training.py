@@ -25,22 +25,27 @@ from mmseg.datasets import CityscapesDataset
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
-from mmseg_side import randomise, read_config
+from mmseg_side import read_config
 from torch import nn
 
 
 def network(config: Any, seed: int) -> nn.Module:
-    """Return its network without dropout, with random weights, in float64."""
+    """Return its network without dropout, as it begins, but for random norms and biases, in float64.
+
+    The last norm of a residual block begins with 0, which hides the block; with weights of one, a step of the published
+    rate would move the first convolutions by more than their size.
+    """
     torch.manual_seed(seed)
     config.model.pretrained = None
     for head in (config.model.decode_head, config.model.auxiliary_head):
         head.dropout_ratio = 0.0
     model = revert_sync_batchnorm(MODELS.build(config.model))
-    with torch.no_grad():
-        randomise(model)
-    for part in model.modules():
+    model.init_weights()
+    for name, part in model.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.momentum = 0.1  # `randomise` has set another
+            nn.init.uniform_(part.weight, *((0.1, 0.3) if name.endswith("bn3") else (0.5, 1.0)))
+        if getattr(part, "bias", None) is not None:
+            nn.init.normal_(part.bias, 0.0, 0.3)
     return model.double().train()
 
 

@@ -1,8 +1,8 @@
 """A training step is that of mmsegmentation, where it is installed (`make peers`): losses, weights and rates.
 
 Its own ISANet, loss, optimizer and schedule, built from its configuration, take some steps on a batch; ours takes them
-from the same weights as `protocol=mmseg` says. Both compute in float64: rounding to float32 is magnified by fifty layers
-of batch statistics.
+from the same weights as `protocol=mmseg` says. Both compute in float64: in float32, rounding and fifty layers of batch
+statistics make a loss differ by 2e-4 and a weight by 1e-2 after three steps.
 """
 
 import json
@@ -26,6 +26,7 @@ from isaseg.training.schedules import poly
 from tests import fakes
 from tests.conftest import compose_overrides
 from tests.peers.peer import PEER, run_peer
+from tests.peers.test_mmseg import blobs
 
 needed = pytest.mark.skipif(not PEER.exists(), reason="mmsegmentation is not installed: make peers")
 pytestmark = [pytest.mark.peers, needed]
@@ -40,8 +41,6 @@ WORDS += [
     f"trainer.max_steps={STEPS}",
     "trainer.accelerator=cpu",
 ]
-# timm's are 255 times ImageNet's in float32, which is other digits than its file has
-WORDS += ["++backbone.mean=[123.675,116.28,103.53]", "++backbone.std=[58.395,57.12,57.375]"]
 
 State = dict[str, Tensor]
 Steps = list[tuple[dict[str, float], State]]  # losses and rate of each, and the network after it
@@ -49,13 +48,13 @@ Steps = list[tuple[dict[str, float], State]]  # losses and rate of each, and the
 
 @pytest.fixture(scope="module")
 def batch() -> dict[str, Any]:
-    """Return two crops: noise, with labels in areas, of which some are ignored as at the right after padding."""
+    """Return two crops of soft colours, with labels in areas; some are ignored, as at the right after padding."""
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (2, 3, 96, 128)).astype(np.uint8)
+    image = np.stack([blobs((96, 128)), blobs((96, 160))[::-1, 32:]]).transpose(0, 3, 1, 2)
     mask = np.kron(rng.integers(0, 19, (2, 6, 8)), np.ones((16, 16))).astype(np.uint8)
     mask[0, :, 100:] = 255
     mask[:, 40:55, :30] = 255
-    return {"image": torch.from_numpy(image), "mask": torch.from_numpy(mask), "id": ["a", "b"]}
+    return {"image": torch.from_numpy(image.copy()), "mask": torch.from_numpy(mask), "id": ["a", "b"]}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,7 @@ def test_another_setting_would_be_seen(
     start = read_network(peer / "start.pth")[2]
     worst = errors(ours(peer, cityscapes, batch, word), theirs(peer, found), start)
     print(", ".join(f"{key} {value:.1e}" for key, value in worst.items()))
-    assert worst["weights"] > 5 * TOLERANCE
+    assert worst["changes"] > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize("target", ["target", "plain"])
