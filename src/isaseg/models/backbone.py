@@ -41,10 +41,10 @@ class Backbone(nn.Module):
         freeze: What is not trained: `stem`, numbers of stages from 1, or names of timm's modules, e.g. `layer1`. These
             parts stay in evaluation mode, as mmsegmentation's `frozen_stages` do.
         norm_eval: Batch norms keep their statistics in training; their weights are trained.
-        bilinear_exchange: In an HRNet, the branches are resized bilinearly with aligned corners wherever they are added, as
-            in openseg; timm takes the nearest value.
-        full_dilation: In a ResNet-D, the first block of a dilated stage has the stage's dilation, and its shortcut does not
-            pool, as in PaddleSeg's ResNet-vd; timm halves the dilation there, and pools.
+        bilinear_exchange: In an HRNet, the branches are resized bilinearly with aligned corners wherever they are added,
+            as in openseg; timm takes the nearest value.
+        full_dilation: In a ResNet-D, the first block of a dilated stage has the stage's dilation, and its shortcut does
+            not pool, as in PaddleSeg's ResNet-vd; timm halves the dilation there, and pools.
 
     Raises:
         ConfigError: If timm has no such model, the weights cannot be loaded, or an argument does not fit the model.
