@@ -76,7 +76,7 @@ peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to comp
 
 bench-peers: peers ## the same as peers
 
-test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores; some ten minutes
+test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores, samples, training steps; some twenty minutes
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
 test-browser: $(STAMP) ## click through compare's page in headless Chromium; installs Debian's where there is none

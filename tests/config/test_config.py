@@ -176,6 +176,8 @@ def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) 
     cfg = load(f"data={data}", f"protocol={protocol}", "data.root=x", "experiment=cityscapes_isa")
     check(cfg)
     recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")
+    for base in recipe.pop("defaults", ())[:1]:
+        recipe = OmegaConf.merge(OmegaConf.load(CONF / "recipe" / f"{base}.yaml"), recipe)
     shared = OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")
     for base in shared.pop("defaults", ()):
         shared = OmegaConf.merge(OmegaConf.load(CONF / "protocol" / f"{base}.yaml"), shared)

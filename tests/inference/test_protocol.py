@@ -25,8 +25,10 @@ def test_every_recipe_says_how_it_is_tested(recipe: str) -> None:
     assert set(cfg.test) == set(BASE.test), "no key that nobody reads"
     how = inference_of(cfg, ())
     several = inference_of(with_words(cfg, "test.tta=true"), ())
-    openseg = protocol == "openseg"
-    assert (how.scaling, how.average) == (("network", "logits") if openseg else ("file", "probabilities"))
+    openseg = protocol.startswith("openseg")
+    ways = {"openseg": "network", "openseg17": "network", "paddleseg": "paddleseg"}
+    assert how.scaling == ways.get(protocol, "file")
+    assert how.average == ("logits" if protocol in ways else "probabilities")
     assert how.interpolation == ("cubic" if openseg else "linear")
     assert how.resize == cfg.data.val_resize
     assert several.flip and 1.0 in several.scales

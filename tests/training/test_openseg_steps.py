@@ -11,7 +11,9 @@ from isaseg import config
 from isaseg.checkpoints.published_tensors import openseg_names, openseg_values, renamed
 from isaseg.models import segmenter as segmenter_file
 from isaseg.models.losses import CrossEntropy, resize_logits
+from isaseg.models.norms import is_absolute
 from isaseg.models.segmenter import build_segmenter
+from isaseg.training.build import _say_whose_weights
 from isaseg.training.module import SegmentationModule
 from tests.conftest import compose_overrides
 from tests.openseg_reference import ABN, Training, Weights, raw_weights
@@ -141,3 +143,38 @@ def test_the_loss_tells_each_part_of_the_definition(change: str, monkeypatch: py
     off = float((module.training_step(batch(0), 0) - wanted).abs() / wanted)
     assert (off <= 1e-10) is (change == "none"), off
     assert change == "none" or off > 1e-5, off
+
+
+def test_hrnet_with_isa_trains_as_openseg_has_it() -> None:
+    """BGR, norms of |weight| everywhere, four maps of 720 channels, hard examples, no auxiliary head."""
+    cfg = compose_overrides(
+        "experiment=ade20k_isa_hrnet", "data.root=x", "pretrained=false", "head.channels=16"
+    )
+    head: Any = OmegaConf.to_container(cfg.head, resolve=True)
+    backbone, attention, loss = (config.build(cfg[key], key) for key in ("backbone", "attention", "loss"))
+    segmenter = build_segmenter(backbone, cfg.data.num_classes, attention, **head)
+    assert (backbone.bgr, backbone.align_corners, segmenter.align_corners) == (True, True, True)
+    norms = [m for m in segmenter.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) > 300 and all(is_absolute(norm) for norm in norms)
+    logits, aux = segmenter.coarse_with_aux(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    assert logits.shape == (2, 150, 16, 16) and aux is None
+    loss(logits, torch.randint(0, 150, (2, 64, 64)), align_corners=True).backward()
+    assert backbone.model.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("protocol=openseg", True),
+        ("protocol=openseg17", True),
+        ("protocol=openseg backbone=resnet101_csail", False),
+        ("protocol=mmseg", False),
+        ("protocol=openseg pretrained=false", False),
+    ],
+)
+def test_weights_that_are_not_opensegs_are_said_to_be_so(
+    words: str, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    _say_whose_weights(compose_overrides("experiment=cityscapes_isa", *words.split()))
+    assert ("backbone=resnet101_csail" in caplog.text) == said

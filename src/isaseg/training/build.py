@@ -1,5 +1,6 @@
 """The LightningModule that a configuration describes, and the description of its network for a checkpoint."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from isaseg.models.segmenter import Segmenter, build_segmenter
 from isaseg.runs.run_folder import read_json
 from isaseg.training.module import SegmentationModule
 
+log = logging.getLogger(__name__)
+
 
 def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     """Return the LightningModule of a configuration.
@@ -27,6 +30,7 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     Raises:
         ConfigError: If a part refuses its arguments.
     """
+    _say_whose_weights(cfg)
     backbone: Backbone = config.build(cfg.backbone, "backbone")
     try:
         attention = config.build(cfg.attention, "attention")
@@ -71,6 +75,16 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     # with it, the model summary counts FLOPs
     module.example_input_array = torch.zeros(1, 3, *cfg.data.crop_size, dtype=torch.uint8)
     return module
+
+
+def _say_whose_weights(cfg: DictConfig) -> None:
+    """Say in one line that a network of openseg's begins with timm's weights of ImageNet, not with those it began with."""
+    is_openseg = cfg.recipe.protocol.startswith("openseg") and cfg.backbone.get("name") == "resnet101s"
+    if is_openseg and cfg.backbone.get("pretrained") and not cfg.backbone.get("bgr"):
+        log.info(
+            "timm's weights of ImageNet with their own mean and deviation; openseg's are those of CSAIL: "
+            "backbone=resnet101_csail backbone.weights=resnet101-imagenet.pth"
+        )
 
 
 def describe(cfg: DictConfig, datamodule: Data) -> dict[str, Any]:
