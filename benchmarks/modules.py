@@ -17,6 +17,7 @@ from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpa
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
 from isaseg.models.attention_cores import by_definition, dense
+from isaseg.models.head import ContextHead
 from isaseg.models.layers import conv_norm_act
 from isaseg.models.regroup import interlace, split_windows
 from isaseg.training.memory import map_every_tensor
@@ -28,7 +29,9 @@ def benchmark(options: Namespace) -> None:
     """Measure memory in one process after the other, then time in turns; then, if asked, growth.
 
     Measured are the context module ("block"), the module after the 3x3 convolution that reduces the channels ("head"; of
-    "none" that is the convolution alone), and the scores and contexts of ISA and dense attention alone ("scores").
+    "none" that is the convolution alone), the scores and contexts of ISA and dense attention alone ("scores"), and of
+    both what the authors' script measures of ISA: 3x3 convolution, module and fusing convolution ("whole";
+    openseg.pytorch, branch pytorch-1.7, lib/models/modules/isa_block.py).
     """
     names = options.modules
     limit = MIB * options.memory if options.memory else _memory_of(torch.device(options.device)) // 2
@@ -38,11 +41,12 @@ def benchmark(options: Namespace) -> None:
     title = "context modules of {1} channels after {0}, inference".format(*options.channels)
     report = Report("modules", title, columns=_COLUMNS, facts={"memory_limit": limit})
     for name in names:
-        parts = ("block", "head", "scores") if name.endswith("-held") else ("block", "head")
+        more = {"isa": ["whole"], "dense": ["whole"], "isa-held": ["scores"], "dense-held": ["scores"]}
+        parts = ["block", "head", *more.get(name, [])]
         works = [f"{part} {side}" for part in parts for side in options.sizes]
         report.measure({name: alone[name]}, counted_rows(name, works, options), rounds=0)
     heads = [row for row in report.rows if row.pipeline == "none" and row.work.startswith("head")]
-    timed = [*heads, *(row for row in report.rows if row.work.startswith("block"))]
+    timed = [*heads, *(row for row in report.rows if row.work.startswith(("block", "whole")))]
     report.measure(in_turn, sorted(timed, key=lambda row: row.side), options.rounds, memory=False)
     report.rows = sorted(dict.fromkeys(report.rows), key=lambda row: (row.side, row.work))
     report.lines += isa_of_dense(report.rows)
@@ -93,12 +97,13 @@ def counted_rows(name: str, works: Sequence[str], options: Namespace) -> list[Me
     for work in works:
         row = Measurement(work, options.dtype, name)
         cost = module.cost(row.side, row.side)
-        kernel = 9 * first * width if work.startswith("head") else 0
+        convs = [9 * first * width] if work.startswith(("head", "whole")) else []
+        convs += [2 * width * width] if work.startswith("whole") else []
         row.counts = {
-            "mult_adds": cost.mult_adds + kernel * row.side**2,
+            "mult_adds": cost.mult_adds + sum(convs) * row.side**2,
             "attention_mult_adds": cost.attention_mult_adds,
             "score_bytes": cost.score_entries * getattr(torch, options.dtype).itemsize,
-            "parameters": parameters + kernel + (2 * width if kernel else 0),  # with a batch norm
+            "parameters": parameters + sum(convs) + 2 * width * len(convs),  # each with a batch norm
         }
         if work.startswith("scores"):
             row.counts |= {"mult_adds": cost.attention_mult_adds, "parameters": 0}
@@ -189,8 +194,12 @@ def _start(task: dict[str, Any]) -> Answer:
             return scores_work(module, int(side), place)
         if part == "head":
             module = nn.Sequential(conv_norm_act(first, width, 3), module)
+        elif part == "whole":
+            whole = ContextHead(first, width, 1, lambda channels: module, dropout=0)
+            whole.set_submodule("classifier", nn.Identity())
+            module = whole
         run = module.to(**place).eval()
-        x = torch.randn((1, first if part == "head" else width, int(side), int(side)), **place)
+        x = torch.randn((1, first if part in ("head", "whole") else width, int(side), int(side)), **place)
         return lambda: run(x)
 
     timer = Timer(make, keep=False)

@@ -46,6 +46,17 @@ def test_a_module_is_measured_within_its_limit_and_refused_beyond() -> None:
     assert replies[2] == {"error": "out of memory"}
 
 
+def test_the_whole_that_the_authors_measure_is_two_convolutions_more_than_the_block() -> None:
+    """Its parameters are those that openseg's script counts, and those of its 3x3 convolution."""
+    options = _parser().parse_args(["modules"])
+    block, whole = (counted_rows("isa", [f"{part} 128"], options)[0].counts for part in ("block", "whole"))
+    convs = 9 * 2048 * 512 + 1024 * 512
+    assert whole["mult_adds"] - block["mult_adds"] == convs * 128**2
+    assert whole["parameters"] - block["parameters"] == convs + 2 * 2 * 512  # each with a batch norm
+    with started({"isa": ours("modules", module="isa", channels=[64, 32], memory=None)}) as served:
+        assert served["isa"].ask({"what": "time", "work": "whole 13", "kind": "float32"})["seconds"] > 0
+
+
 class FakeServed:
     """Takes a second for each pixel, and has room for a side of 3."""
 

@@ -15,7 +15,13 @@ from isaseg import config
 from isaseg.data.augment import Draws, check_augment, check_mirrors
 from isaseg.data.info import dataset_info
 from isaseg.data.module import SegmentationDataModule
-from isaseg.data.transforms import HorizontalFlip, PhotometricDistortion, RandomRotate90, TrainTransform
+from isaseg.data.transforms import (
+    HorizontalFlip,
+    PaddleDistortion,
+    PhotometricDistortion,
+    RandomRotate90,
+    TrainTransform,
+)
 from isaseg.errors import ConfigError
 from tests import forked
 from tests.conftest import compose_overrides
@@ -84,6 +90,25 @@ def test_colours_that_do_not_lead_the_list_change_padding_too() -> None:
         transform = TrainTransform((96, 96), None, augment=augment)
         results = [transform(*sample(), (0, k, 0)) for k in range(10)]
         assert all((image[mask == 255] == (124, 116, 104)).all() for image, mask, _ in results) == is_grey
+
+
+def test_a_mirror_that_leads_but_for_colours_leaves_padding_where_it_is() -> None:
+    """As in mmsegmentation and openseg, which mirror before they pad; PaddleSeg pads first."""
+    right = np.arange(96) >= 56
+    for leading, sides in (
+        ([PhotometricDistortion()], {right.tobytes()}),
+        ([], {right.tobytes()}),
+        ([PaddleDistortion()], {right.tobytes(), right[::-1].tobytes()}),
+    ):
+        transform = TrainTransform((96, 96), None, pad="corner", augment=[*leading, HorizontalFlip(p=0.5)])
+        found, mirrored = set(), set()
+        for k in range(20):
+            _, mask, far = transform(*sample(), (0, k, 0))
+            assert far is not None and np.array_equal(far, mask == 3)
+            found.add((mask[0] == 255).tobytes())
+            mirrored.add(mask[0, mask[0] != 255].tobytes())
+        assert found == sides
+        assert mirrored == {line.tobytes() for line in (sample()[1][0], sample()[1][0, ::-1])}
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two cores

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ks_2samp
+from scipy.stats import chisquare, ks_2samp
 
 from isaseg import config
 from isaseg.data.resize import base_size
@@ -262,6 +262,41 @@ def test_a_small_picture_lies_where_pad_says(pad: str, offsets: set[int]) -> Non
     assert found == offsets
 
 
+@pytest.mark.parametrize("colours", [PhotometricDistortion, BrightnessShift])
+def test_padding_has_the_colour_of_its_key(colours: type) -> None:
+    cfg = compose_overrides("data.transform.pad_colour=[0,130,255]", "data.crop_size=[64,64]")
+    colour = config.build(cfg.data.transform, "data.transform").pad_colour
+    transform = TrainTransform((64, 64), scale=None, augment=[colours(), SYMMETRIES[0]], pad_colour=colour)
+    for k in range(10):
+        image, mask, _ = transform(*sample(), (0, k, 0))
+        assert (image[mask == 255] == (0, 130, 255)).all() and (mask == 255).any()
+        assert not (image[mask != 255] == (0, 130, 255)).all(axis=1).any()
+
+
+@pytest.mark.parametrize(
+    ("scale", "step", "expected"),
+    [
+        ((0.5, 2.0), 0.25, [0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]),
+        ((0.7, 1.0), 0.1, [0.7, 0.8, 0.9, 1.0]),
+        ((1.5, 1.5), 0.5, [1.5]),
+    ],
+)
+def test_stepped_scales_are_all_steps_with_both_ends_and_equally_likely(
+    scale: tuple[float, float], step: float, expected: list[float]
+) -> None:
+    transform = TrainTransform((64, 80), scale, scale_step=step)
+    rng = np.random.default_rng(0)
+    drawn = np.round([transform.factors((100, 100), rng)[0] for _ in range(1400)], 9)
+    values, counts = np.unique(drawn, return_counts=True)
+    assert values.tolist() == expected
+    assert len(expected) == 1 or chisquare(counts).pvalue > 0.01
+    image, blank = ramps(250, 250), np.zeros((250, 250), np.uint8)
+    for k in range(50):
+        rows, columns, *_ = place_of(transform(image, blank, None, (0, k, 0))[0])
+        for length, crop in ((rows, 64), (columns, 80)):  # a window is off by half a pixel at most
+            assert min(abs(crop * length - crop / factor) for factor in expected) < 0.6 + 0.01 * crop
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -274,9 +309,26 @@ def test_a_small_picture_lies_where_pad_says(pad: str, offsets: set[int]) -> Non
         ("cat_max_ratio=0", "cat_max_ratio to be greater than 0"),
         ("pad=middle", "pad .*corner"),
         ("interpolation=nearest", "interpolation .*cubic"),
+        *((f"scale_step={step}", "scale_step to be greater than 0") for step in (0, -0.25)),
+        *((f"pad_colour={colour}", "pad_colour") for colour in ("[0,0]", "[0,0,256]", "[0.5,0,0]", "grey")),
+        ("pad_colour=[0,-1,0]", r"pad_colour\[1\] to be greater than or equal to 0"),
     ],
 )
 def test_an_impossible_setting_is_refused_by_name(override: str, message: str) -> None:
     cfg = compose_overrides(f"data.transform.{override}")
     with pytest.raises(ConfigError, match=rf"data\.transform\.{message}"):
+        config.build(cfg.data.transform, "data.transform")
+
+
+@pytest.mark.parametrize(
+    ("scale", "got"),
+    [
+        ("[0.5,2.0]", r"0\.4 for \[0\.5, 2\.0\]"),
+        ("null", "0.4 for null"),
+        ("[1.0,1.1]", r"for \[1\.0, 1\.1\]"),
+    ],
+)
+def test_a_step_that_does_not_divide_the_scales_is_refused(scale: str, got: str) -> None:
+    cfg = compose_overrides(f"data.transform.scale={scale}", "data.transform.scale_step=0.4")
+    with pytest.raises(ConfigError, match=rf"scale_step to divide data\.transform\.scale .*{got}"):
         config.build(cfg.data.transform, "data.transform")

@@ -135,6 +135,17 @@ def test_mmsegmentations_scales_and_mirror(segmenter: Segmenter, crop: tuple[int
 
 
 @torch.no_grad()
+def test_scales_multiply_what_the_picture_is_resized_to(segmenter: Segmenter) -> None:
+    """MultiScaleFlipAug of mmsegmentation 0.x: (long, short) times each ratio, rounded down, then as large as fits both."""
+    image = picture(50, 101)
+    total = torch.zeros(1, 5, 50, 101)
+    for size in ((26, 53), (35, 71), (62, 125)):  # the last would be 62x126 as 1.77 times 35x71
+        total += up(segmenter(resized(image, size)), (50, 101), segmenter.align_corners).softmax(1)
+    how = Inference(resize={"short_side": 36, "long_side": 71}, scales=(0.75, 1.0, 1.77))
+    check(segmenter, image, how, total / 3)
+
+
+@torch.no_grad()
 def test_openseg_adds_logits_at_the_padded_size_and_ends_cubic(segmenter: Segmenter) -> None:
     """ss_test and ms_test of its tester: everything but the last step happens to the normalised, padded input."""
     image = picture(90, 133)
@@ -169,6 +180,26 @@ def test_padding_is_cut_off_again(segmenter: Segmenter) -> None:
     x = F.pad(segmenter.backbone.normalise(image), (0, 6, 0, 3))
     how = Inference(scaling="network", pad_multiple=8)
     check(segmenter, image, how, of_normalised(segmenter, x)[..., :61, :90])
+
+
+@torch.no_grad()
+def test_paddleseg_pads_to_a_size_and_adds_logits_without_aligned_corners(segmenter: Segmenter) -> None:
+    """aug_inference of its core/infer.py after Padding and Normalize; the model itself aligns corners."""
+    image = picture(58, 91)
+    x = F.pad(segmenter.backbone.normalise(image), (0, 6, 0, 3))  # to 61 x 97
+    total = torch.zeros(1, 5, 61, 97)
+    for scale in (0.75, 1.0, 1.25):
+        scaled = up(x, (int(61 * scale + 0.5), int(97 * scale + 0.5)), False)
+        for flip in (False, True):
+            logits = of_normalised(segmenter, scaled.flip(3) if flip else scaled)
+            total += up(logits.flip(3) if flip else logits, (61, 97), False)
+    how = Inference(
+        scales=(0.75, 1.0, 1.25), flip=True, average="logits", scaling="paddleseg", pad_size=(61, 97)
+    )
+    check(segmenter, image, how, total[..., :58, :91])
+    large = Inference(scaling="paddleseg", pad_size=(40, 97))  # a side that is larger stays as it is
+    expected = of_normalised(segmenter, x[..., :58, :])[..., :91]
+    check(segmenter, image, large, expected)
 
 
 def of_normalised(segmenter: Segmenter, x: Tensor) -> Tensor:
@@ -220,7 +251,7 @@ def test_random_protocols_give_as_many_labels_as_pixels(segmenter: Segmenter) ->
             crop_size=crop if rng.random() < 0.5 else None,
             scales=(float(rng.uniform(0.6, 1.6)),),
             flip=bool(rng.integers(2)),
-            scaling=("file", "network")[rng.integers(2)],
+            scaling=("file", "network", "paddleseg")[rng.integers(3)],
             pad_multiple=int(rng.integers(1, 9)),
             final=("linear", "cubic")[rng.integers(2)],
         )

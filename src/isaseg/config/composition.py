@@ -18,6 +18,8 @@ from isaseg.trust import refuse_trust
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
+# mmsegmentation validates ten times in a run, however many steps that has (conf/recipe/*_mmseg.yaml).
+OmegaConf.register_new_resolver("tenth", lambda steps: max(1, steps // 10), replace=True)
 
 _CONFIG_DIR = "--config-dir="  # the option of Hydra's own commands
 PROFILED = 8  # steps of a run that is profiled

@@ -9,6 +9,8 @@ from albumentations import D4, BaseCompose, BasicTransform, Compose, HorizontalF
 
 from isaseg.errors import ConfigError
 
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+Pairs = Sequence[tuple[int, int]]
 KEY = "data.transform.augment"
 _MIRRORS = (HorizontalFlip, VerticalFlip, Transpose, D4)
 
@@ -46,6 +48,17 @@ class Draws(random.Random):
 def compose(transforms: Sequence[Any]) -> Compose:
     """Return transforms as one, for image, mask and far; `far` is turned and bent like a mask."""
     return Compose(list(transforms), additional_targets={"far": "mask"}, is_check_shapes=False)
+
+
+def change(transforms: Compose, sample: Sample, draws: Draws, flip_pairs: Pairs) -> Sample:
+    """Return image, mask and far changed by transforms that draw from `draws`."""
+    if not transforms.transforms:
+        return sample
+    transforms.set_random_state(draws.generator, draws)
+    image, mask, far = sample
+    # forced, it draws no number of its own
+    done = transforms(image=image, mask=mask, far=far, flip_pairs=flip_pairs, force_apply=True)
+    return done["image"], done["mask"], done["far"]
 
 
 def check_augment(transforms: Sequence[Any], crop_size: tuple[int, int], ignore_index: int) -> None:

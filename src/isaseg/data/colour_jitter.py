@@ -2,6 +2,9 @@
 
 import cv2
 import numpy as np
+from PIL import Image, ImageEnhance
+
+_ENHANCED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -39,6 +42,40 @@ def photometric(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def brightness(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return the image plus a whole number of -10 to 10, the same for all channels: openseg's random_brightness."""
     return _plus(image, int(rng.integers(-10, 11)))
+
+
+def distortion(
+    image: np.ndarray, rng: np.random.Generator, ranges: tuple[float, float, float], hue: float
+) -> np.ndarray:
+    """Return the image under PaddleSeg's RandomDistort (paddleseg/transforms/transforms.py:1001-1097).
+
+    Brightness, contrast, saturation and hue change in random order, each every other time: the first three by Pillow's
+    enhancement with a factor of 1 - r to 1 + r, hue by what is added to it. Sharpness, whose probability is 0 in all
+    configurations of ISANet, is left out.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        rng: Generator of all draws.
+        ranges: r of brightness, contrast and saturation.
+        hue: Largest change of hue, of 256 for the whole circle.
+    """
+    picture = Image.fromarray(image)
+    for part in rng.permutation(4):
+        if rng.random() >= 0.5:
+            continue
+        if part < 3:
+            factor = rng.uniform(1 - ranges[part], 1 + ranges[part])
+            picture = _ENHANCED[part](picture).enhance(factor)
+        else:
+            picture = _turned(picture, rng.uniform(-hue, hue))
+    return np.array(picture)
+
+
+def _turned(picture: Image.Image, turn: float) -> Image.Image:
+    """Return a picture with another hue; the sum is truncated towards zero before it wraps, as in PaddleSeg."""
+    hue, sat, value = picture.convert("HSV").split()
+    hue = hue.point(((np.arange(256) + turn).astype(int) % 256).tolist())
+    return Image.merge("HSV", (hue, sat, value)).convert("RGB")
 
 
 def _plus(image: np.ndarray, shift: float) -> np.ndarray:

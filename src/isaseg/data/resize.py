@@ -50,6 +50,36 @@ def check_resize(resize: Resize | None, key: str) -> None:
         )
 
 
+def check_range(limits: tuple[float, float] | None, key: str, step: float | None = None) -> None:
+    """Check a range of factors, and that it is a whole number of steps.
+
+    Raises:
+        ConfigError: Naming `key`, the step as `key`_step.
+    """
+    if limits is not None and not 0 < limits[0] <= limits[1]:
+        raise ConfigError(f"expected {key} as [smallest, largest] above 0, got {limits}")
+    if step is not None and (
+        limits is None or abs(limits[0] + step * _steps(limits, step) - limits[1]) > 1e-6
+    ):
+        raise ConfigError(
+            f"expected {key}_step to divide {key} into whole steps, got {step} for "
+            f"{'null' if limits is None else list(limits)}; set {key}_step to null, or e.g. to 0.25 for [0.5, 2.0]"
+        )
+
+
+def draw_scale(limits: tuple[float, float] | None, step: float | None, rng: np.random.Generator) -> float:
+    """Draw a factor within limits, of equal chance, or one of smallest, smallest + step, ..., largest; None: 1."""
+    if limits is None:
+        return 1.0
+    if step is None:
+        return rng.uniform(*limits)
+    return limits[0] + step * int(rng.integers(_steps(limits, step) + 1))
+
+
+def _steps(limits: tuple[float, float], step: float) -> int:
+    return round((limits[1] - limits[0]) / step)
+
+
 def fit(pixels: np.ndarray, size: tuple[int, int], flag: int) -> np.ndarray:
     """Return pixels (H, W) or (H, W, C) at `size` (h, w), by an interpolation of OpenCV."""
     if pixels.shape[:2] == size:

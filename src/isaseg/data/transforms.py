@@ -15,14 +15,13 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from isaseg.data.augment import Draws, check_augment, compose
-from isaseg.data.colour_jitter import brightness, photometric
-from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_resize, fit
+from isaseg.data.augment import Draws, Pairs, Sample, change, check_augment, compose
+from isaseg.data.colour_jitter import brightness, distortion, photometric
+from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, check_range, check_resize, draw_scale, fit
 from isaseg.errors import ConfigError
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
-Pairs = Sequence[tuple[int, int]]
-_GREY = (124, 116, 104)  # ImageNet's mean colour, 255 * (0.485, 0.456, 0.406): about zero once normalised
+Level = Annotated[int, Field(ge=0, le=255)]
+Share = Annotated[float, Field(ge=0, le=1)]
 _TURNS = (None, cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_CLOCKWISE)
 _TRIES = 10  # mmsegmentation's RandomCrop
 
@@ -59,6 +58,33 @@ class BrightnessShift(_Recolour):
         return brightness(img, self.random_generator)
 
 
+class PaddleDistortion(albumentations.ImageOnlyTransform):  # type: ignore[misc]
+    """PaddleSeg's RandomDistort, see `colour_jitter.distortion`: of the padded crop, as there.
+
+    Args:
+        brightness: r of a factor between 1 - r and 1 + r.
+        contrast: Likewise.
+        saturation: Likewise.
+        hue: Largest change of hue, of 256 for the whole circle.
+        p: How often anything is done.
+    """
+
+    def __init__(
+        self,
+        brightness: Share = 0.4,
+        contrast: Share = 0.4,
+        saturation: Share = 0.4,
+        hue: Annotated[float, Field(ge=0, le=128)] = 18.0,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p)
+        self.ranges, self.hue = (brightness, contrast, saturation), hue
+
+    def apply(self, img: np.ndarray, *args: Any, **params: Any) -> np.ndarray:
+        """Return the image (H, W, 3) in other colours."""
+        return distortion(img, self.random_generator, self.ranges, self.hue)
+
+
 class HorizontalFlip(albumentations.HorizontalFlip):  # type: ignore[misc]
     """Albumentations' HorizontalFlip that also swaps the classes that change places, such as left and right arm."""
 
@@ -82,22 +108,26 @@ class TrainTransform:
     """Resize, jitter of scale and aspect, crop, padding; then `augment`.
 
     Of `augment`, the leading PhotometricDistortion and BrightnessShift are applied before an enlargement and after a
-    reduction, whichever has fewer pixels, and never in padding; the others follow after it.
+    reduction, whichever has fewer pixels. They and a HorizontalFlip that follows them come before padding, as in
+    mmsegmentation and openseg, so that padding keeps its colour and its place; the others come after it.
 
     Args:
         crop_size: (H, W) of the result.
         scale: Range of the factor of the scale jitter; None: no jitter.
+        scale_step: The factor is the smallest, or a whole number of such steps above it, each equally likely; None: any.
         resize: The size that the scale jitter starts from, see `base_size`; None: the size in the file.
         aspect: Range of the jitter a of the aspect: width times sqrt(a), height by sqrt(a); None: no jitter.
         interpolation: Of the image.
         cat_max_ratio: Another place is tried, ten times at most, while one class fills this share of the labelled
             pixels of the crop or more; 1: the first place is taken. As mmsegmentation's RandomCrop.
         pad: Where a picture that is smaller than the crop lies in it: at the top left (corner), centre or random.
+        pad_colour: RGB of padding; the default is about zero once normalised by ImageNet's mean.
         augment: albumentations transforms that keep the size and add no label but `ignore_index`, in order.
         ignore_index: Label of padding.
 
     Raises:
-        ConfigError: If a range is not one of positive factors, or `augment` cannot be used, see `check_augment`.
+        ConfigError: If a range is not one of positive factors or no whole number of steps, or `augment` cannot be used,
+            see `check_augment`.
     """
 
     def __init__(
@@ -111,20 +141,23 @@ class TrainTransform:
         pad: Literal["corner", "centre", "random"] = "centre",
         augment: Sequence[Any] = (),
         ignore_index: int = 255,
+        scale_step: Annotated[float, Field(gt=0)] | None = None,
+        pad_colour: tuple[Level, Level, Level] = (124, 116, 104),
     ) -> None:
-        for name, limits in (("scale", scale), ("aspect", aspect)):
-            if limits is not None and not 0 < limits[0] <= limits[1]:
-                raise ConfigError(
-                    f"expected data.transform.{name} as [smallest, largest] above 0, got {limits}"
-                )
+        check_range(scale, "data.transform.scale", scale_step)
+        check_range(aspect, "data.transform.aspect")
         check_resize(resize, "data.transform.resize")
         self.crop_size = (int(crop_size[0]), int(crop_size[1]))
         check_augment(augment, self.crop_size, ignore_index)
-        self.resize, self.scale, self.aspect = resize, scale, aspect
+        self.resize, self.scale, self.scale_step, self.aspect = resize, scale, scale_step, aspect
         self.interpolation, self.cat_max_ratio, self.pad = interpolation, cat_max_ratio, pad
-        self.augment, self.ignore_index = tuple(augment), ignore_index
+        self.augment, self.ignore_index, self.pad_colour = tuple(augment), ignore_index, tuple(pad_colour)
         self.recolour = tuple(takewhile(lambda transform: isinstance(transform, _Recolour), augment))
-        self.rest = compose(self.augment[len(self.recolour) :])
+        others = self.augment[len(self.recolour) :]
+        flips = tuple(
+            takewhile(lambda transform: isinstance(transform, albumentations.HorizontalFlip), others)
+        )
+        self.flips, self.rest = compose(flips), compose(others[len(flips) :])
 
     def __call__(
         self,
@@ -149,17 +182,17 @@ class TrainTransform:
         rng = np.random.default_rng(tuple(key))
         window, labels = self._choose(mask, self.factors(image.shape, rng), rng)
         # INTER_NEAREST would take the pixel half a pixel to the top left
-        mask = self._padded(fit(labels, window.size, cv2.INTER_NEAREST_EXACT), window, self.ignore_index)
+        mask = fit(labels, window.size, cv2.INTER_NEAREST_EXACT)
         if far is not None:
             inside = np.ascontiguousarray(far[window.rows, window.columns]).view(np.uint8)
-            far = self._padded(fit(inside, window.size, cv2.INTER_NEAREST_EXACT), window, 0)
+            far = fit(inside, window.size, cv2.INTER_NEAREST_EXACT)
         draws = Draws(rng)
         image = self._image(image[window.rows, window.columns], window, draws)
-        if self.rest.transforms:
-            self.rest.set_random_state(rng, draws)
-            # forced, it draws no number of its own
-            done = self.rest(image=image, mask=mask, far=far, flip_pairs=flip_pairs, force_apply=True)
-            image, mask, far = done["image"], done["mask"], done["far"]
+        image, mask, far = change(self.flips, (image, mask, far), draws, flip_pairs)
+        image = self._padded(image, window, self.pad_colour)
+        mask = self._padded(mask, window, self.ignore_index)
+        far = None if far is None else self._padded(far, window, 0)
+        image, mask, far = change(self.rest, (image, mask, far), draws, flip_pairs)
         if not image.shape[:2] == mask.shape == self.crop_size:
             raise ConfigError(
                 f"expected data.transform.augment to keep data.crop_size={list(self.crop_size)}, "
@@ -170,7 +203,7 @@ class TrainTransform:
     def factors(self, shape: Sequence[int], rng: np.random.Generator) -> tuple[float, float]:
         """Draw scale and aspect; return by what height and width of a picture of `shape` (H, W, ...) are multiplied."""
         base = base_size(shape[0], shape[1], self.resize)
-        scale = 1.0 if self.scale is None else rng.uniform(*self.scale)
+        scale = draw_scale(self.scale, self.scale_step, rng)
         stretch = 1.0 if self.aspect is None else rng.uniform(*self.aspect) ** 0.5
         return base[0] / shape[0] * scale / stretch, base[1] / shape[1] * scale * stretch
 
@@ -216,7 +249,7 @@ class TrainTransform:
         pixels = fit(pixels, window.size, INTERPOLATIONS[self.interpolation])
         if not enlarged:
             pixels = self._recoloured(pixels, draws)
-        return self._padded(pixels, window, _GREY)
+        return pixels
 
     def _recoloured(self, pixels: np.ndarray, draws: Draws) -> np.ndarray:
         for transform in self.recolour:

@@ -40,9 +40,11 @@ class Inference:
         average: What is averaged over several views: probabilities (mmsegmentation) or logits (openseg).
         scaling: What the scales apply to. file: the 8-bit picture; the logits of each view are resized to the picture's
             own size (mmsegmentation). network: the normalised and padded input, bilinear with align_corners; the logits
-            are added at that size and resized to the picture's own size at the end (openseg).
-        pad_multiple: For network: the normalised input is padded with zeros, right and bottom, to a multiple of it.
-        final: For network: interpolation with which the sum is resized to the picture's own size.
+            are added at that size and resized to the picture's own size at the end (openseg). paddleseg: the same without
+            align_corners, as PaddleSeg does, and so are the logits of each view resized.
+        pad_size: Unless for file: the normalised input is padded with zeros, right and bottom, to at least (H, W).
+        pad_multiple: Unless for file: likewise, to a multiple of it.
+        final: Unless for file: interpolation with which the sum is resized to the picture's own size.
         batch: Windows per forward pass.
     """
 
@@ -54,7 +56,8 @@ class Inference:
     flip: bool = False
     flip_pairs: Sequence[tuple[int, int]] = ()
     average: Literal["probabilities", "logits"] = "probabilities"
-    scaling: Literal["file", "network"] = "file"
+    scaling: Literal["file", "network", "paddleseg"] = "file"
+    pad_size: Size | None = None
     pad_multiple: int = 1
     final: Literal["linear", "cubic"] = "linear"
     batch: int = 4
@@ -88,7 +91,7 @@ def labels_of_views(segmenter: Segmenter, images: Sequence[Tensor], size: Size, 
     if how.crop_size is None and len(how.scales) == 1 and not how.flip:
         (x,), merged, inside = _inputs(segmenter, images, size, how)
         if inside == size:
-            coarse = segmenter.coarse(x.to(_device(segmenter)), normalised=how.scaling == "network")
+            coarse = segmenter.coarse(x.to(_device(segmenter)), normalised=how.scaling != "file")
             labels = labels_from_coarse(coarse, [x.shape[-2:], merged], segmenter.align_corners)
             return labels[:, :height, :width]
     return torch.stack(
@@ -127,11 +130,11 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
         ConfigError: If the protocol scales the normalised input, and the backbone does not say how it normalises.
     """
     missing = [name for name in ("normalise", "features") if not hasattr(segmenter.backbone, name)]
-    if how.scaling == "network" and missing:
+    if how.scaling != "file" and missing:
         raise ConfigError(
-            f"expected a backbone with `normalise` and `features` (CONTRIBUTING.md) for test.scaling=network, of "
-            f"protocol=openseg, got {type(segmenter.backbone).__name__} without `{missing[0]}`; add it, or choose "
-            "protocol=none or mmseg"
+            f"expected a backbone with `normalise` and `features` (CONTRIBUTING.md) for test.scaling={how.scaling}, of "
+            f"protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} without `{missing[0]}`; add it, or "
+            "choose protocol=none or mmseg"
         )
 
 
@@ -186,16 +189,29 @@ def _inputs(
         return images, size, size
     x = segmenter.backbone.normalise(images[0].to(_device(segmenter)))
     inside = (x.shape[2], x.shape[3])
-    x = F.pad(x, (0, -inside[1] % how.pad_multiple, 0, -inside[0] % how.pad_multiple))
-    merged = (x.shape[2], x.shape[3])
-    sizes = [(max(int(merged[0] * scale), 1), max(int(merged[1] * scale), 1)) for scale in how.scales]
-    return [resize(x, [s], align_corners=True) for s in sizes], merged, inside
+    least = how.pad_size or inside
+    merged = tuple(-(-max(inside[i], least[i]) // how.pad_multiple) * how.pad_multiple for i in (0, 1))
+    x = F.pad(x, (0, merged[1] - inside[1], 0, merged[0] - inside[0]))
+    openseg = how.scaling == "network"
+    half = 0.0 if openseg else 0.5  # openseg rounds sizes down
+    sizes = [(max(int(merged[0] * s + half), 1), max(int(merged[1] * s + half), 1)) for s in how.scales]
+    return [resize(x, [size], align_corners=openseg) for size in sizes], (merged[0], merged[1]), inside
 
 
 def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
-    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits with the rounding of mmcv's Resize."""
-    height, width = base_size(image.shape[2], image.shape[3], how.resize)
-    if scale != 1:
+    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits with the rounding of mmcv's Resize.
+
+    A scale multiplies what `resize` asks for, rounded down, as in mmsegmentation 0.x; without `resize`, the picture's own
+    size, as in 1.x.
+    """
+    wanted = how.resize
+    if scale != 1 and wanted is not None:
+        wanted = {
+            key: [int(n * scale) for n in value] if key == "size" else int(value * scale)
+            for key, value in wanted.items()
+        }
+    height, width = base_size(image.shape[2], image.shape[3], wanted)
+    if scale != 1 and wanted is None:
         short, long = sorted((max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
         height, width = base_size(height, width, {"short_side": short, "long_side": long})
     if (height, width) == image.shape[-2:]:
@@ -213,7 +229,8 @@ class _View:
 
     def __init__(self, segmenter: Segmenter, x: Tensor, merged: Size, how: Inference, mirror: bool) -> None:
         self.segmenter, self.merged, self.mirror, self.batch = segmenter, merged, mirror, how.batch
-        self.x, self.normalised = x.flip(3) if mirror else x, how.scaling == "network"
+        self.x, self.normalised = x.flip(3) if mirror else x, how.scaling != "file"
+        self.align = (segmenter.align_corners, segmenter.align_corners and how.scaling != "paddleseg")
         self.pairs = how.flip_pairs if mirror else ()
         size = (x.shape[2], x.shape[3])
         crop = how.crop_size or size
@@ -249,7 +266,6 @@ class _View:
     def _prepare(self) -> None:
         """Compute the weights of all windows; the first forward pass tells how large coarse logits are."""
         coarse = self._windows(0)[0]
-        align = self.segmenter.align_corners
         self.down, self.across = (
             window_bands(
                 coarse.shape[1 + i],
@@ -257,7 +273,7 @@ class _View:
                 tuple(starts),
                 self.x.shape[2 + i],
                 self.merged[i],
-                align,
+                self.align,
                 self.mirror and i == 1,
                 coarse.device,
             )

@@ -37,16 +37,17 @@ def window_bands(
     starts: tuple[int, ...],
     length: int,
     merged: int,
-    align_corners: bool,
+    align_corners: tuple[bool, bool],
     mirror: bool,
     device: torch.device,
 ) -> tuple[Band, ...]:
     """Return for each window the weights with which its coarse values enter the merged axis.
 
     They resize `coarse` values to the window of `crop`; average where windows overlap (the counts of a grid are products
-    of those of its axes); resize from the input's `length` to `merged`; and mirror the axis.
+    of those of its axes); resize from the input's `length` to `merged`; and mirror the axis. `align_corners` is of the
+    first resizing and of the second.
     """
-    window = _matrix(coarse, crop, "bilinear", align_corners)
+    window = _matrix(coarse, crop, "bilinear", align_corners[0])
     count = window.new_zeros(length)
     for start in starts:
         count[start : start + crop] += 1
@@ -54,7 +55,7 @@ def window_bands(
     for start in starts:
         placed = window.new_zeros(length, coarse)
         placed[start : start + crop] = window / count[start : start + crop, None]
-        matrix = _resized_rows(placed, merged, "bilinear", align_corners)
+        matrix = _resized_rows(placed, merged, "bilinear", align_corners[1])
         begin, end = used(matrix.T)
         matrix = matrix[begin:end].flip(0) if mirror else matrix[begin:end].clone()
         bands.append(Band(merged - end if mirror else begin, matrix, matrix.to(device)))

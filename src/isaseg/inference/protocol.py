@@ -26,11 +26,14 @@ _KEYS: dict[str, Any] = {
     ],
     "flip": bool,
     "average": Literal["probabilities", "logits"],
-    "scaling": Literal["file", "network"],
+    "scaling": Literal["file", "network", "paddleseg"],
+    "pad_size": _Pixels,
     "pad_multiple": PositiveInt,
+    "tta_pad_multiple": PositiveInt,
     "final": Literal["linear", "cubic"],
     "batch": PositiveInt,
 }
+_PLAIN = ("average", "scaling", "final", "batch")
 
 
 def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Inference:
@@ -59,5 +62,7 @@ def inference_of(cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Infe
         scales=tuple(test["scales"]) if tta else (1.0,),
         flip=tta and test["flip"],
         flip_pairs=tuple(flip_pairs),
-        **{key: test[key] for key in ("average", "scaling", "pad_multiple", "final", "batch")},
+        pad_multiple=test["tta_pad_multiple" if tta else "pad_multiple"],
+        pad_size=tuple(test["pad_size"]) if test["pad_size"] else None,
+        **{key: test[key] for key in _PLAIN},
     )
