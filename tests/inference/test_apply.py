@@ -136,7 +136,7 @@ def test_mmsegmentations_scales_and_mirror(segmenter: Segmenter, crop: tuple[int
 
 @torch.no_grad()
 def test_scales_multiply_what_the_picture_is_resized_to(segmenter: Segmenter) -> None:
-    """MultiScaleFlipAug of mmsegmentation 0.x: (long, short) times each ratio, rounded down, then as large as fits both."""
+    """MultiScaleFlipAug of mmsegmentation 0.x: (long, short) times each ratio, rounded down, then what fits both."""
     image = picture(50, 101)
     total = torch.zeros(1, 5, 50, 101)
     for size in ((26, 53), (35, 71), (62, 125)):  # the last would be 62x126 as 1.77 times 35x71

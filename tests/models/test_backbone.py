@@ -11,7 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from isaseg import config
 from isaseg.errors import ConfigError
@@ -383,3 +383,55 @@ def test_published_weights_fit_the_shipped_option() -> None:
     loaded = config.build(cfg.backbone, "backbone").model.state_dict()
     published = load_file(WEIGHTS)
     assert len(loaded) > 250 and all(torch.equal(value, published[key]) for key, value in loaded.items())
+
+
+def test_an_hrnet_exchanges_bilinearly_with_aligned_corners() -> None:
+    """openseg's lib/models/backbones/hrnet/hrnet_backbone.py:277-281."""
+    seen: list[bool] = []
+
+    def look(part: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        size = out.shape[-2:]
+        seen.append(torch.equal(out, F.interpolate(args[0], size, mode="bilinear", align_corners=True)))
+
+    backbone = Backbone("hrnet_w18_small", bilinear_exchange=True, out_indices=[-2, -1]).eval()
+    for part in backbone.model.modules():
+        if isinstance(part, nn.Upsample):
+            part.register_forward_hook(look)
+    with torch.no_grad():
+        backbone(torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8))
+    assert len(seen) > 5 and all(seen)
+
+
+def test_a_resnet_d_is_dilated_as_in_paddleseg() -> None:
+    """paddleseg/models/backbones/resnet_vd.py:251, 296-315 and 119: one dilation a stage, no pooling at stride 1."""
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    full = Backbone("resnet26d", output_stride=8, full_dilation=True).eval()
+    timms = Backbone("resnet26d", output_stride=8).eval()
+    timms.load_state_dict(full.state_dict())
+    found = {
+        stage: [block.conv2.dilation[0] for block in getattr(full.model, stage)]
+        for stage in ("layer2", "layer3", "layer4")
+    }
+    assert found == {"layer2": [1, 1], "layer3": [2, 2], "layer4": [4, 4]}
+    block = full.model.layer3[0]
+    x = torch.randn(1, 512, 8, 12)
+    assert torch.equal(block.downsample(x), block.downsample[2](block.downsample[1](x)))
+    with torch.no_grad():
+        ours, theirs = full(image), timms(image)
+    assert [m.shape for m in ours] == [m.shape for m in theirs]
+    assert not torch.allclose(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("test_resnet", {"bilinear_exchange": True}, "expected an HRNet for backbone.bilinear_exchange"),
+        ("resnet26d", {"full_dilation": True}, "expected a dilated ResNet-D for backbone.full_dilation"),
+        ("resnet26", {"full_dilation": True, "output_stride": 8}, "expected a dilated ResNet-D"),
+        ("test_vit", {"full_dilation": True}, "expected a dilated ResNet-D"),
+    ],
+)
+def test_what_another_model_cannot_do_is_refused(name: str, args: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Backbone(name, **args)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from isaseg.errors import ConfigError
 from isaseg.models import resized_loss
 from isaseg.models.losses import CrossEntropy, OhemCrossEntropy, _only
 from isaseg.models.resized_loss import resized_cross_entropy
@@ -40,10 +41,35 @@ def test_cross_entropy_is_torchs(weights: list[float] | None, ignored: float, la
     torch.testing.assert_close(a.grad, b.grad)
 
 
+@pytest.mark.parametrize("size", [(6, 5), (50, 41)])
+def test_the_average_over_all_pixels_counts_those_without_a_label(size: tuple[int, int]) -> None:
+    """Of logits as fine as the target, and of coarser ones; value and gradient."""
+    logits, _ = batch()
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randint(0, 4, (2, *size), generator=generator)
+    target[:, : size[0] // 3] = 255
+    a, b = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = CrossEntropy(average="all")(a, target)
+    fine = F.interpolate(b, size=size, mode="bilinear")
+    want = F.cross_entropy(fine, target, ignore_index=255, reduction="none").mean()
+    torch.testing.assert_close(loss, want)
+    assert loss.item() < 0.8 * CrossEntropy()(logits, target).item()
+    loss.backward()
+    want.backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_class_weights_have_no_average_over_all_pixels() -> None:
+    """One without a label has no weight; mmsegmentation looks it up beyond the last class, and fails."""
+    with pytest.raises(ConfigError, match=r"expected loss\.average=labelled with loss\.class_weights, got "):
+        CrossEntropy(class_weights=WEIGHTS, average="all")
+
+
 @pytest.mark.parametrize(
     "loss",
     [
         CrossEntropy(),
+        CrossEntropy(average="all"),
         CrossEntropy(class_weights=WEIGHTS),
         OhemCrossEntropy(),
         OhemCrossEntropy(class_weights=WEIGHTS),
@@ -90,10 +116,17 @@ def test_ohem_equals_its_definition(
     seed: int, thresh: float, min_kept: int, weights: list[float] | None
 ) -> None:
     logits, target = batch(seed)
-    loss = OhemCrossEntropy(thresh=thresh, min_kept=min_kept, class_weights=weights)(logits, target)
-    assert float(loss) == pytest.approx(
-        ohem(logits, target, thresh, min_kept, weights or [1.0] * 4), rel=1e-5
-    )
+    loss = OhemCrossEntropy(thresh=thresh, min_kept_per_crop=min_kept, class_weights=weights)(logits, target)
+    want = ohem(logits, target, thresh, min_kept * len(logits), weights or [1.0] * 4)
+    assert float(loss) == pytest.approx(want, rel=1e-5)
+
+
+def test_ohem_keeps_as_many_pixels_of_each_crop_however_large_the_batch_is() -> None:
+    logits, target = batch()
+    loss = OhemCrossEntropy(thresh=0.0, min_kept_per_crop=5)
+    whole = loss(logits, target)
+    for times in (2, 3):
+        torch.testing.assert_close(loss(logits.repeat(times, 1, 1, 1), target.repeat(times, 1, 1)), whole)
 
 
 def test_ohem_of_logits_that_are_not_a_number_is_none() -> None:
@@ -105,7 +138,7 @@ def test_ohem_of_logits_that_are_not_a_number_is_none() -> None:
 def test_ohem_adds_the_same_pixels_without_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU it adds zeros for the others, and the host waits for nothing."""
     logits, target = batch()
-    for loss in (OhemCrossEntropy(min_kept=5, thresh=0.2), OhemCrossEntropy(class_weights=WEIGHTS)):
+    for loss in (OhemCrossEntropy(min_kept_per_crop=5, thresh=0.2), OhemCrossEntropy(class_weights=WEIGHTS)):
         a, b = (logits.clone().requires_grad_() for _ in range(2))
         want = loss(a, target)
         want.backward()

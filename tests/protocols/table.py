@@ -33,9 +33,36 @@ def page() -> str:
                 cell = (value, _link(file, source), tuple(ours))
                 if all(value != known for known, *_ in cells.get(key, [])):
                     cells.setdefault(key, []).append(cell)
-    parts = [_HEAD.read_text()]
-    parts += [f"\n## {title}\n\n{_table(tables[name])}" for name, title in _TITLES.items() if name in tables]
+    shared = _shared(tables)
+    parts = [_HEAD.read_text(), f"\n## All data sets\n\n{_table(shared)}"]
+    for name, title in _TITLES.items():
+        own = {
+            column: {key: found for key, found in cells.items() if key not in shared.get(column, {})}
+            for column, cells in tables[name].items()
+        }
+        parts.append(f"\n## {title}\n\n{_table(own)}")
     return "".join(parts)
+
+
+def _shared(tables: dict[str, dict[str, Cells]]) -> dict[str, Cells]:
+    """Return for each column the cells of the keys whose value is the same in all data sets, and in most of them."""
+    columns: dict[str, list[Cells]] = {}
+    for table in tables.values():
+        for column, cells in table.items():
+            columns.setdefault(column, []).append(cells)
+    keys = {key for held in columns.values() for cells in held for key in cells}
+    kept = {key for key in keys if all(_is_one(key, held) for held in columns.values())}
+    return {
+        column: {key: found[:1] for cells in held for key, found in cells.items() if key in kept}
+        for column, held in columns.items()
+    }
+
+
+def _is_one(key: str, held: list[Cells]) -> bool:
+    """Return whether a key has one value in all data sets of a column that have it, and most or none have it."""
+    found = [cells[key] for cells in held if key in cells]
+    same = all(value == found[0][0][0] for cells in found for value, *_ in cells)
+    return not found or (same and 2 * len(found) > len(held))
 
 
 def _table(columns: dict[str, Cells]) -> str:

@@ -1,7 +1,7 @@
 """The values of the sources, from the JSON files of this folder, and those that our configuration composes to.
 
 A file has `code` (a name), `commit`, `at` (addresses of its files by how their paths begin) and `rows`. A row is one
-published configuration: `name`, `words` (of our command), perhaps `like` (the name of a row that has the other values) and
+published configuration: `name`, `words` (of our command), perhaps `like` (the name of a row with the other values) and
 `values`: by our key, [value, source], and where ours has to differ [value, source, ours, why]. A source is PATH:LINE, of
 another commit COMMIT:PATH:LINE.
 """
@@ -56,6 +56,8 @@ def value(words: str, key: str) -> Any:
         found = OmegaConf.to_container(found, resolve=True)
     if key == "data.transform.augment":
         return [node["_target_"].rpartition(".")[2] for node in found]
+    if key == "loss.average" and found is None:
+        return "labelled"  # of hard examples, which have labels
     return found.rpartition(".")[2] if key.endswith("_target_") else found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from isaseg.report import page, rows, runs, table
+from isaseg.report import page, runs, table
 from tests.report.fake_runs import compared, write_run
 
 
@@ -119,4 +119,4 @@ def test_what_is_not_a_number_is_no_score_and_an_earlier_one_is_not_the_last(tmp
     (folder / "metrics.csv").write_text("step,val/mIoU\n100,0.6\n50,0.1\n150,nan\n")
     run = runs.read_run(folder)
     assert run.score("val/mIoU", "last") is None
-    assert list(rows.finite(run.history.curves["val/mIoU"]).items()) == [(50, 0.1), (100, 0.6)]
+    assert list(runs.finite(run.history.curves["val/mIoU"]).items()) == [(50, 0.1), (100, 0.6)]

@@ -145,3 +145,29 @@ def test_rows_of_other_code_or_other_files_are_marked(tmp_path: Path) -> None:
     )
     assert notes[1] == "‡ Computed from other files than most runs on these data: none."
     assert "none † ‡" in page(comparison)
+
+
+def test_runs_that_score_the_last_checkpoint_are_told_from_those_that_score_the_best(tmp_path: Path) -> None:
+    """Rows are compared at the same kind of checkpoint, whichever a run has scored; an older run has scored the best."""
+    curve = {50: 0.6, 100: 0.5}
+    write_run(tmp_path / "a", "attention=dense", curve=curve)
+    folder = write_run(tmp_path / "b", "attention=dense", "score=last", curve=curve)
+    held = json.loads((folder / "metrics.json").read_text())
+    held |= {"checkpoint": "last", "step": 100, "val/mIoU": 0.5, "test/mIoU": 0.45}
+    (folder / "metrics.json").write_text(json.dumps(held))
+    for at, scores in (("last", [0.5, 0.5]), ("best", [pytest.approx(0.61), 0.6])):
+        comparison = compared(tmp_path, at=at)
+        assert [row.label for row in comparison.rows] == ["dense, score=best", "dense, score=last"]
+        assert [row.score.mean for row in comparison.rows] == scores
+    assert [run.score("test/mIoU", at) for run in comparison.rows[1].runs for at in ("last", "best")] == [
+        0.45,
+        None,
+    ]
+    which = "the best checkpoints, but the last ones of dense, score=last"
+    assert any(note.endswith(f"classes and pictures are of {which}.") for note in table.notes(comparison))
+    assert f"At {which}, mean over the seeds." in page(comparison)
+    lines = list(csv.DictReader(table.runs_csv(comparison).splitlines()))
+    assert [(line["best_step"], line["scored"]) for line in lines] == [("50", "best"), ("50", "last")]
+    alone = compared(folder)
+    assert "At the last checkpoints, mean over the seeds." in page(alone)
+    assert not any("classes and pictures" in note for note in table.notes(alone))

@@ -45,6 +45,13 @@ def test_without_a_group_all_training_runs_are_shown(tmp_path: Path) -> None:
     assert [(f["key"]["name"], f["value"]) for f in runs["filters"]["filters"]] == [("jobType", "train")]
 
 
+def test_the_scores_may_be_those_of_last_checkpoints(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    assert command.main(["entity=me", "group=lamps_isa", "score=last", f"spec={path}"]) == 0
+    text = path.read_text()
+    assert "last/mIoU" in text and "best/" not in text
+
+
 def test_faults_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +62,7 @@ def test_faults_are_one_sentence(
     for words, message in (
         (["entity=me"], "wandb login"),
         (["entty=me"], "did you mean 'entity'"),
+        (["entity=me", "score=first"], "expected score=best or score=last, got score=first"),
         (["spec=" + str(tmp_path / "file" / "x")], "expected a file or folder that can be used"),
     ):
         assert command.main(words) == 2

@@ -114,10 +114,11 @@ class Mine(Logger):
             raise ConnectionError("the server\nis gone")
 
 
-def use(mine: Mine, folder: Path) -> None:
+def use(mine: Mine, folder: Path, scored: str = "best") -> None:
     """Use a guarded logger as a run does."""
     used = [HistoryLogger(folder), GuardedLogger(mine, {"seed": 3}, folder / "id")]
     used[1].experiment  # type: ignore[attr-defined]
+    used[1].scored = scored  # type: ignore[attr-defined]
     for step in range(3):
         for logger in used:
             logger.log_metrics({"val/mIoU": 0.5, "epoch": 0}, step)
@@ -127,7 +128,7 @@ def use(mine: Mine, folder: Path) -> None:
     for logger in used:
         logger.finalize("success")
         logger.log_metrics({"val/mIoU": 0.75}, 2)
-        logger.log_metrics({"best/step": 2})
+        logger.log_metrics({f"{scored}/step": 2})
     finish_loggers(used)
 
 
@@ -144,6 +145,12 @@ def test_any_logger_counts_finished_steps_and_is_finished_once(
     assert mine.config == {"seed": 3}
     assert mine.calls.count("finalize") == 1 and mine.status == "success"
     assert not caplog.records
+
+
+def test_what_is_scored_after_training_is_named_by_its_checkpoint(tmp_path: Path) -> None:
+    mine = Mine()
+    use(mine, tmp_path, "last")
+    assert mine.kept[3:] == [(3, {"last/mIoU": 0.75}), (3, {"last/step": 2.0})]
 
 
 @pytest.mark.parametrize("fails", ["experiment", "log_hyperparams", "log_metrics", "finalize"])

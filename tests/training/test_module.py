@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from isaseg.models.losses import CrossEntropy
+from isaseg import config
+from isaseg.models.losses import Average, CrossEntropy, OhemCrossEntropy
+from isaseg.training.build import build_module
 from isaseg.training.module import SegmentationModule
 from isaseg.training.watch import Watch
+from tests.conftest import compose_overrides
 
 
 class TwoHeads(nn.Module):
@@ -46,12 +49,13 @@ def batches(count: int, far: bool = False) -> list[dict[str, Any]]:
     return made
 
 
-def module(aux: bool = True, **kwargs: Any) -> SegmentationModule:
+def module(aux: bool = True, average: Average = "labelled", **kwargs: Any) -> SegmentationModule:
     def sgd(network: nn.Module) -> tuple[SGD, LambdaLR]:
         optimizer = SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
         return optimizer, LambdaLR(optimizer, lambda step: (1 - step / 10) ** 0.9)
 
-    return SegmentationModule(TwoHeads(aux), CrossEntropy(), sgd, 3, **kwargs)  # type: ignore[arg-type]
+    loss = CrossEntropy(average=average)
+    return SegmentationModule(TwoHeads(aux), loss, sgd, 3, average=average, **kwargs)  # type: ignore[arg-type]
 
 
 def fit(
@@ -88,6 +92,31 @@ def test_the_loss_is_main_plus_weighted_auxiliary(weights: list[float] | None) -
     assert logged["train/loss"] == pytest.approx(expected.item(), rel=1e-6)
     assert logged["train/loss_aux"] == pytest.approx(expected_aux.item(), rel=1e-6)
     assert logged["train/lr"] == pytest.approx(0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_all_losses_may_be_averaged_over_all_pixels() -> None:
+    """Main, auxiliary and that of validation: the sixth without a label counts as 0."""
+    logged = {}
+    for average in ("labelled", "all"):
+        model = module(average=average)
+        logged[average] = fit(model, batches(1), batches(1)).callback_metrics
+    for key in ("train/loss", "train/loss_aux"):
+        assert logged["all"][key] == pytest.approx(logged["labelled"][key].item() * 7 / 8, rel=1e-6)
+    assert logged["all"]["val/loss"] < 0.9 * logged["labelled"]["val/loss"]
+
+
+def test_the_losses_are_those_of_the_configuration() -> None:
+    words = ["loss.class_weights=null", "backbone=tiny_d8", "head.aux_channels=8", "head.channels=16"]
+    cfg = compose_overrides(*words, "recipe.average=all")
+    built = build_module(cfg, config.build(cfg.data, "data"))
+    assert isinstance(built.loss, CrossEntropy)
+    assert (built.loss.average, built.aux_loss.average) == ("all", "all")
+    cfg = compose_overrides(*words, "loss=ohem", "recipe.ohem={thresh: 0.9, min_kept_per_crop: 12}")
+    built = build_module(cfg, config.build(cfg.data, "data"))
+    assert isinstance(built.loss, OhemCrossEntropy)
+    assert (built.loss.thresh, built.loss.min_kept_per_crop) == (0.9, 12)
+    assert built.aux_loss.average == "labelled"
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")

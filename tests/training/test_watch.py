@@ -28,7 +28,7 @@ TEN += ["data.num_workers=0"]
     "words",
     [
         "",
-        "loss=ohem loss.min_kept=100 trainer.gradient_clip_val=1",
+        "loss=ohem loss.min_kept_per_crop=50 trainer.gradient_clip_val=1",
         "optim=sgd_poly attention=dense trainer.precision=bf16-mixed",
         "trainer.accumulate_grad_batches=2",
     ],

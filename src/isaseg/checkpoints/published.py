@@ -17,7 +17,10 @@ from isaseg.checkpoints.published_tensors import MMSEG_NAMES, openseg_names, ope
 from isaseg.errors import CheckpointError
 
 _DEPTHS = {6: 50, 23: 101}  # by the number of blocks in the third stage
-_GROUP_SIZE = [8, 8]  # the only published value: mmseg's down_factor, openseg's factors
+_GROUP_SIZE = [
+    8,
+    8,
+]  # mmseg's down_factor, openseg's factors, but for its ade20k/R_101_D_8_TEST.json: [8, 16]
 
 # Data sets by their name in the other code base: our name, and the number of classes that it has there.
 _MMSEG_DATA = {

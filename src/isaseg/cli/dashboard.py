@@ -9,6 +9,7 @@ memory. Saving it needs a key (`wandb login`) and `pip install 'isaseg[dashboard
   project=isaseg         as logger.wandb.project of the runs
   group=lamps_isa        only the runs of one experiment or sweep
   name="My workspace"    its title
+  score=last             the scores of last checkpoints, of runs with score=last as a protocol sets it
   spec=workspace.json    write what would be saved; no key, no network
 
 Examples:
@@ -44,7 +45,7 @@ def _work(words: list[str]) -> int:
         raise ConfigError(
             f"expected the package wandb-workspaces, got: {error}; pip install 'isaseg[dashboard]'"
         ) from error
-    made = dashboard.workspace(cfg.entity or "", cfg.project, cfg.name, cfg.group)
+    made = dashboard.workspace(cfg.entity or "", cfg.project, cfg.name, cfg.group, cfg.score)
     if cfg.spec is None:
         log.info("saved: %s", dashboard.save(made))
     else:

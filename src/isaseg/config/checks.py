@@ -31,6 +31,7 @@ class _Run(TypedDict):
     ]
     init_sha256: str | None
     check_data: bool
+    score: Literal["best", "last"]
     score_test: bool
     pretrained: bool
     pictures: NonNegativeInt
@@ -70,6 +71,9 @@ class _Recipe(TypedDict):
     head_lr_mult: float
     min_lr: float
     value_bias: bool
+    ends_at_last_step: bool
+    average: Literal["labelled", "all"]
+    ohem: Group
 
 
 class _Trainer(TypedDict):

@@ -40,7 +40,7 @@ _NOT_IDENTITY = (
     "data.timeout",
     "data.cache",
     "data.strict_size",
-    "recipe",  # what is used of it stands in optim
+    "recipe",  # what is used of it stands in optim and loss
     "test",  # of evaluate.py alone
     "trainer.accelerator",
     "trainer.devices",

@@ -41,6 +41,10 @@ class Backbone(nn.Module):
         freeze: What is not trained: `stem`, numbers of stages from 1, or names of timm's modules, e.g. `layer1`. These
             parts stay in evaluation mode, as mmsegmentation's `frozen_stages` do.
         norm_eval: Batch norms keep their statistics in training; their weights are trained.
+        bilinear_exchange: In an HRNet, the branches are resized bilinearly with aligned corners wherever they are added,
+            as in openseg; timm takes the nearest value.
+        full_dilation: In a ResNet-D, the first block of a dilated stage has the stage's dilation, and its shortcut does
+            not pool, as in PaddleSeg's ResNet-vd; timm halves the dilation there, and pools.
 
     Raises:
         ConfigError: If timm has no such model, the weights cannot be loaded, or an argument does not fit the model.
@@ -71,6 +75,8 @@ class Backbone(nn.Module):
         freeze: Sequence[int | str] = (),
         norm_eval: bool = False,
         align_corners: bool = False,
+        bilinear_exchange: bool = False,
+        full_dilation: bool = False,
     ) -> None:
         super().__init__()
         args = dict(model_args or {})
@@ -85,6 +91,10 @@ class Backbone(nn.Module):
         self.model = create(name, tuple(out_indices), pretrained, weights, weights_sha256, args, is_bgr)
         if ceil_pool:
             _round_up(self.model, name)
+        if bilinear_exchange:
+            _exchange_bilinearly(self.model, name)
+        if full_dilation:
+            _dilate_fully(self.model, name)
         info: Any = self.model.feature_info
         channels, strides = list(info.channels()), list(info.reduction())
         if len(set(info.module_name())) != len(channels):  # timm returns a repeated map once
@@ -241,3 +251,30 @@ def _round_up(model: nn.Module, name: str) -> None:
             "set backbone.ceil_pool=false"
         )
     pool.ceil_mode = True
+
+
+def _exchange_bilinearly(model: nn.Module, name: str) -> None:
+    """Let the branches of an HRNet be resized bilinearly wherever timm takes the nearest value."""
+    found = [path for path, part in model.named_modules() if isinstance(part, nn.Upsample)]
+    if not found:
+        raise ConfigError(
+            f"expected an HRNet for backbone.bilinear_exchange, got backbone.name='{name}'; "
+            "set backbone.bilinear_exchange=false"
+        )
+    for path in found:
+        factor: Any = model.get_submodule(path).scale_factor
+        model.set_submodule(path, nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=True))
+
+
+def _dilate_fully(model: Any, name: str) -> None:
+    """Give the first block of each dilated stage the dilation of the others, and a shortcut that does not pool."""
+    stages = [list(part) for key, part in model.named_children() if key.startswith("layer")]
+    dilated = [stage for stage in stages if getattr(stage[-1].conv2, "dilation", (1, 1)) != (1, 1)]
+    if not dilated or not all(isinstance(stage[0].downsample[0], nn.AvgPool2d) for stage in dilated):
+        raise ConfigError(
+            f"expected a dilated ResNet-D for backbone.full_dilation, got backbone.name='{name}'; "
+            "set backbone.full_dilation=false, or e.g. backbone.output_stride=8"
+        )
+    for first, *_, last in dilated:
+        first.conv2.dilation = first.conv2.padding = last.conv2.dilation
+        first.downsample[0] = nn.Identity()

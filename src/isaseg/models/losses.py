@@ -4,27 +4,48 @@ Logits may be coarser than the target. They are then resized bilinearly.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isaseg.errors import ConfigError
 from isaseg.models.resized_loss import resized_cross_entropy
+
+Average = Literal["labelled", "all"]
 
 
 class CrossEntropy(nn.Module):
-    """Mean cross-entropy over the labelled pixels; 0 with a gradient of 0 if there are none.
+    """Mean cross-entropy; 0 with a gradient of 0 if no pixel has a label.
 
     Args:
         ignore_index: The label to leave out.
         class_weights: One weight per class, for a weighted mean as in `torch.nn.CrossEntropyLoss`.
+        average: What the sum over the labelled pixels is divided by: the number (with weights, the weight) of the
+            labelled pixels, or of all of them, those without a label and the padding included. The latter is the
+            default of mmsegmentation 1.2.2, `avg_non_ignore=False` (mmseg/models/losses/cross_entropy_loss.py:62).
+
+    Raises:
+        ConfigError: For class weights with the average over all: a pixel without a label has no class, hence no
+            weight, and mmsegmentation looks its weight up beyond the last class (same file, line 66).
     """
 
     weight: Tensor | None
 
-    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        average: Average = "labelled",
+    ) -> None:
         super().__init__()
-        self.ignore_index = ignore_index
+        if average == "all" and class_weights is not None:
+            raise ConfigError(
+                "expected loss.average=labelled with loss.class_weights, got loss.average=all, but a pixel without a "
+                "label has no weight; set loss.average=labelled or loss.class_weights=null"
+            )
+        self.ignore_index, self.average = ignore_index, average
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
@@ -38,6 +59,8 @@ class CrossEntropy(nn.Module):
             total = _cross_entropy(logits, target, self.weight, self.ignore_index, "sum")
         else:
             total = resized_cross_entropy(logits, target, self.weight, self.ignore_index, align_corners)
+        if self.average == "all":
+            return total / max(target.numel(), 1)
         valid = target != self.ignore_index
         if self.weight is None:
             return total / valid.sum().clamp(min=1)
@@ -47,13 +70,14 @@ class CrossEntropy(nn.Module):
 class OhemCrossEntropy(nn.Module):
     """Cross-entropy over the hard pixels only, as openseg defines it.
 
-    A pixel is kept if the probability of its true class is below max(`thresh`, p). With p, the (`min_kept` + 1)-th
-    smallest such probability of the batch, at least `min_kept` pixels stay, ties aside. The loss is their plain mean.
+    A pixel is kept if the probability of its true class is below max(`thresh`, p). With p, the (n + 1)-th smallest such
+    probability of the batch, at least n pixels stay, ties aside. The loss is their plain mean.
 
     Args:
         ignore_index: The label to leave out.
         thresh: 0.7 or 0.9 in openseg.
-        min_kept: 100 000 in openseg, for the batch of one device.
+        min_kept_per_crop: n for each crop of the batch that the loss gets. openseg gives n for the batch of one device,
+            mostly 100,000 for four crops.
         class_weights: One weight per class.
     """
 
@@ -63,11 +87,11 @@ class OhemCrossEntropy(nn.Module):
         self,
         ignore_index: int = 255,
         thresh: float = 0.7,
-        min_kept: int = 100_000,
+        min_kept_per_crop: int = 25_000,
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.ignore_index, self.thresh, self.min_kept = ignore_index, thresh, min_kept
+        self.ignore_index, self.thresh, self.min_kept_per_crop = ignore_index, thresh, min_kept_per_crop
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
@@ -80,7 +104,8 @@ class OhemCrossEntropy(nn.Module):
             probability = logits.float().softmax(1).gather(1, target.where(valid, 0)[:, None])[:, 0]
             # sort, because kthvalue is not deterministic on GPUs; pixels that do not count come last
             ordered = probability.masked_fill(~valid, 2).flatten().sort().values
-            place = (valid.sum() - 1).clamp(0, self.min_kept)  # stays on the device, which waits for no host
+            # stays on the device, which waits for no host
+            place = (valid.sum() - 1).clamp(0, self.min_kept_per_crop * len(target))
             limit = ordered.gather(0, place[None]).clamp(min=self.thresh)
             hard = valid & ~(probability >= limit)  # a probability of NaN too
         return _only(losses, hard, losses.device.type).sum() / hard.sum().clamp(min=1)

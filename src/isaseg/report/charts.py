@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from isaseg.report.rows import Comparison, Row, finite, scale_of
+from isaseg.report.rows import Comparison, Row, scale_of
+from isaseg.report.runs import finite
 from isaseg.report.table import metric_name, with_unit
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, with a dash pattern and a marker besides. Seven

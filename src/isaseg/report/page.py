@@ -25,7 +25,7 @@ from isaseg.console import percent
 from isaseg.report import table
 from isaseg.report.charts import Chart, cost_charts, curve_charts
 from isaseg.report.interactive import interactive
-from isaseg.report.rows import Comparison, Row
+from isaseg.report.rows import Comparison, Row, scored
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,8 @@ def _classes(comparison: Comparison) -> str:
         return ""
     lines = [[(value, _share(value)) for value in held.values()] for held in records]
     text = _sortable(list(records[0]), lines)
-    title = "<h2>IoU % of each class</h2><p>At the best checkpoints, mean over the seeds.</p>"
+    where = escape(scored(comparison.rows))
+    title = f"<h2>IoU % of each class</h2><p>At {where}, mean over the seeds.</p>"
     return f'{title}<div class="scroll"><table id="classes">{text}</table></div>'
 
 
@@ -102,7 +103,8 @@ def _pictures(comparison: Comparison) -> str:
             for row, data in shown
         )
         groups.append(f'<h3>{escape(name)}</h3><div class="pictures">{figures}</div>')
-    title = "<h2>Sample pictures</h2><p>Of the first seed that has them, at its best checkpoint.</p>"
+    where = escape(scored(comparison.rows))
+    title = f"<h2>Sample pictures</h2><p>Of the first seed that has them, at {where}.</p>"
     return title + "".join(groups) if groups else ""
 
 

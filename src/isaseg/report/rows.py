@@ -1,7 +1,6 @@
 """Rows of a comparison: runs that differ in the seed alone, labelled by what differs between the rows."""
 
 import logging
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from isaseg.console import is_share
 from isaseg.errors import ConfigError
 from isaseg.report.intervals import Difference, Spread, difference, spread
 from isaseg.report.labels import Values, differing, identity_as_text, labels
-from isaseg.report.runs import At, Run, State, number
+from isaseg.report.runs import At, Run, State, finite, number
 from isaseg.runs.history import Curve
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Row:
         return [curve for curve in curves if curve]
 
     def classes(self) -> dict[str, float]:
-        """Return the IoU of each class at the best checkpoints, the mean over the finished runs."""
+        """Return the IoU of each class at the checkpoints that the finished runs have scored, the mean over these."""
         held = [run.metrics.get("val/IoU") for run in self.runs]
         tables = [table for table in held if isinstance(table, dict)]
         names = dict.fromkeys(name for table in tables for name in table)
@@ -146,11 +145,6 @@ def compare(
     return Comparison(rows, chosen, [run for run in runs if run.config is None], keys, metric, also, at)
 
 
-def finite(curve: Curve) -> Curve:
-    """Return a curve without NaN and infinity, in the order of its steps."""
-    return {step: curve[step] for step in sorted(curve) if math.isfinite(curve[step])}
-
-
 def is_converged(curve: Curve, steps: int) -> bool:
     """Return whether a score moves by less than a point (largest minus smallest) over the last fifth of `steps`.
 
@@ -158,6 +152,15 @@ def is_converged(curve: Curve, steps: int) -> bool:
     """
     tail = [value for step, value in curve.items() if step >= _TAIL * steps]
     return len(tail) > 1 and max(curve) >= steps and max(tail) - min(tail) < _TOLERANCE
+
+
+def scored(rows: Sequence[Row]) -> str:
+    """Return which checkpoints the finished runs have scored in the end, as classes and pictures are of these."""
+    last = [row.label for row in rows if any(run.scored == "last" for run in row.runs)]
+    kinds = {run.scored for row in rows for run in row.runs if run.state == "finished"}
+    if len(kinds) < 2:
+        return f"the {''.join(kinds) or 'best'} checkpoints"
+    return f"the best checkpoints, but the last ones of {'; '.join(last)}"
 
 
 def scale_of(metric: str) -> int:

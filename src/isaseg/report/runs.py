@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg.console import counted
 from isaseg.errors import DataError
 from isaseg.report.labels import identity_as_text
-from isaseg.runs.history import History, read_history
+from isaseg.runs.history import Curve, History, read_history
 from isaseg.runs.run_folder import failure
 
 log = logging.getLogger(__name__)
@@ -53,19 +54,41 @@ class Run(NamedTuple):
         steps = None if self.config is None else number(OmegaConf.select(self.config, "trainer.max_steps"))
         return None if steps is None else int(steps)
 
+    @property
+    def scored(self) -> At:
+        """The checkpoint that metrics.json is of; runs of older versions do not say, and theirs is the best one."""
+        return "last" if self.metrics.get("checkpoint") == "last" else "best"
+
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint, None if it is not known."""
+        if self.scored == "best":
+            step = number(self.metrics.get("step"))
+            return None if step is None else int(step)
+        curve = finite(self.history.curves.get("val/mIoU", {}))
+        return max(curve, key=lambda step: curve[step], default=None)
+
     def score(self, metric: str, at: At) -> float | None:
         """Return a score of a finished run, None if it has none.
 
+        It is of metrics.csv, and of metrics.json what that lacks or rounds, if this is of the same checkpoint.
+
         Args:
             metric: Such as val/mIoU.
-            at: "last": from metrics.csv, at the last step that has it. "best": from metrics.json, which holds the
-                scores of the best checkpoint.
+            at: "last": at the last step that has it. "best": at the best checkpoint, that of the highest val/mIoU.
         """
         if self.state != "finished":
             return None
         curve = self.history.curves.get(metric, {})
-        value = self.metrics.get(metric) if at == "best" else curve[max(curve)] if curve else None
-        return number(value)
+        if self.scored == at and (at == "best" or not curve):
+            return number(self.metrics.get(metric))
+        step = max(curve, default=None) if at == "last" else self.best_step
+        return None if step is None else number(curve.get(step))
+
+
+def finite(curve: Curve) -> Curve:
+    """Return a curve without NaN and infinity, in the order of its steps."""
+    return {step: curve[step] for step in sorted(curve) if math.isfinite(curve[step])}
 
 
 def number(value: object) -> float | None:

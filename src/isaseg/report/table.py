@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from isaseg.console import is_share, percent
 from isaseg.report.intervals import Spread, spread
 from isaseg.report.marks import code_of, label_of, stale_notes
-from isaseg.report.rows import Comparison, Row, scale_of, scores_of
+from isaseg.report.rows import Comparison, Row, scale_of, scored, scores_of
 from isaseg.report.runs import At, Run, number
 
 NOTHING = "–"
@@ -145,6 +145,10 @@ def notes(comparison: Comparison) -> list[str]:
         "Mean ± sample standard deviation over the seeds of finished runs; one seed has no deviation and no interval.",
         at_last if comparison.at == "last" else at_best,
     ]
+    if "," in scored(rows):  # of both kinds
+        found.append(
+            f"The runs do not score the same checkpoint in the end: classes and pictures are of {scored(rows)}."
+        )
     if any(row.gap is not None for row in rows):
         found.append(
             "Difference: per seed where both rows have the same seeds (paired t), else of the means (Welch's t); no "
@@ -236,7 +240,8 @@ def runs_csv(comparison: Comparison) -> str:
             "metric": comparison.metric,
             **{at: run.score(comparison.metric, at) for at in ("last", "best")},
         }
-        record |= {"last_step": run.history.last_step, "best_step": run.metrics.get("step")}
+        record |= {"last_step": run.history.last_step, "best_step": run.best_step}
+        record["scored"] = run.scored if run.metrics else ""
         record |= {key: run.facts.get(key) for key in ("git_commit", "torch", "device", "started")}
         record["code"] = " ".join(f"{name}:{held}" for name, held in code_of(run).items())
         records.append({**record, "error": run.error})
@@ -244,7 +249,7 @@ def runs_csv(comparison: Comparison) -> str:
 
 
 def classes(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the IoU of each class at the best checkpoints, the mean over the seeds of each row that knows it."""
+    """Return the IoU of each class at the scored checkpoints, the mean over the seeds of each row that knows it."""
     held = {row.label: row.classes() for row in comparison.rows}
     names = dict.fromkeys(name for found in held.values() for name in found)
     return [{"class": n, **{label: found.get(n) for label, found in held.items() if found}} for n in names]

@@ -10,10 +10,8 @@ from wandb_workspaces.reports import v2 as wr
 from isaseg.errors import ConfigError
 
 _STEP = "trainer/global_step"
-_SCORE = wr.SummaryMetric("best/mIoU")
 _LABEL = wr.Config("attention_label")
 _COLUMNS = (
-    "summary:best/mIoU",
     "config:attention_label",
     "config:data.name",
     "config:backbone.name",
@@ -33,7 +31,9 @@ _COSTS = {  # title, and whether the axis is logarithmic
 }
 
 
-def workspace(entity: str, project: str, name: str, group: str | None = None) -> ws.Workspace:
+def workspace(
+    entity: str, project: str, name: str, group: str | None = None, score: str = "best"
+) -> ws.Workspace:
     """Return the workspace; nothing is contacted.
 
     Args:
@@ -41,7 +41,14 @@ def workspace(entity: str, project: str, name: str, group: str | None = None) ->
         project: Where the runs are.
         name: Title.
         group: Only the runs of this group; None for all.
+        score: Which scores it shows: of the "best" or of the "last" checkpoint. A run has one of the two.
+
+    Raises:
+        ConfigError: If `score` is something else.
     """
+    if score not in ("best", "last"):
+        raise ConfigError(f"expected score=best or score=last, got score={score}")
+    key = f"{score}/mIoU"
     filters = [expr.Metric("JobType") == "train"]
     if group is not None:
         filters.append(expr.Metric("Group") == group)
@@ -49,13 +56,13 @@ def workspace(entity: str, project: str, name: str, group: str | None = None) ->
         entity=entity,
         project=project,
         name=name,
-        sections=_sections(),
+        sections=_sections(wr.SummaryMetric(key)),
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(*filters),
             groupby=[expr.Config("attention_label")],
-            order=[expr.Ordering(expr.Summary("best/mIoU"), ascending=False)],
-            pinned_columns=list(_COLUMNS),
+            order=[expr.Ordering(expr.Summary(key), ascending=False)],
+            pinned_columns=[f"summary:{key}", *_COLUMNS],
         ),
     )
 
@@ -78,13 +85,13 @@ def save(made: ws.Workspace) -> str:
     return str(made.url)
 
 
-def _sections() -> list[ws.Section]:
+def _sections(score: wr.SummaryMetric) -> list[ws.Section]:
     costs = [
-        wr.ScatterPlot(title=f"mIoU against {title}", x=wr.Config(key), y=_SCORE, log_x=log_x)
+        wr.ScatterPlot(title=f"mIoU against {title}", x=wr.Config(key), y=score, log_x=log_x)
         for key, (title, log_x) in _COSTS.items()
     ]
     mean = wr.BarPlot(
-        title="mIoU, mean of the seeds", metrics=[_SCORE], groupby=_LABEL, groupby_aggfunc="mean"
+        title="mIoU, mean of the seeds", metrics=[score], groupby=_LABEL, groupby_aggfunc="mean"
     )
     quality = [
         _curve("val/mIoU", "validation mIoU"),

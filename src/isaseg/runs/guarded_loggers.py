@@ -36,9 +36,11 @@ class NeverFatalLogger(RunLogger):
     """Logs to a service or a library; a failure costs one warning and switches it off for the rest of the run.
 
     Lightning numbers steps from 0; here they count finished optimizer steps, as in metrics.csv. The curves are of
-    training alone: what is evaluated after `fit` is named best/... instead of val/..., and is no point of them.
+    training alone: what is evaluated after `fit` is named best/... or last/... instead of val/..., by the checkpoint, and
+    is no point of them.
 
     Attributes:
+        scored: Which checkpoint that is, "best" or "last".
         run: What is logged to; None before something is, and in every process but the first.
     """
 
@@ -46,6 +48,7 @@ class NeverFatalLogger(RunLogger):
 
     def __init__(self) -> None:
         super().__init__()
+        self.scored = "best"
         self.run: Any = None
         self._off = False
         self._step = 0
@@ -55,7 +58,7 @@ class NeverFatalLogger(RunLogger):
         """Log numbers; `step` is as Lightning counts it."""
         values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
         if self._fitted:
-            self._log_best({key.replace("val/", "best/"): value for key, value in values.items()})
+            self._log_scored({key.replace("val/", f"{self.scored}/"): value for key, value in values.items()})
         elif values:
             self._step = self._step if step is None else step + 1
             self._log(values)
@@ -90,7 +93,7 @@ class NeverFatalLogger(RunLogger):
     def _log(self, values: Mapping[str, float]) -> None: ...
 
     @abstractmethod
-    def _log_best(self, values: Mapping[str, float]) -> None: ...
+    def _log_scored(self, values: Mapping[str, float]) -> None: ...
 
     @abstractmethod
     def _end(self, exit_code: int) -> None: ...
@@ -158,7 +161,7 @@ class GuardedLogger(NeverFatalLogger):
     def _log(self, values: Mapping[str, float]) -> None:
         self._do(lambda logger: logger.log_metrics(values, self._step))
 
-    _log_best = _log
+    _log_scored = _log
 
     def _end(self, exit_code: int) -> None:
         self.guarded.finalize("failed" if exit_code else "success")

@@ -182,7 +182,7 @@ class NeverFatalWandbLogger(NeverFatalLogger):
     def _log(self, values: Mapping[str, float]) -> None:
         self.log_payload(values, self._step or None)
 
-    def _log_best(self, values: Mapping[str, float]) -> None:
+    def _log_scored(self, values: Mapping[str, float]) -> None:
         self._do(lambda run: run.summary.update(values))
 
     def _end(self, exit_code: int) -> None:

@@ -49,7 +49,7 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
         raise ConfigError(
             f"evaluate, predict and export could not use a checkpoint of this network: {error}"
         ) from error
-    loss = config.build(cfg.loss, "loss")
+    loss, settings = config.build(cfg.loss, "loss"), _plain(cfg.loss)
     check_loss(loss, cfg.data.num_classes, cfg.data.ignore_index)
     make_optimizer = config.build(cfg.optim, "optim")
     make_optimizer(segmenter)  # what it refuses, it refuses before anything is written
@@ -62,7 +62,8 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
         cfg.data.num_classes,
         cfg.data.ignore_index,
         cfg.aux_weight,
-        weights if isinstance(weights := _plain(cfg.loss).get("class_weights"), list) else None,
+        weights if isinstance(weights := settings.get("class_weights"), list) else None,
+        "all" if settings.get("average") == "all" else "labelled",
         datamodule.source("val").groups,
         description,
         config.identity(cfg),

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
 from isaseg.models.contract import takes_align_corners
-from isaseg.models.losses import CrossEntropy, resize_logits
+from isaseg.models.losses import Average, CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
 from isaseg.training._compat import unscales_itself
 from isaseg.training.optim import Schedule, reschedule
@@ -43,6 +43,7 @@ class SegmentationModule(lightning.LightningModule):
         ignore_index: Label of the pixels that do not count.
         aux_weight: Weight of the auxiliary cross-entropy; 0.4 in openseg and mmsegmentation.
         class_weights: Of the auxiliary cross-entropy; in openseg they are those of the main loss.
+        average: Of the auxiliary cross-entropy; in mmsegmentation it is that of the main loss.
         groups: Groups of classes, for the group accuracy.
         description: Plain data from which `build_described` rebuilds the network; stored in each checkpoint as `isaseg`,
             so that the file alone suffices.
@@ -58,6 +59,7 @@ class SegmentationModule(lightning.LightningModule):
         ignore_index: int = 255,
         aux_weight: float = 0.4,
         class_weights: Sequence[float] | None = None,
+        average: Average = "labelled",
         groups: Sequence[Sequence[int]] | None = None,
         description: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
@@ -66,7 +68,7 @@ class SegmentationModule(lightning.LightningModule):
         self.segmenter = segmenter
         self.loss = loss
         self._resizes = takes_align_corners(loss)
-        self.aux_loss = CrossEntropy(ignore_index, class_weights)
+        self.aux_loss = CrossEntropy(ignore_index, class_weights, average)
         self.aux_weight = aux_weight
         self.make_optimizer = make_optimizer
         self.groups = groups

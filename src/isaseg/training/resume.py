@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 # Of two at the same step, best.ckpt is the later one: it is written after the validation and knows the best score.
 _NAMES = ("best.ckpt", "last.ckpt")
 
-# These keys change how far a run goes and where its files are, not what its steps compute,
+# These keys change how far a run goes, what it scores in the end and where its files are, not what its steps compute,
 _LONGER = (
     "name",
+    "score",
     "trainer.max_steps",
     "trainer.val_check_interval",
     "data.max_steps",

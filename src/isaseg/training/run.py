@@ -23,6 +23,7 @@ from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
 from isaseg.models.contract import check_one_sample
 from isaseg.runs.facts import run_facts
+from isaseg.runs.guarded_loggers import NeverFatalLogger
 from isaseg.runs.history import begin_history
 from isaseg.runs.loggers import build_loggers, finish_loggers
 from isaseg.runs.pictures import save_pictures
@@ -42,7 +43,7 @@ console = Console(stderr=True)
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train, score the best checkpoint, and leave everything in the run folder.
+    """Train, score the best or the last checkpoint, and leave everything in the run folder.
 
     A run that is complete already returns its metrics at once; an interrupted one continues.
 
@@ -168,7 +169,9 @@ def _score(
     datamodule: Data,
     before: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Load and score the best checkpoint; return the contents of metrics.json and the scores of the validation split.
+    """Load and score a checkpoint; return the contents of metrics.json and the scores of the validation split.
+
+    It is the one that `cfg.score` names, or the other if there is none, which metrics.json says.
 
     `before` is the metrics.json of a run that was complete and is continued: there may be no step left to time.
     """
@@ -180,17 +183,21 @@ def _score(
     speed["seconds_per_step"] = timer.seconds_per_step
     if math.isnan(timer.seconds_per_step):
         speed["seconds_per_step"] = before.get("seconds_per_step") or math.nan
-    best = folder / "checkpoints" / "best.ckpt"
-    if not best.exists():  # the run was cut before its first validation, or its score was always NaN
-        best = folder / "checkpoints" / "last.ckpt"
-    step = load_weights(module, best)["global_step"]
+    # there is no best one if the run was cut before its first validation, or its score was always NaN
+    held = [folder / "checkpoints" / f"{name}.ckpt" for name in (cfg.score, "last", "best")]
+    chosen = next((path for path in held if path.exists()), held[0])
+    step = load_weights(module, chosen)["global_step"]
+    for logger in trainer.loggers:
+        if isinstance(logger, NeverFatalLogger):
+            logger.scored = chosen.stem
     # an average of the weights would take the place of what was loaded
     trainer.callbacks = [c for c in callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     (values,) = trainer.validate(module, datamodule, verbose=False)
     scores = module.last_scores
     if cfg.score_test and datamodule.is_labelled("test"):
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
-    return run_metrics({**values, "step": step, **speed}, datamodule.classes, scores), scores
+    metrics = run_metrics({**values, "step": step, **speed}, datamodule.classes, scores)
+    return {"checkpoint": chosen.stem, **metrics}, scores
 
 
 def _write_results(
@@ -213,11 +220,12 @@ def _write_results(
     write_json(folder / "metrics.json", metrics)  # last: with it the run counts as finished
     log_classes(trainer.loggers, classes, scores)
     more = {key: metrics.get(key) for key in ("seconds_per_step", "peak_memory_mib")}
+    scored, step = metrics["checkpoint"], metrics["step"]
     for logger in trainer.loggers:
-        logger.log_metrics({"best/step": metrics["step"], **{k: v for k, v in more.items() if v is not None}})
-    console.print(class_table(classes, scores))
+        logger.log_metrics({f"{scored}/step": step, **{k: v for k, v in more.items() if v is not None}})
+    console.print(class_table(classes, scores, f"validation, {scored} checkpoint"))
     on_test = f", {percent(metrics['test/mIoU'])} % on test" if metrics.get("test/mIoU") is not None else ""
     console.print(
-        f"mIoU [bold]{percent(scores['mIoU'])}[/] % on validation{on_test} (best checkpoint, step {metrics['step']}). "
+        f"mIoU [bold]{percent(scores['mIoU'])}[/] % on validation{on_test} ({scored} checkpoint, step {step}). "
         f"Everything is in [bold]{folder}[/]"
     )

@@ -25,12 +25,17 @@ def poly(
     power: Power,
     min_lr: NonNegativeFloat,
     warmup_steps: NonNegativeInt,
+    ends_at_last_step: bool,
 ) -> Factor:
-    """Return the fall from `lr` to `min_lr` as (1 - k / total_steps) ** power, as in mmseg, after a linear warm-up."""
-    floor = min_lr / lr
+    """Return the fall from `lr` to `min_lr` as (1 - k / end) ** power, after a linear warm-up.
+
+    The end is `total_steps`, the step after the last one, as in openseg and mmsegmentation 0.x; or, with
+    `ends_at_last_step`, the last step itself, as in mmengine's PolyLR, so that this step has `min_lr`.
+    """
+    floor, end = min_lr / lr, max(total_steps - ends_at_last_step, 1)
 
     def factor(step: int) -> float:
-        return floor + (1 - floor) * float((1 - min(step, total_steps) / total_steps) ** power)
+        return floor + (1 - floor) * float((1 - min(step, end) / end) ** power)
 
     return _warmed_up(factor, warmup_steps)
 
