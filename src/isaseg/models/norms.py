@@ -4,7 +4,7 @@ Source: openseg.pytorch master, lib/extensions/inplace_abn/src/inplace_abn_cuda.
 What InPlaceABN saves in memory is not repeated here, and neither is its activation, which is a module of its own.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
@@ -53,6 +53,18 @@ _ABSOLUTE: dict[type[nn.Module], type[nn.Module]] = {
     SyncBatchNormAct: AbsoluteSyncNormAct,
 }
 _PLAIN = {absolute: plain for plain, absolute in _ABSOLUTE.items()}
+
+
+def set_norms(module: nn.Module, norm: Norm) -> None:
+    """Make the batch norms of a new network those of `norm`.
+
+    Raises:
+        ValueError: If there is no such norm, or as `make_absolute`.
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"expected norm to be one of {', '.join(get_args(Norm))}, got {norm=}")
+    if norm == "inplace_abn":
+        make_absolute(module)
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """The whole network: from a uint8 RGB image to logits of the same size."""
 
 from collections.abc import Callable, Sequence
-from typing import Self, get_args
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from isaseg.models.backbone import Backbone, check_image
 from isaseg.models.fuse import fuse
 from isaseg.models.head import AuxHead, ContextHead
 from isaseg.models.initial import Init, initialise
-from isaseg.models.norms import ABN_SLOPE, Norm, make_absolute
+from isaseg.models.norms import ABN_SLOPE, Norm, set_norms
 
 
 class Segmenter(nn.Module):
@@ -146,8 +146,6 @@ def build_segmenter(
         ValueError: If the backbone has no `channels` or a single map where there is to be an auxiliary head, `norm` or
             `init` is unknown, or a norm is of a kind that cannot be `inplace_abn`.
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"expected norm to be one of {', '.join(get_args(Norm))}, got {norm=}")
     widths = getattr(backbone, "channels", None)
     if (
         not isinstance(widths, list | tuple)
@@ -173,8 +171,7 @@ def build_segmenter(
         initialise(part, init)
         if slope:
             _make_leaky(part, slope)
-    if norm == "inplace_abn":
-        make_absolute(segmenter)
+    set_norms(segmenter, norm)
     return segmenter
 
 
