@@ -27,6 +27,7 @@ def test_an_own_backbone_and_data_module_and_loss_by_command(tmp_path: Path) -> 
     loss = [
         "loss.class_weights=0",
         "~loss.class_weights",
+        "~loss.average",
         "~loss.ignore_index",
         "loss._target_=ownlab.plain",
         "+loss._partial_=true",

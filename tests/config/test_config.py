@@ -209,12 +209,13 @@ def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
         ("logger.tensorboard.name=x", r"; logger=\[tensorboard\] chooses the option"),
         ("callbacks.stop.patience=3", "'callbacks.stop.patience'; (?!did you mean 'callbacks.stop)"),
         ("optim.optimizer.lr=0.3", r"; did you mean 'optim.lr'\? see"),
+        ("loss=ohem loss.min_kept=5", r"; did you mean 'loss.min_kept_per_crop'\?"),
         ("optim.schedule.total_steps=3", r"; did you mean 'optim.total_steps'\? see"),
     ],
 )
 def test_a_key_that_is_elsewhere_is_answered_with_where(word: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        config.compose_from("train", [word])
+        config.compose_from("train", word.split())
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,6 @@ VALUES = [
     ("loss.class_weights=1", "loss.class_weights to be a list or null, got loss.class_weights=1"),
     ("recipe.average=most", "recipe.average to be 'labelled' or 'all', got recipe.average=most"),
     ("recipe.average=all", "expected loss.average=labelled with loss.class_weights, got loss.average=all"),
-    ("loss=ohem loss.min_kept=5", "did you mean 'loss.min_kept_per_crop'"),
     ("score=first", "score to be 'best' or 'last', got score=first"),
     ("loss.class_weights=[1,2]", "one weight of at least 0 for each of the 8 classes"),
     ("loss.class_weights=[1,1,1,1,1,1,1,-1]", "one weight of at least 0 for each of the 8 classes"),

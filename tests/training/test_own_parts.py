@@ -24,7 +24,7 @@ from tests.reliability.small import SMALL, equal, loaded, weights
 
 SEARCH = ["hydra.searchpath=[file://conf]"]
 OWN = [*SEARCH, "attention=gate", "backbone=net"]
-LOSS = "~loss.class_weights ~loss.ignore_index loss._target_"
+LOSS = "~loss.class_weights ~loss.ignore_index ~loss.average loss._target_"
 RUN = [*SMALL[1:], *OWN, "trainer.val_check_interval=1", "run_dir=run"]
 
 
