@@ -29,6 +29,22 @@ def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def scaled_size(height: int, width: int, resize: Resize | None, scale: float) -> tuple[int, int]:
+    """Return the size (H, W) of a picture at a scale, with the rounding of mmcv's Resize.
+
+    The scale multiplies what `resize` asks for, rounded down, as in mmsegmentation 0.x; without `resize`, the picture's own
+    size, as in 1.x.
+    """
+    if scale == 1:
+        return base_size(height, width, resize)
+    if resize is None:
+        short, long = sorted((max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
+        return base_size(height, width, {"short_side": short, "long_side": long})
+    if "size" in resize:
+        return base_size(height, width, {"size": [max(1, int(n * scale)) for n in resize["size"]]})
+    return base_size(height, width, {key: max(1, int(n * scale)) for key, n in resize.items()})
+
+
 def check_resize(resize: Resize | None, key: str) -> None:
     """Check the form of `resize`.
 

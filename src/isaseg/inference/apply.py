@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isaseg.data.resize import INTERPOLATIONS, Resize, base_size, fit
+from isaseg.data.resize import INTERPOLATIONS, Resize, fit, scaled_size
 from isaseg.errors import ConfigError
 from isaseg.inference.axes import Band, final_band, used, window_bands, window_starts
 from isaseg.inference.labels import labels_from_coarse, largest, resize
@@ -199,21 +199,8 @@ def _inputs(
 
 
 def _scaled(image: Tensor, how: Inference, scale: float) -> Tensor:
-    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits with the rounding of mmcv's Resize.
-
-    A scale multiplies what `resize` asks for, rounded down, as in mmsegmentation 0.x; without `resize`, the picture's own
-    size, as in 1.x.
-    """
-    wanted = how.resize
-    if scale != 1 and wanted is not None:
-        wanted = {
-            key: [int(n * scale) for n in value] if key == "size" else int(value * scale)
-            for key, value in wanted.items()
-        }
-    height, width = base_size(image.shape[2], image.shape[3], wanted)
-    if scale != 1 and wanted is None:
-        short, long = sorted((max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))))
-        height, width = base_size(height, width, {"short_side": short, "long_side": long})
+    """Return pictures, uint8 (B, 3, H, W), resized in 8 bits."""
+    height, width = scaled_size(image.shape[2], image.shape[3], how.resize, scale)
     if (height, width) == image.shape[-2:]:
         return image
     flag = INTERPOLATIONS[how.interpolation]

@@ -78,7 +78,7 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
 
 
 def _say_whose_weights(cfg: DictConfig) -> None:
-    """Say in one line that a network of openseg's begins with timm's weights of ImageNet, not with those it began with."""
+    """Say in one line that a network of openseg begins with timm's weights of ImageNet, not with its own."""
     is_openseg = cfg.recipe.protocol.startswith("openseg") and cfg.backbone.get("name") == "resnet101s"
     if is_openseg and cfg.backbone.get("pretrained") and not cfg.backbone.get("bgr"):
         log.info(
