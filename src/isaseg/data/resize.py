@@ -32,8 +32,8 @@ def base_size(height: int, width: int, resize: Resize | None) -> tuple[int, int]
 def scaled_size(height: int, width: int, resize: Resize | None, scale: float) -> tuple[int, int]:
     """Return the size (H, W) of a picture at a scale, with the rounding of mmcv's Resize.
 
-    The scale multiplies what `resize` asks for, rounded down, as in mmsegmentation 0.x; without `resize`, the picture's own
-    size, as in 1.x.
+    The scale multiplies what `resize` asks for, rounded down, as in mmsegmentation 0.x; without `resize`, the picture's
+    own size, as in 1.x.
     """
     if scale == 1:
         return base_size(height, width, resize)
