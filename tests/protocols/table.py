@@ -67,6 +67,7 @@ def _is_one(key: str, held: list[Cells]) -> bool:
 
 def _table(columns: dict[str, Cells]) -> str:
     keys = list(dict.fromkeys(key for cells in columns.values() for key in cells))
+    columns = {column: columns[column] for column in sorted(columns, key=_place)}
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     notes: list[str] = []
     for key in keys:
@@ -77,12 +78,17 @@ def _table(columns: dict[str, Cells]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _place(column: str) -> tuple[bool, str]:
+    """Return by what columns are sorted: the authors' code comes first."""
+    return not column.startswith("`openseg"), column
+
+
 def _cell(cell: tuple[Any, str, tuple[Any, ...]], notes: list[str]) -> str:
     value, link, ours = cell
     text = f"[{_text(value)}]({link})"
     if not ours:
         return text
-    note = f"Ours is {_text(ours[0])}: {ours[1]}"
+    note = f"Ours is {_text(ours[0])}: {ours[1]}."
     if note not in notes:
         notes.append(note)
     return f"{text} <sup>{notes.index(note) + 1}</sup>"
