@@ -80,7 +80,7 @@ def _table(columns: dict[str, Cells]) -> str:
 
 def _place(column: str) -> tuple[bool, str]:
     """Return by what columns are sorted: the authors' code comes first."""
-    return not column.startswith("`openseg"), column
+    return not column.startswith("`openseg"), column.replace("`", "")
 
 
 def _cell(cell: tuple[Any, str, tuple[Any, ...]], notes: list[str]) -> str:
