@@ -41,9 +41,6 @@ WORDS += [
     f"trainer.max_steps={STEPS}",
     "trainer.accelerator=cpu",
 ]
-# timm's are 255 times ImageNet's in float32, which are other last digits: some of the network's millions of activations
-# would have another sign, and the largest error of a change would be 1e-2
-WORDS += ["++backbone.mean=[123.675,116.28,103.53]", "++backbone.std=[58.395,57.12,57.375]"]
 
 State = dict[str, Tensor]
 Steps = list[tuple[dict[str, float], State]]  # losses and rate of each, and the network after it
