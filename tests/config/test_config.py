@@ -194,6 +194,15 @@ def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) 
     )
 
 
+def test_mmsegs_validations_are_ten_however_many_steps_there_are() -> None:
+    """schedules/schedule_20k.py to schedule_160k.py."""
+    for steps in (20_000, 40_000, 80_000, 160_000, 3):
+        cfg = load("experiment=ade20k_isa", "protocol=mmseg", "data.root=x", f"trainer.max_steps={steps}")
+        assert cfg.trainer.val_check_interval == max(1, steps // 10)
+    with pytest.raises(ConfigError, match="trainer.max_steps to be an integer, got trainer.max_steps=few"):
+        check(load("experiment=ade20k_isa", "protocol=mmseg", "data.root=x", "trainer.max_steps=few"))
+
+
 def test_a_protocol_without_values_for_the_data_set_is_refused() -> None:
     cfg = load("experiment=coco_stuff_isa", "data=coco_stuff_164k", "data.root=x")
     with pytest.raises(

@@ -259,6 +259,11 @@ def _check_agreement(cfg: DictConfig) -> None:
             f"expected one weight of at least 0 for each of the {count} classes, got loss.class_weights={weights}; "
             "set loss.class_weights=null or give all of them"
         )
+    if weights is not None and OmegaConf.select(cfg, "loss.average") == "all":
+        raise ConfigError(
+            "expected loss.average=labelled with loss.class_weights, got loss.average=all, but a pixel without a label has "
+            "no weight; set loss.average=labelled or loss.class_weights=null"
+        )
 
 
 def _check_recipe(cfg: DictConfig) -> None:

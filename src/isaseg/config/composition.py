@@ -19,7 +19,10 @@ from isaseg.trust import refuse_trust
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
 OmegaConf.register_new_resolver("count", len, replace=True)
 # mmsegmentation validates ten times in a run, however many steps that has (conf/recipe/*_mmseg.yaml).
-OmegaConf.register_new_resolver("tenth", lambda steps: max(1, steps // 10), replace=True)
+# What is no number is refused as trainer.max_steps.
+OmegaConf.register_new_resolver(
+    "tenth", lambda steps: max(1, steps // 10) if isinstance(steps, int) else 1, replace=True
+)
 
 _CONFIG_DIR = "--config-dir="  # the option of Hydra's own commands
 PROFILED = 8  # steps of a run that is profiled
