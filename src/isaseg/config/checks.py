@@ -160,8 +160,8 @@ def check(cfg: DictConfig) -> None:
     """
     plain = check_sections(cfg)
     check_targets(plain)
-    _check_agreement(cfg)
     _check_recipe(cfg)
+    _check_agreement(cfg)
 
 
 def _resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -261,8 +261,8 @@ def _check_agreement(cfg: DictConfig) -> None:
         )
     if weights is not None and OmegaConf.select(cfg, "loss.average") == "all":
         raise ConfigError(
-            "expected loss.average=labelled with loss.class_weights, got loss.average=all, but a pixel without a label has "
-            "no weight; set loss.average=labelled or loss.class_weights=null"
+            "expected loss.average=labelled with loss.class_weights, got loss.average=all, but a pixel without a label "
+            "has no weight; set loss.average=labelled or loss.class_weights=null"
         )
 
 
