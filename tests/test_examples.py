@@ -48,7 +48,8 @@ def test_the_example_trains_is_killed_resumes_and_is_evaluated_and_predicted_fro
     done = forked.run("evaluate.py", "--config-dir", "conf", best, "output=scores", cwd=lab)
     assert done.returncode == 0, done.stderr
     scored = json.loads((lab / "scores/metrics.json").read_text())["mIoU"]
-    assert scored == pytest.approx(json.loads((cut / "metrics.json").read_text())["val/mIoU"])
+    # evaluate folds the norms, which rounds otherwise: after six steps the scores of some pixels are equal but for that
+    assert scored == pytest.approx(json.loads((cut / "metrics.json").read_text())["val/mIoU"], abs=1e-6)
     Image.new("RGB", (50, 40)).save(lab / "photo.png")
     done = forked.run("predict.py", best, "input=photo.png", "output=labels", cwd=lab)
     assert done.returncode == 0, done.stderr
