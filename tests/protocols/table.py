@@ -28,6 +28,8 @@ def page() -> str:
             cfg, _ = composed(" ".join(row["words"]))
             column = f"`{cfg.recipe.protocol}`"
             column += ", HRNet-W48" if str(cfg.backbone.get("name")).startswith("hrnet") else ""
+            order = cfg.attention.order
+            column += f", {order} range alone" if order in ("long", "short") else ""
             cells = tables.setdefault(cfg.data.name, {}).setdefault(column, {})
             for key, (value, source, *ours) in row["values"].items():
                 cell = (value, _link(file, source), tuple(ours))
