@@ -17,6 +17,8 @@ from tests.reliability.small import equal, kill, said, train_in_processes, weigh
 ROOT = Path(__file__).parents[1]
 WORDS = ["experiment=mylab", "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.accelerator=cpu"]
 WORDS += ["checkpoint_every_n_steps=2", "logger=csv", "pictures=0", "trainer.log_every_n_steps=1"]
+# evaluate folds the norms, which rounds otherwise; with seed 0 two pixels have two equal logits after six steps
+WORDS += ["seed=1"]
 
 
 @pytest.fixture
@@ -48,8 +50,7 @@ def test_the_example_trains_is_killed_resumes_and_is_evaluated_and_predicted_fro
     done = forked.run("evaluate.py", "--config-dir", "conf", best, "output=scores", cwd=lab)
     assert done.returncode == 0, done.stderr
     scored = json.loads((lab / "scores/metrics.json").read_text())["mIoU"]
-    # evaluate folds the norms, which rounds otherwise: after six steps the scores of some pixels are equal but for that
-    assert scored == pytest.approx(json.loads((cut / "metrics.json").read_text())["val/mIoU"], abs=1e-6)
+    assert scored == pytest.approx(json.loads((cut / "metrics.json").read_text())["val/mIoU"])
     Image.new("RGB", (50, 40)).save(lab / "photo.png")
     done = forked.run("predict.py", best, "input=photo.png", "output=labels", cwd=lab)
     assert done.returncode == 0, done.stderr
