@@ -41,6 +41,9 @@ def randomise(module: nn.Module) -> nn.Module:
             nn.init.uniform_(child.bias, 0.2, 1.0)
         if isinstance(child, CrissCrossAttention):
             nn.init.constant_(child.gamma, 0.7)
+        if isinstance(child, nn.ParameterDict):
+            for table in child.values():
+                nn.init.normal_(table)
     return module.double().eval()
 
 

@@ -19,6 +19,7 @@ from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlac
 from tests.models.references import Size, random_map, randomise
 from tests.reliability.small import STRESS
 
+ISA: Any = InterlacedSparseAttention  # to be called wrongly, too
 MODULES: dict[str, Callable[[int], nn.Module]] = {
     **context_modules(),
     "isa": partial(InterlacedSparseAttention, group_size=(4, 2)),
@@ -27,13 +28,16 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "isa, long": partial(InterlacedSparseAttention, group_size=(3, 3), order="long", value_bias=False),
     "isa, short": partial(InterlacedSparseAttention, group_size=(3, 2), order="short"),
     "isa, deep": partial(InterlacedSparseAttention, group_size=(4, 2), depth=3),
+    "isa, all options": partial(ISA, group_size=(4, 2), heads=2, position_bias=1, residual=True),
+    "isa, all options, masked": partial(
+        ISA, group_size=(2, 4), heads=4, position_bias=9, residual=True, mask_padding=True, depth=2
+    ),
     "three isa": partial(ParallelInterlacedSparseAttention, group_sizes=[[4, 2], [3, 3], [2, 2]]),
     "dense, narrow values": partial(SelfAttention2d, value_channels=12),
     "aspp, small rates": partial(ASPP, rates=[1, 4]),
     "double attention, few values": partial(DoubleAttention, value_channels=6),
     "cgnl, two groups": partial(CGNL, groups=2),
 }
-ISA: Any = InterlacedSparseAttention  # to be called wrongly
 every_module = pytest.mark.parametrize("name", MODULES)
 
 
@@ -67,7 +71,9 @@ def test_bfloat16_autocast_is_finite(name: str) -> None:
 
 
 # to trace one takes seconds
-@pytest.mark.parametrize("name", MODULES if STRESS else [*context_modules(), "isa, masked"])
+@pytest.mark.parametrize(
+    "name", MODULES if STRESS else [*context_modules(), "isa, masked", "isa, all options"]
+)
 def test_compiles_without_a_break(name: str) -> None:
     module = make(name)
     torch.compiler.reset()
@@ -99,6 +105,13 @@ def test_what_an_onnx_graph_records_is_the_same(
         (partial(ISA, order="both"), r"one of long_short, short_long, long, short, got.*'both'"),
         (partial(ISA, depth=0), r"depth as an integer of at least 1, got depth=0"),
         (partial(ISA, depth=1.5), r"depth as an integer of at least 1, got depth=1.5"),
+        (partial(ISA, heads=3), r"divide key_channels=8 and value_channels=16, got heads=3"),
+        (partial(ISA, heads=8, value_channels=12), r"and value_channels=12, got heads=8"),
+        (partial(ISA, heads=0), r"heads of at least 1.*got heads=0"),
+        (
+            partial(ISA, position_bias=0),
+            r"position_bias as an integer of at least 1, or None, got position_bias=0",
+        ),
         (partial(ASPP, rates=(12, 0)), r"rates as integers of at least 1, got rates=\(12, 0\)"),
         (partial(CGNL, groups=3), r"groups to divide channels=16 and key_channels=8, got groups=3"),
         (partial(CGNL, key_channels=6, groups=4), r"channels=16 and key_channels=6, got groups=4"),

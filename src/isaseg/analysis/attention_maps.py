@@ -32,7 +32,8 @@ class AttentionMaps(NamedTuple):
     """Attention weights of M chosen positions of a map.
 
     If a map sums to less than 1, the rest lies on padding. Only an `InterlacedSparseAttention` without `mask_padding`
-    attends to padding, if H or W is not a multiple of its group size.
+    attends to padding, if H or W is not a multiple of its group size. Several heads are averaged; a residual around a
+    stage is left out.
 
     Attributes:
         stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of their pattern:
@@ -77,8 +78,8 @@ def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) 
     stages, product = [], chosen
     for block, inputs, core in reversed(calls):
         query, key = block.query(inputs), block.key(inputs)
-        stages.append(_weights(core, query, key, chosen))
-        product = stages[-1] if product is chosen else _weights(core, query, key, product)
+        stages.append(_weights(core, query, key, chosen, block.heads))
+        product = stages[-1] if product is chosen else _weights(core, query, key, product, block.heads)
     inside = [m[0, :, top : top + height, left : left + width] for m in (*reversed(stages), product)]
     return AttentionMaps(dict(zip(_names(calls), inside[:-1], strict=True)), inside[-1])
 
@@ -169,15 +170,17 @@ def _calls(module: nn.Module, x: Tensor) -> list[_Call]:
     return calls
 
 
-def _weights(core: Core, query: Tensor, key: Tensor, output: Tensor) -> Tensor:
+def _weights(core: Core, query: Tensor, key: Tensor, output: Tensor, heads: int) -> Tensor:
     """Return `output`, (1, M, H, W) weights of output positions, as weights of input positions, (1, M, H, W)."""
     count = output.shape[1]
-    # One channel of values per map. With fewer than the keys have, torch picks a kernel that holds the scores.
-    value = query.new_zeros(1, max(count, query.shape[1]), *query.shape[-2:])
+    # One channel of values per map and head. With fewer than the keys have, torch picks a kernel that holds the scores.
+    channels = max(count, query.shape[1] // heads)
+    value = query.new_zeros(1, heads * channels, *query.shape[-2:])
     with torch.enable_grad():
-        context = core(query, key, value.requires_grad_())
-        (weights,) = torch.autograd.grad(context[:, :count], value, output)
-    return weights[:, :count]
+        context = torch.unflatten(core(query, key, value.requires_grad_()), 1, (heads, channels))
+        of_heads = output.expand(heads, -1, -1, -1)[None] / heads
+        (weights,) = torch.autograd.grad(context[:, :, :count], value, of_heads)
+    return torch.unflatten(weights, 1, (heads, channels))[:, :, :count].sum(1)
 
 
 def _names(calls: Sequence[_Call]) -> list[str]:

@@ -146,6 +146,12 @@ def attention_label(cfg: DictConfig) -> str:
             name += f"-r{node[key]}"
     if node.get("depth", 1) != 1:
         name += f"-d{node.depth}"
+    if node.get("heads", 1) != 1:
+        name += f"-h{node.heads}"
+    if node.get("position_bias") is not None:
+        name += f"-bias{node.position_bias}"
+    if node.get("residual"):
+        name += "-residual"
     return name
 
 

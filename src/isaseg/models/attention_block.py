@@ -30,9 +30,15 @@ class AttentionBlock(nn.Module):
         key_channels: int | None = None,
         value_channels: int | None = None,
         value_bias: bool = True,
+        heads: int = 1,
     ) -> None:
         super().__init__()
         keys, values = width(key_channels, channels // 2), width(value_channels, channels)
+        if int(heads) != heads or heads < 1 or keys % heads or values % heads:
+            raise ValueError(
+                f"expected heads of at least 1 that divide key_channels={keys} and value_channels={values}, got {heads=}"
+            )
+        self.heads = int(heads)  # into which the core cuts the channels
         self.channels, self.key_channels, self.value_channels = channels, keys, values
         self.query = nn.Sequential(*conv_norm_act(channels, keys), *conv_norm_act(keys, keys))
         self.key = nn.Sequential(*conv_norm_act(channels, keys), *conv_norm_act(keys, keys))
@@ -58,24 +64,28 @@ class AttentionBlock(nn.Module):
             out = layer(out)
         return out
 
+    def merges(self) -> bool:
+        """Return whether the output projection may be applied to the values, which it may not across heads."""
+        return self.heads == 1 and self.value_channels >= self.channels
+
     def _merges(self, x: Tensor) -> bool:
         """Return whether the output projection is applied to the values, which saves one product over all positions.
 
         It costs a product of the two weights instead, and more in the attention if values are narrower than the map. The
         layers themselves are then not called, nor are their hooks.
         """
-        if is_by_definition() or torch.compiler.is_exporting() or self.value_channels < self.channels:
+        if is_by_definition() or torch.compiler.is_exporting() or not self.merges():
             return False
         return torch.compiler.is_compiling() or x[:, 0].numel() > self.channels
 
     def cost_of(self, positions: int, score_entries: int) -> Cost:
-        """Return the cost for a map of `positions` pixels with `score_entries` in its attention maps."""
+        """Return the cost for a map of `positions` pixels with `score_entries` in the attention maps of each head."""
         conv = (
             2 * (self.channels + self.key_channels) * self.key_channels
             + 2 * self.channels * self.value_channels
         )
         attention = score_entries * (self.key_channels + self.value_channels)
-        return Cost(positions * conv + attention, attention, score_entries)
+        return Cost(positions * conv + attention, attention, score_entries * self.heads)
 
 
 def run_block(module: nn.Module, x: Tensor, core: Core, *, recompute: bool) -> Tensor:
@@ -114,8 +124,10 @@ def _by_token(module: nn.Module, x: Tensor, core: Core, recompute: bool) -> Tens
     return maps(_run(module, tokens(x), core_of_tokens, recompute))
 
 
-def run_on_tokens(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
-    """Return (G, L, C) for tokens `x` (G, L, C), each of which attends to its group of L.
+def run_on_tokens(
+    module: nn.Module, x: Tensor, recompute: bool, heads: int = 1, bias: Tensor | None = None
+) -> Tensor:
+    """Return (G, L, C) for tokens `x` (G, L, C), each of which attends to its group of L, see `attend`.
 
     The block gets every token as a map of one pixel, (G L, C, 1, 1), since the strides of these are numbers.
     """
@@ -123,7 +135,8 @@ def run_on_tokens(module: nn.Module, x: Tensor, recompute: bool) -> Tensor:
 
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (t.reshape(number, length, t.shape[1]) for t in (q, k, v))
-        return attend(q, k, v, q.shape[2] ** -0.5, few=True).reshape(number * length, v.shape[2], 1, 1)
+        context = attend(q, k, v, (q.shape[2] / heads) ** -0.5, few=True, heads=heads, bias=bias)
+        return context.reshape(number * length, v.shape[2], 1, 1)
 
     return _run(module, x.reshape(number * length, channels, 1, 1), core, recompute).reshape(
         number, length, -1

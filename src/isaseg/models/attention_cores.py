@@ -6,12 +6,14 @@ Legend: G groups, L tokens in a group, D key channels, V value channels.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from isaseg.models.heads import in_heads, offset_bias
 from isaseg.models.regroup import (
     Kind,
     Size,
@@ -20,6 +22,7 @@ from isaseg.models.regroup import (
     deinterlace,
     for_any_size,
     interlace,
+    lattice,
     merge_windows,
     pad_to_multiple,
     regroup,
@@ -59,14 +62,23 @@ def without_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False)
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Let every position of a map attend to every other: softmax(q k^T / sqrt(D)) v.
+def dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    heads: int = 1,
+    position_bias: Tensor | None = None,
+) -> Tensor:
+    """Let every position of a map attend to every other: softmax(q k^T / sqrt(D) + bias) v.
 
     Args:
         q: (B, D, H, W).
         k: (B, D, H, W).
         v: (B, V, H, W).
         mask: Positions that may be attended to, bool (B, 1, H, W); None means all.
+        heads: How many slices of the channels attend each on its own.
+        position_bias: What each offset adds to a score, as in `offset_bias`; None means nothing.
 
     Returns:
         (B, V, H, W).
@@ -76,11 +88,22 @@ def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor
         viewed(t.permute(0, 2, 3, 1), number, height * width, t.shape[1]) for t in (q, k, v)
     )
     mask_B1L = None if mask is None else viewed(mask.permute(0, 2, 3, 1), number, 1, height * width)
-    context = attend(q_BLD, k_BLD, v_BLV, q.shape[1] ** -0.5, mask_B1L)
+    bias = None if position_bias is None else offset_bias(position_bias, height, width)
+    context = attend(q_BLD, k_BLD, v_BLV, (q.shape[1] / heads) ** -0.5, mask_B1L, heads=heads, bias=bias)
     return viewed(context, number, height, width, v.shape[1]).permute(0, 3, 1, 2)
 
 
-def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fits: bool = False) -> Tensor:
+def grouped(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    group_size: Size,
+    kind: Kind,
+    *,
+    fits: bool = False,
+    heads: int = 1,
+    position_bias: Tensor | None = None,
+) -> Tensor:
     """Attend among the positions of a group. Shapes as in `dense`.
 
     A map that is not a multiple of `group_size` is padded; padding is never attended to.
@@ -92,10 +115,12 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         group_size: (P_h, P_w).
         kind: `long_range`, positions that lie a multiple of `group_size` apart, or `short_range`, each P_h x P_w window.
         fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
+        heads: As in `dense`.
+        position_bias: As in `dense`, for offsets inside a group.
     """
     whole = height, width = q.shape[2], q.shape[3]
     if compiles():
-        return _grouped_by_operator(q, k, v, group_size, kind)
+        return _grouped_by_operator(q, k, v, group_size, kind, heads, position_bias)
     split = interlace if kind == "long_range" else split_windows
     mask, offset = None, (0, 0)
     if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
@@ -108,12 +133,14 @@ def grouped(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, *, fi
         mask = viewed(mask | ~mask.any(1, keepdim=True), *inside_G1HW.shape)
     size = (q.shape[2], q.shape[3])
     q, k, v = (split(t, group_size) for t in (q, k, v))
-    context = dense(q, k, v, mask)
+    context = dense(q, k, v, mask, heads, position_bias)
     context = deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
     return context if mask is None else crop(context, offset, whole)
 
 
-def _grouped_by_operator(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind) -> Tensor:
+def _grouped_by_operator(
+    q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, heads: int, position_bias: Tensor | None
+) -> Tensor:
     batch, size = q.shape[0], q.shape[2:]
     inside = q.new_ones(batch, 1, *size)
     q, k, v, inside = (
@@ -121,7 +148,9 @@ def _grouped_by_operator(q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind
     )  # (G, L, C)
     mask_G1L = inside.transpose(1, 2) > 0
     mask_G1L = mask_G1L | ~mask_G1L.any(2, keepdim=True)
-    context = attend(q, k, v, q.shape[2] ** -0.5, mask_G1L, few=True)
+    shape = lattice(size, group_size) if kind == "long_range" else group_size
+    bias = None if position_bias is None else offset_bias(position_bias, *shape)
+    context = attend(q, k, v, (q.shape[2] / heads) ** -0.5, mask_G1L, few=True, heads=heads, bias=bias)
     out: Tensor = regroup(context, batch, size, group_size, kind, "map")
     return out
 
@@ -170,9 +199,17 @@ def key_width(keys: int, values: int, dtype: torch.dtype, device: str, masked: b
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, *, few: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    mask: Tensor | None = None,
+    *,
+    few: bool = False,
+    heads: int = 1,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Let every token attend to the tokens of its group: softmax(scale q k^T) v.
+    """Let every token attend to the tokens of its group: softmax(scale q k^T + bias) v.
 
     Args:
         q: (G, L, D).
@@ -181,10 +218,16 @@ def attend(
         scale: Factor of the scores.
         mask: Tokens that may be attended to, bool (G, 1, L); None means all.
         few: Promises that groups are small, which cannot be asked while torch.compile records a graph for any size.
+        heads: K, how many slices of the channels attend each on its own; it divides D and V.
+        bias: (K, L, L); with it the scores are held in memory.
 
     Returns:
         (G, L, V). Scores are computed in float32 at least, whatever the type of the tokens.
     """
+    if heads > 1 or bias is not None:
+        each = partial(attend, few=few) if bias is None else partial(_held, bias=bias)
+        return in_heads(partial(each, scale=scale), q, k, v, mask, heads)
+    kernel: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
     if _hold or for_any_size():  # ONNX has no fused kernel to record
         kernel = _held
     elif torch.compiler.is_compiling():  # the graph may run at other sizes too
@@ -208,9 +251,13 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -
     return context.squeeze(1)
 
 
-def _held(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+def _held(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
+) -> Tensor:
     with without_autocast(q.device.type):
         scores_GLL = _scores(q, k, v.dtype).mul_(scale)
+        if bias is not None:  # (K, L, L), the same for each of G / K groups
+            scores_GLL = torch.unflatten(scores_GLL, 0, (-1, bias.shape[0])).add(bias).flatten(0, 1)
         if mask is not None:
             scores_GLL = scores_GLL.masked_fill(~mask, float("-inf"))
         scores_GLL = scores_GLL.softmax(-1).to(v.dtype)  # frees the scores before the product takes memory

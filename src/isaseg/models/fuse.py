@@ -72,7 +72,7 @@ class FusedBlock(nn.Module):
             torch.cat([first_query.weight, first_key.weight]), torch.cat([first_query.bias, first_key.bias])
         )
         self.query, self.key = nn.Sequential(*query), nn.Sequential(*key)
-        if block.value_channels < block.channels:
+        if not block.merges():
             self.value: nn.Conv2d = block.value
             self.proj = nn.Sequential(conv, *rest)
         else:

@@ -11,13 +11,14 @@ ISA: arXiv 1907.12273, section 3; details of the modules: openseg.pytorch, mmseg
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block, run_on_tokens
 from isaseg.models.attention_cores import dense, grouped, is_by_definition
+from isaseg.models.heads import offset_bias
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import (
     Kind,
@@ -26,6 +27,7 @@ from isaseg.models.regroup import (
     crop,
     for_any_size,
     in_groups,
+    lattice,
     pad_to_multiple,
     regroup,
 )
@@ -62,9 +64,15 @@ class InterlacedSparseAttention(nn.Module):
         depth: How many times the stages are repeated, each time with weights of their own; 1 as published. The
             first are named `long_range` and `short_range`, the second `long_range_2`, and so on.
         recompute: Keep less for the backward pass and compute each block a second time in it; the same results.
+        heads: How many slices of the channels attend each on its own, with scores of their own; 1 as published.
+        position_bias: R, if a learnt number is to be added to the scores for each offset inside the group, up to R rows
+            and columns either way; offsets beyond take that of the nearest. HRFormer has it in windows of 7x7, where R
+            is 6 (arXiv 2110.09408). None, as published, adds nothing.
+        residual: Whether each stage adds its result to its input; False as published.
 
     Raises:
-        ValueError: If `group_size` is not two positive integers, `order` is unknown or `depth` is below 1.
+        ValueError: If `group_size` is not two positive integers, `order` is unknown, `depth` or `position_bias` is below
+            1, or `heads` does not divide D and V.
     """
 
     def __init__(
@@ -78,6 +86,9 @@ class InterlacedSparseAttention(nn.Module):
         value_bias: bool = True,
         depth: int = 1,
         recompute: bool = False,
+        heads: int = 1,
+        position_bias: int | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         pair = () if isinstance(group_size, int) else group_size
@@ -87,14 +98,23 @@ class InterlacedSparseAttention(nn.Module):
             raise ValueError(f"expected order to be one of {', '.join(_STAGES)}, got {order=}")
         if int(depth) != depth or depth < 1:
             raise ValueError(f"expected depth as an integer of at least 1, got {depth=}")
+        if position_bias is not None and (int(position_bias) != position_bias or position_bias < 1):
+            raise ValueError(
+                f"expected position_bias as an integer of at least 1, or None, got {position_bias=}"
+            )
         self.out_channels = channels
         self.group_size: Size = (int(group_size[0]), int(group_size[1]))
         self.order = order
         self.mask_padding = mask_padding
         self.depth = int(depth)
         self.recompute = recompute
+        self.heads = heads
+        self.residual = residual
         for name, _ in self._stages():
-            self.add_module(name, AttentionBlock(channels, key_channels, value_channels, value_bias))
+            self.add_module(name, AttentionBlock(channels, key_channels, value_channels, value_bias, heads))
+        names = [name for name, _ in self._stages()] if position_bias is not None else []
+        side = 2 * int(position_bias or 0) + 1
+        self.position_bias = nn.ParameterDict({name: torch.zeros(heads, side, side) for name in names})
 
     def _stages(self) -> list[tuple[str, Kind]]:
         """Return name and kind of each stage in running order."""
@@ -110,8 +130,9 @@ class InterlacedSparseAttention(nn.Module):
             x, offset = pad_to_multiple(x, self.group_size)
         fast = self._may_run_in_groups(x)
         for number, (name, kind) in enumerate(self._stages()):
-            block = self.get_submodule(name)
-            x = self._stage_in_groups(block, kind, x, number > 0) if fast else self._stage(block, kind, x)
+            reuse = number > 0 and not self.residual
+            out = self._stage_in_groups(name, kind, x, reuse) if fast else self._stage(name, kind, x)
+            x = x + out if self.residual else out
         return x if self.mask_padding else crop(x, offset, size)
 
     def _on_tokens(self, x: Tensor) -> Tensor:
@@ -120,26 +141,35 @@ class InterlacedSparseAttention(nn.Module):
         for name, kind in self._stages():
             block = self.get_submodule(name)
             x = regroup(x, batch, size, self.group_size, given, kind)  # (G, L, C)
-            x = run_on_tokens(block, x, self.recompute and block.training)
-            given = kind
-        out: Tensor = regroup(x, batch, size, self.group_size, given, "map")
-        return out
+            shape = lattice(size, self.group_size) if kind == "long_range" else self.group_size
+            bias = offset_bias(self.position_bias[name], *shape) if self.position_bias else None
+            out = run_on_tokens(block, x, self.recompute and block.training, self.heads, bias)
+            x, given = x + out if self.residual else out, kind
+        result: Tensor = regroup(x, batch, size, self.group_size, given, "map")
+        return result
 
-    def _stage(self, block: nn.Module, kind: Kind, x: Tensor) -> Tensor:
+    def _scores(self, name: str) -> dict[str, Any]:
+        """Return how a stage's core is to make its scores."""
+        return {"heads": self.heads, "position_bias": self.position_bias.get(name)}
+
+    def _stage(self, name: str, kind: Kind, x: Tensor) -> Tensor:
         """Run a stage by its definition: project the map, attend within the groups, project back."""
-        core = partial(grouped, group_size=self.group_size, kind=kind, fits=not self.mask_padding)
-        return run_block(block, x, core, recompute=self.recompute)
+        how = self._scores(name)
+        core = partial(grouped, group_size=self.group_size, kind=kind, fits=not self.mask_padding, **how)
+        return run_block(self.get_submodule(name), x, core, recompute=self.recompute)
 
-    def _stage_in_groups(self, block: nn.Module, kind: Kind, x: Tensor, reuse: bool) -> Tensor:
+    def _stage_in_groups(self, name: str, kind: Kind, x: Tensor, reuse: bool) -> Tensor:
         """Run a stage on the groups of the map, which is faster: one tensor is regrouped, not four.
 
         Projections treat all positions alike, so the result is the same. Without gradients, a CPU handles a few groups
         at a time; with `reuse` it writes them over `x`, which must not belong to the caller of `forward`.
         """
+        block = self.get_submodule(name)
         at_once = torch.is_grad_enabled() or x.device.type != "cpu"
         # a norm in training mode takes its statistics from the whole map
         tokens = None if at_once or any(part.training for part in block.modules()) else _TOKENS
-        attend = partial(run_block, block, core=dense, recompute=self.recompute)
+        core = partial(dense, **self._scores(name)) if self.heads > 1 or self.position_bias else dense
+        attend = partial(run_block, block, core=core, recompute=self.recompute)
         return in_groups(attend, x, self.group_size, kind, tokens, reuse)
 
     def _may_run_in_groups(self, x: Tensor) -> bool:
@@ -161,7 +191,10 @@ class InterlacedSparseAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return what defines the operation, for printing."""
         shown = f"group_size={self.group_size}, order={self.order}, mask_padding={self.mask_padding}"
-        return shown if self.depth == 1 else f"{shown}, depth={self.depth}"
+        more = {"depth": (self.depth, 1), "heads": (self.heads, 1), "residual": (self.residual, False)}
+        return ", ".join(
+            [shown, *(f"{key}={value}" for key, (value, usual) in more.items() if value != usual)]
+        )
 
 
 class ParallelInterlacedSparseAttention(nn.Module):
