@@ -54,14 +54,18 @@ def test_further_metrics_and_bounds_are_columns(tmp_path: Path) -> None:
     for place, module in enumerate(modules):
         folder = write_run(tmp_path / f"lamps{place}", *module, "data.val_length=40", "backbone=tiny")
         (folder / "metrics.csv").write_text("step,val/mIoU,val/group_acc\n50,0.2,0.1\n100,0.9,0.345\n")
-    write_run(tmp_path / "cards", "attention=none", "data=cards", "experiment=lamps_isa")
+    write_run(
+        tmp_path / "cards", "attention=none", "data=cards", "data.val_length=40", "experiment=lamps_isa"
+    )
     comparison = with_bounds(compared(tmp_path, also=["val/group_acc"]))
     assert cells(comparison, "val/group_acc") == ["34.50", "34.50", "–", "34.50"]
     assert "| val/group_acc % | bound % | far bound % |" in table.markdown(comparison)
     crossing, dense, cards, none = csv.DictReader(io.StringIO(table.as_csv(comparison)))
     assert float(none["bound"]) < 0.5 < float(crossing["bound"]) < 0.9
     assert float(none["far_bound"]) == pytest.approx(1 / 3, abs=0.01), "far is beyond the field of view"
-    assert (dense["bound"], dense["far_bound"], cards["bound"]) == ("1.0", "1.0", "")
+    assert (dense["bound"], dense["far_bound"]) == ("1.0", "1.0")
+    assert 1 / 3 < float(cards["bound"]) < 0.5, "few objects lie beside the card of their hue"
+    assert float(cards["far_bound"]) == pytest.approx(1 / 3, abs=0.01)
     assert "Bound: group accuracy" in table.latex(comparison)
 
 

@@ -4,10 +4,12 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from isaseg.data.sets.cards import Cards
 from isaseg.models import baselines, criss_cross, interlaced
 from isaseg.models.backbone import Backbone
 from isaseg.models.layers import conv_norm_act
@@ -85,7 +87,9 @@ def bound(support: Tensor, *masks: Tensor) -> Bound:
     stacked = torch.stack(masks)
     far = (torch.arange(16) >= 8).expand(stacked.shape)
     seen = (stacked == reach.LAMP).unflatten(2, (4, 4)).any(3).any(1, keepdim=True)
-    return reach.group_accuracy_bound(support, seen, stacked, far)
+    return reach.group_accuracy_bound(
+        support, reach.Scenes(stacked, far, seen[:, None], torch.zeros_like(stacked))
+    )
 
 
 def test_the_bound_counts_what_can_be_decided() -> None:
@@ -102,3 +106,33 @@ def test_the_bound_averages_over_the_pixels_of_all_scenes() -> None:
     dark = torch.where(scene() == reach.LAMP, 0, scene())
     both = bound(torch.eye(4, dtype=torch.bool), scene(), dark)
     assert both.group_acc == pytest.approx((2 + 9 / 3 + 11 / 3) / 22)
+
+
+def test_on_cards_an_object_needs_the_card_of_its_own_hue() -> None:
+    """Cards of hues 1 and 2 in cells 0 and 3; an object of each beside the other's card."""
+    mask = torch.zeros(1, 4, 16, dtype=torch.uint8)
+    mask[..., 0], mask[..., 15], mask[..., 4:6], mask[..., 10:12] = 7, 7, 1, 1
+    cue = torch.zeros_like(mask)
+    cue[..., 0], cue[..., 15], cue[..., 4:6], cue[..., 10:12] = 1, 2, 2, 1
+    seen = torch.zeros(1, 3, 1, 4, dtype=torch.bool)
+    seen[0, 1, 0, 0] = seen[0, 2, 0, 3] = True
+    scenes = reach.Scenes(mask, mask == 1, seen, cue)
+    near = torch.eye(4, dtype=torch.bool)
+    near[1, 0] = near[2, 3] = True  # the cell next to a card hears from it: of the other hue
+    assert reach.group_accuracy_bound(near, scenes) == pytest.approx((1 / 3, 1 / 3))
+    swapped = scenes._replace(cue=torch.tensor([0, 2, 1], dtype=torch.uint8)[cue.long()])
+    assert reach.group_accuracy_bound(near, swapped) == (1.0, 1.0)
+    assert reach.group_accuracy_bound(torch.ones(4, 4, dtype=torch.bool), scenes) == (1.0, 1.0)
+
+
+def test_the_cues_of_cards_join_the_objects_of_a_hue_with_its_card() -> None:
+    source = Cards("val", val_length=8)
+    for index in range(len(source)):
+        image, mask, _ = source.load(index)
+        cue = source.cues(index)
+        inside = (mask > 0) & (mask != source.ignore_index)
+        assert ((cue > 0) == (mask > 0))[mask != source.ignore_index].all()
+        for k in np.unique(cue[inside]):
+            objects = inside & (cue == k) & (mask < 7)
+            assert (inside & (cue == k) & (mask == 7)).any(), "each cue has its card"
+            assert len({(c - 1) // 2 for c in mask[objects]}) <= 1, "and one frame decides all its objects"

@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--metric", default="val/mIoU", help="what is compared (default: val/mIoU)")
     add("--also", nargs="+", default=[], metavar="METRIC", help="further metrics, a column each")
     add(
-        "--bounds", action="store_true", help="a column with the group accuracy that geometry allows on Lamps"
+        "--bounds",
+        action="store_true",
+        help="columns with the group accuracy that geometry allows on Lamps and Cards",
     )
     add("--baseline", metavar="LABEL", help="row to subtract (default: dense if there, else the first)")
     at = (

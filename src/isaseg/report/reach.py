@@ -1,7 +1,8 @@
-"""What reaches a pixel: field of view, attention support, and the group accuracy that they allow on Lamps.
+"""What reaches a pixel: field of view, attention support, and the group accuracy that they allow on Lamps and Cards.
 
 All of it is measured on the modules, made positive: there is no formula that could drift from the code. The bound assumes
-a perfect decision wherever the cue is in reach, and a guess among three lamp colours elsewhere. Imports torch.
+a perfect decision wherever the cue is in reach (the lit lamp; on Cards the card of the object's own hue), and a guess
+among three groups elsewhere. Imports torch.
 """
 
 import copy
@@ -17,13 +18,30 @@ from torch import Tensor, nn
 
 from isaseg import config
 from isaseg.console import counted
+from isaseg.data.sets.cards import CARD, Cards
 from isaseg.data.sets.lamps import LAMP
 from isaseg.models.backbone import Backbone
 from isaseg.models.layers import conv_norm_act
 from isaseg.report.rows import Comparison
 
-GROUPS = 3  # lamp colours
+GROUPS = 3  # lamp colours, frames of cards
 _CHANNELS = 4  # enough to see which cells depend on which
+
+
+class Scenes(NamedTuple):
+    """Labelled scenes, and what can be seen in them of the K cues that a scene may have.
+
+    Attributes:
+        masks: Classes, uint8 (N, H, W); the objects have the classes 1 to 6.
+        far: The pixels far from their cue, bool (N, H, W).
+        seen: The cells that see each cue, bool (N, K, h, w).
+        cue: Which of the K cues decides the class of an object's pixel, (N, H, W).
+    """
+
+    masks: Tensor
+    far: Tensor
+    seen: Tensor
+    cue: Tensor
 
 
 class Bound(NamedTuple):
@@ -76,54 +94,65 @@ def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
     return torch.cat(rows)
 
 
-def group_accuracy_bound(support: Tensor, seen: Tensor, masks: Tensor, far: Tensor) -> Bound:
-    """Return the group accuracy on Lamps that no model of this reach can exceed, up to luck.
+def group_accuracy_bound(support: Tensor, scenes: Scenes) -> Bound:
+    """Return the group accuracy that no model of this reach can exceed, up to luck.
 
-    An object pixel can be decided if a lamp pixel lies in the field of view of a cell on which one of the cells depends
-    from which bilinear upsampling makes this pixel. It then counts 1, otherwise 1/3.
+    An object pixel can be decided if a pixel of its cue lies in the field of view of a cell on which one of the cells
+    depends from which bilinear upsampling makes this pixel. It then counts 1, otherwise 1/3.
 
     Args:
-        support: bool (C, C) of C cells, from `attention_support`. Each cell depends on itself as well, because the head
-            concatenates the input of the context module.
-        seen: bool (N, h, w) with C = h w, the cells that see a lamp.
-        masks: uint8 (N, H, W), classes of scenes of Lamps.
-        far: bool (N, H, W), the pixels far from the lamp.
+        support: bool (C, C) of C = h w cells, from `attention_support`. Each cell depends on itself as well, because the
+            head concatenates the input of the context module.
+        scenes: The scenes.
     """
+    masks, far, seen, cue = scenes
     depends = (support | torch.eye(len(support), dtype=torch.bool)).float()
-    informed = (seen.flatten(1).float() @ depends.T).view(len(masks), 1, *seen.shape[1:])
-    # a positive weight of any of the neighbouring cells suffices
-    up = F.interpolate(informed, masks.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    score = torch.where(up > 0, 1.0, 1 / GROUPS).double()
+    informed = (seen.flatten(2).float() @ depends.T).view(seen.shape)
     objects = (masks > 0) & (masks < LAMP)
+    scores = []
+    for cells, own in zip(
+        informed, cue, strict=True
+    ):  # (K, h, w), (H, W): one scene at a time, which is small
+        # a positive weight of any of the neighbouring cells suffices
+        up = F.interpolate(cells[None], own.shape, mode="bilinear", align_corners=False)[0]
+        scores.append(torch.where(up.gather(0, own[None].long())[0] > 0, 1.0, 1 / GROUPS).double())
+    score = torch.stack(scores)
     return Bound(score[objects].mean().item(), score[objects & far].mean().item())
 
 
 def with_bounds(comparison: Comparison) -> Comparison:
-    """Return the comparison with the bounds of the rows on Lamps; each takes some seconds."""
-    scenes: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # most rows have the same
+    """Return the comparison with the bounds of the rows on Lamps and Cards; each takes some seconds."""
+    known: dict[str, Scenes] = {}  # most rows have the same
     bounds: dict[str, Bound] = {}
     with counted("computing bounds", len(comparison.rows)) as advance:
         for row in comparison.rows:
             cfg = row.runs[0].config
-            if cfg is not None and cfg.data.name == "lamps":
+            if cfg is not None and cfg.data.name in ("lamps", "cards"):
                 parts = (cfg.backbone, cfg.head, cfg.data.source)
                 key = config.digest([OmegaConf.to_container(part) for part in parts])
-                masks, far, seen = scenes[key] = scenes.get(key) or _scenes(cfg)
+                scenes = known[key] = known.get(key) or _scenes(cfg)
                 module = config.build(cfg.attention, "attention")(_CHANNELS)
-                support = attention_support(module, *seen.shape[1:])
-                bounds[row.label] = group_accuracy_bound(support, seen, masks, far)
+                bounds[row.label] = group_accuracy_bound(
+                    attention_support(module, *scenes.seen.shape[2:]), scenes
+                )
             advance()
     return replace(comparison, bounds=bounds)
 
 
-def _scenes(cfg: DictConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the masks (N, H, W) of the validation scenes, which pixels are far, and which cells see the lamp."""
+def _scenes(cfg: DictConfig) -> Scenes:
+    """Return the validation scenes of a configuration."""
     source = config.build(cfg.data, "data").source("val")
-    scenes = [source.load(i) for i in range(len(source))]
-    masks, far = (torch.from_numpy(np.stack([scene[part] for scene in scenes])) for part in (1, 2))
+    loaded = [source.load(i) for i in range(len(source))]
+    masks, far = (torch.from_numpy(np.stack([scene[part] for scene in loaded])) for part in (1, 2))
+    if isinstance(source, Cards):
+        cue = torch.from_numpy(np.stack([source.cues(i) for i in range(len(source))]))
+        places = [(masks == CARD) & (cue == k) for k in range(int(cue.max()) + 1)]
+    else:
+        cue, places = torch.zeros_like(masks), [masks == LAMP]
     backbone = config.build(cfg.backbone, "backbone")
     reduce = conv_norm_act(backbone.channels[-1], cfg.head.channels, 3)  # the first layer of ContextHead
-    return masks, far, cells_that_see([backbone, reduce], masks == LAMP)
+    seen = torch.stack([cells_that_see([backbone, reduce], place) for place in places], dim=1)
+    return Scenes(masks, far, seen, cue)
 
 
 def _positive(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.dtype) -> Tensor:

@@ -159,9 +159,9 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(f"No difference to a baseline on other data: {'; '.join(other)}.")
     if comparison.bounds:
         found.append(
-            "Bound: group accuracy if the lamp's colour is known wherever a pixel of the lamp is in reach, and guessed "
-            "among three elsewhere. Computed from the configuration alone: the field of view of the backbone and the "
-            "support of each context module. Far: object pixels more than 40 pixels from the lamp."
+            "Bound: group accuracy if an object's group is known where a pixel of its lamp, or of the card of its hue, "
+            "is in reach, and guessed among three elsewhere. Computed from the configuration alone: the field of view of "
+            "the backbone and the support of each context module. Far: object pixels more than 40 pixels from that cue."
         )
     if any(row.converged(comparison.metric) is not None for row in rows):
         found.append(

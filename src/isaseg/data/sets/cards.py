@@ -38,8 +38,19 @@ class Cards(lamps.Lamps):
             Image uint8 (128, 128, 3), train ids uint8 (128, 128), and the object pixels more than 40 pixels from the
             card of their own hue, bool (128, 128).
         """
+        return self._drawn_with_cues(index)[0]
+
+    def cues(self, index: int) -> np.ndarray:
+        """Return which look-up a pixel of scene `index` belongs to, uint8 (128, 128).
+
+        k on the k-th card and on the objects of its hue, counted from 1, and 0 elsewhere; decoys have numbers, too.
+        """
+        return self._drawn_with_cues(index)[1]
+
+    def _drawn_with_cues(self, index: int) -> tuple[Loaded, np.ndarray]:
         rng = scene.generator(self.seed, self.split, index)
         canvas = scene.background(rng)
+        cue = np.zeros((scene.SIZE, scene.SIZE), np.uint8)
         hues = rng.permutation(len(scene.HUES)).tolist()
         used, decoys = int(rng.integers(2, _HUES_IN_USE + 1)), int(rng.integers(2))
         cards = used + decoys
@@ -47,9 +58,10 @@ class Cards(lamps.Lamps):
         objects = scene.things(rng)
         centres = scene.place(rng, [_CLEARANCE] * cards + [thing.radius for thing in objects])
         far = np.zeros((scene.SIZE, scene.SIZE), bool)
-        for hue, frame, centre in zip(hues, frames, centres[:cards], strict=False):
+        for card, (hue, frame, centre) in enumerate(zip(hues, frames, centres[:cards], strict=False)):
             if centre is not None:
                 scene.draw_card(canvas, centre, hue, _frame(FRAMES[frame]), CARD)
+                cue[canvas.instance == canvas.count] = 1 + card
         for number, (thing, centre) in enumerate(zip(objects, centres[cards:], strict=True)):
             card = number % used  # every hue in use has an object while there is room
             at = centres[card]
@@ -57,9 +69,11 @@ class Cards(lamps.Lamps):
                 continue
             label = 1 + 2 * frames[card] + thing.striped
             scene.draw_thing(canvas, centre, replace(thing, hue=hues[card]), label, rng)
-            far |= (canvas.instance == canvas.count) & scene.beyond(*at)
+            drawn = canvas.instance == canvas.count
+            cue[drawn] = 1 + card
+            far |= drawn & scene.beyond(*at)
         image, mask = scene.finish(canvas, rng)
-        return Loaded(image, mask, far & (mask != scene.IGNORE))
+        return Loaded(image, mask, far & (mask != scene.IGNORE)), cue
 
 
 def _frame(kind: str) -> np.ndarray:
