@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress lock clean clean-all
+.PHONY: help install train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -51,6 +51,25 @@ ablation: $(STAMP) ## train every context module on Lamps, three seeds each, and
 
 figures: $(STAMP) ## write the ablation's table and figures again from the runs on disk
 	$(BIN)/python $(ABLATION) $(ARGS)
+
+# A sweep skips what is done and goes on with what is not, so each of these may be interrupted and given again.
+OPERATORS = --also val/group_acc --bounds --at last
+study: $(STAMP) ## ISA beside its siblings on Lamps and Cards, three seeds each: hours on two cores; again to go on
+	$(BIN)/python src/train.py -m sweep=operators trainer.max_steps=600 $(ARGS)
+	$(BIN)/python src/compare.py $$(ls -t outputs/lamps_isa/operators*.sweep | head -n 1) --output outputs/operators_lamps $(OPERATORS)
+	$(BIN)/python src/train.py -m sweep=operators experiment=cards_isa $(ARGS)
+	$(BIN)/python src/compare.py $$(ls -t outputs/cards_isa/operators*.sweep | head -n 1) --output outputs/operators_cards $(OPERATORS)
+	$(BIN)/python src/train.py -m sweep=cards_convergence experiment=cards_isa $(ARGS)
+	$(BIN)/python src/compare.py $$(ls -t outputs/cards_isa/cards_convergence*.sweep | head -n 1) --output outputs/cards_convergence $(OPERATORS)
+
+study-camvid: $(STAMP) ## context modules on CamVid's photographs, five seeds; needs ARGS="data.root=... backbone.weights=FILE"
+	$(BIN)/python src/train.py -m sweep=camvid_context experiment=camvid_pretrained $(ARGS)
+	$(BIN)/python src/compare.py $$(ls -t outputs/camvid_pretrained/camvid_context*.sweep | head -n 1) --output outputs/camvid_context --at best
+
+study-gpu: $(STAMP) ## the same on a GPU, for at most eight minutes; again to go on. CAMVID="data.root=... backbone.weights=FILE" adds CamVid
+	@timeout --signal=TERM --kill-after=30 440 sh -c '$(MAKE) study ARGS="trainer=gpu $(ARGS)" && \
+		{ test -z "$(CAMVID)" || $(MAKE) study-camvid ARGS="trainer=gpu $(CAMVID) $(ARGS)"; }' \
+		|| { test $$? = 124 && echo "not done yet: the same command goes on"; }
 
 compare: $(STAMP) ## tables, figures and one page of every run in outputs
 	$(BIN)/python src/compare.py outputs $(ARGS)

@@ -38,6 +38,41 @@ def test_every_row_is_another_module_in_the_same_experiment() -> None:
     assert all(cfg == cfgs[0] for cfg in cfgs), "rows differ in the context module and the steps alone"
 
 
+@pytest.mark.parametrize("words", ["", "trainer.max_steps=600", "experiment=cards_isa"])
+def test_the_rows_of_operators_differ_in_the_pattern_alone(words: str) -> None:
+    rows = [
+        row.split() for row in OmegaConf.load(ROOT / "conf" / "sweep" / "operators.yaml").hydra.sweeper.rows
+    ]
+    cfgs = [compose_overrides(*words.split(), *row) for row in rows]
+    for cfg in cfgs:
+        check(cfg)
+    assert len({config.attention_label(cfg) for cfg in cfgs}) == len(rows) == 16
+    for cfg in cfgs:
+        del cfg.attention
+    assert all(cfg == cfgs[0] for cfg in cfgs)
+
+
+def test_operators_with_a_size_are_compared_at_about_the_cost_of_isa() -> None:
+    """Between 0.6 and 1.3 times its scores, but for what has no size to choose."""
+    rows = [
+        row.split() for row in OmegaConf.load(ROOT / "conf" / "sweep" / "operators.yaml").hydra.sweeper.rows
+    ]
+    shares = {}
+    for row in rows:
+        module = config.build(compose_overrides(*row).attention, "attention")(64)
+        shares[row[0].partition("=")[2]] = module.cost(32, 32).score_entries / (
+            80 * 32 * 32 * module_heads(row)
+        )
+    assert shares.pop("dense") == 12.8
+    assert shares.pop("none") == shares.pop("linear") == 0
+    assert shares.pop("criss_cross_plain") == 1.6
+    assert {name for name, share in shares.items() if not 0.6 < share < 1.3} == set()
+
+
+def module_heads(row: list[str]) -> int:
+    return next((int(word.split("=")[1]) for word in row if word.startswith("attention.heads=")), 1)
+
+
 def test_rows_that_have_not_converged_are_marked_wherever_they_are_shown(tmp_path: Path) -> None:
     flat = {200: 0.9, 250: 0.99, 300: 0.99}
     for seed, end in enumerate((0.99, 0.9)):

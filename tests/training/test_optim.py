@@ -19,7 +19,7 @@ from isaseg.models.backbone import Backbone
 from isaseg.models.criss_cross import CrissCrossAttention
 from isaseg.models.segmenter import build_segmenter
 from isaseg.training.optim import make_optimizer, parameter_groups
-from isaseg.training.schedules import constant
+from isaseg.training.schedules import constant, one_cycle
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, loaded
@@ -388,6 +388,17 @@ def test_what_could_not_step_is_refused_in_one_sentence(
     with pytest.raises(ConfigError, match=said) as caught:
         built(f"optim.optimizer._target_={name}", *words.split())(model)
     assert "\n" not in str(caught.value)
+
+
+def test_one_cycle_may_stay_at_its_peak() -> None:
+    plain, held = one_cycle(100, 0.1, 2), one_cycle(150, 10 / 150, 2, hold=50 / 150)
+    steps = [
+        *range(11),
+        *[10] * 49,
+        *range(10, 100),
+    ]  # of the one without: the peak, at step 10, lasts 50 steps
+    assert [held(step) for step in range(150)] == pytest.approx([plain(step) for step in steps])
+    assert [one_cycle(10, 0.2, 1, hold=1)(step) for step in (2, 9)] == [1, 1], "it never falls"
 
 
 def test_a_schedule_may_be_a_class_of_torch(model: nn.Module) -> None:

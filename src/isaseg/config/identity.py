@@ -137,13 +137,16 @@ def attention_label(cfg: DictConfig) -> str:
     node = cfg.attention
     target = str(node["_target_"])
     name = str(node.get("label") or _labels().get(target) or target.rsplit(".", 1)[-1])
-    if OmegaConf.is_list(node.get("group_size")):
-        name += "-" + "x".join(str(p) for p in node.group_size)
-    if node.get("order", "long_short") != "long_short":
+    for key in ("group_size", "window_size", "grid_size"):
+        if OmegaConf.is_list(node.get(key)):
+            name += "-" + "x".join(str(p) for p in node[key])
+    if node.get("order") not in (None, "long_short", "window_grid", "rows_columns"):  # the usual ones
         name += f"-{node.order}"
-    for key in ("recurrence", "passes"):
+    for key, letter in {"recurrence": "r", "passes": "r", "kernel_size": "k"}.items():
         if key in node:
-            name += f"-r{node[key]}"
+            name += f"-{letter}{node[key]}"
+    if any(dilation != 1 for dilation in node.get("dilations", [])):
+        name += "-dilated-" + "x".join(str(d) for d in node.dilations)
     if node.get("depth", 1) != 1:
         name += f"-d{node.depth}"
     if node.get("heads", 1) != 1:

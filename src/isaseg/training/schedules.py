@@ -52,14 +52,18 @@ def cosine(
     return _warmed_up(factor, warmup_steps)
 
 
-def one_cycle(total_steps: PositiveInt, warmup: Share, power: Power) -> Factor:
-    """Return a cosine from 1/25 to 1 over the fraction `warmup` of the steps, then a cosine ** `power` from 1 to 0."""
+def one_cycle(total_steps: PositiveInt, warmup: Share, power: Power, hold: Share = 0) -> Factor:
+    """Return a cosine from 1/25 to 1 over the fraction `warmup` of the steps, then a cosine ** `power` from 1 to 0.
+
+    Between the two the factor stays 1 for the fraction `hold` of the steps; what of it does not fit is left out.
+    """
     rise = max(round(total_steps * warmup), 1)
+    start = min(rise + round(total_steps * hold), total_steps)
 
     def factor(step: int) -> float:
         if step < rise:
             return 0.04 + 0.96 * (1 - math.cos(math.pi * step / rise)) / 2
-        fall = min((step - rise) / max(total_steps - rise, 1), 1.0)
+        fall = min(max(step - start, 0) / max(total_steps - start, 1), 1.0)
         return float(((1 + math.cos(math.pi * fall)) / 2) ** power)
 
     return factor
