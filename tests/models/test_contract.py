@@ -16,6 +16,8 @@ from isaseg.models.baselines import ASPP, CGNL, DoubleAttention, PyramidPooling,
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
 from isaseg.models.head import ContextHead
 from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
+from isaseg.models.neighbourhood import Neighbourhood
+from isaseg.models.pooled_keys import PooledKeys
 from tests.models.references import Size, random_map, randomise
 from tests.reliability.small import STRESS
 
@@ -37,6 +39,8 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "aspp, small rates": partial(ASPP, rates=[1, 4]),
     "double attention, few values": partial(DoubleAttention, value_channels=6),
     "cgnl, two groups": partial(CGNL, groups=2),
+    "neighbourhood, dilated": partial(Neighbourhood, kernel_size=3, dilations=(1, 3)),
+    "pooled keys": partial(PooledKeys, window_size=(4, 2)),
 }
 every_module = pytest.mark.parametrize("name", MODULES)
 
@@ -118,6 +122,12 @@ def test_what_an_onnx_graph_records_is_the_same(
         (partial(CrissCrossAttention, recurrence=0), r"at least 1, got recurrence=0"),
         (partial(PlainCrissCross, passes=0), r"at least one pass, got passes=0"),
         (partial(PyramidPooling, bins=(1, 2, 3)), r"number divides channels=16"),
+        (partial(Neighbourhood, kernel_size=4), r"odd positive integer, got kernel_size=4"),
+        (partial(Neighbourhood, kernel_size=-1), r"odd positive integer, got kernel_size=-1"),
+        (partial(Neighbourhood, dilations=(1, 0)), r"at least 1, got dilations=\(1, 0\)"),
+        (partial(Neighbourhood, dilations=()), r"at least 1, got dilations=\(\)"),
+        (partial(PooledKeys, window_size=(8,)), r"two positive integers.*window_size=\(8,\)"),
+        (partial(PooledKeys, window_size=(0, 8)), r"window_size=\(0, 8\)"),
     ],
 )
 def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message: str) -> None:

@@ -225,18 +225,18 @@ def attend(
         (G, L, V). Scores are computed in float32 at least, whatever the type of the tokens.
     """
     if heads > 1 or bias is not None:
-        each = partial(attend, few=few) if bias is None else partial(_held, bias=bias)
+        each = partial(attend, few=few) if bias is None else partial(held, bias=bias)
         return in_heads(partial(each, scale=scale), q, k, v, mask, heads)
     kernel: Callable[[Tensor, Tensor, Tensor, float, Tensor | None], Tensor]
     if _hold or for_any_size():  # ONNX has no fused kernel to record
-        kernel = _held
+        kernel = held
     elif torch.compiler.is_compiling():  # the graph may run at other sizes too
         # The views of four axes around the fused kernel are what inductor fails at on a CPU: see `regroup`.
-        kernel = _held if few and q.device.type == "cpu" and torch.is_grad_enabled() else _fused
+        kernel = held if few and q.device.type == "cpu" and torch.is_grad_enabled() else _fused
     else:
         widths, with_gradient = (q.shape[2], v.shape[2]), torch.is_grad_enabled()
         holds = holds_scores(q.shape[1], *widths, v.dtype, q.device.type, with_gradient)
-        kernel = _held if holds else _fused
+        kernel = held if holds else _fused
     return kernel(q, k, v, scale, mask)
 
 
@@ -251,9 +251,10 @@ def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -
     return context.squeeze(1)
 
 
-def _held(
+def held(
     q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, bias: Tensor | None = None
 ) -> Tensor:
+    """Compute `attend` with the scores in memory; there may be more or fewer queries than keys."""
     with without_autocast(q.device.type):
         scores_GLL = _scores(q, k, v.dtype).mul_(scale)
         if bias is not None:  # (K, L, L), the same for each of G / K groups
