@@ -53,7 +53,7 @@ def test_the_rows_of_operators_differ_in_the_pattern_alone(words: str) -> None:
 
 
 def test_operators_with_a_size_are_compared_at_about_the_cost_of_isa() -> None:
-    """Between 0.6 and 1.3 times its scores, but for what has no size to choose."""
+    """Between 0.6 and 1.4 times its scores, but for what has no size to choose."""
     rows = [
         row.split() for row in OmegaConf.load(ROOT / "conf" / "sweep" / "operators.yaml").hydra.sweeper.rows
     ]
@@ -66,7 +66,7 @@ def test_operators_with_a_size_are_compared_at_about_the_cost_of_isa() -> None:
     assert shares.pop("dense") == 12.8
     assert shares.pop("none") == shares.pop("linear") == 0
     assert shares.pop("criss_cross_plain") == 1.6
-    assert {name for name, share in shares.items() if not 0.6 < share < 1.3} == set()
+    assert {name for name, share in shares.items() if not 0.6 < share < 1.4} == set()
 
 
 def module_heads(row: list[str]) -> int:
