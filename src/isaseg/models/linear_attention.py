@@ -47,7 +47,7 @@ class LinearAttention(nn.Module):
         return run_block(self.block, x, linear, recompute=self.recompute)
 
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map: N D V multiply-adds twice, and N D for the sums of weights. There are no scores."""
+        """Return the cost for one map. Beside the block it is N D (2 V + 1) multiply-adds; there are no scores."""
         positions, keys, values = height * width, self.block.key_channels, self.block.value_channels
         attention = positions * keys * (2 * values + 1)
         return Cost(self.block.cost_of(positions, 0).mult_adds + attention, attention, 0)
