@@ -20,9 +20,11 @@ from isaseg.checkpoints.writing import save_safetensors
 from isaseg.cli import export as cli
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.inference import export
+from isaseg.models import context_modules
 from isaseg.models.segmenter import Segmenter
 from tests import forked
 from tests.inference.tiny import files
+from tests.reliability.small import STRESS
 
 ROOT = Path(__file__).parents[2]
 COMMAND = cli.main
@@ -104,6 +106,15 @@ def test_onnx_agrees_at_ten_sizes(tmp_path: Path) -> None:
     assert worst <= 1e-5
     run = session(tmp_path / "isa.onnx")
     assert {shape: d for shape in TEN if (d := difference(run, model, shape)) > 1e-5} == {}
+
+
+# to record a graph takes seconds
+@pytest.mark.parametrize("attention", context_modules() if STRESS else ["GridBlock", "Neighbourhood"])
+def test_onnx_serves_every_size_with_every_context_module(attention: str, tmp_path: Path) -> None:
+    model = make(attention)
+    assert export.export_onnx(model, tmp_path / "network.onnx") <= 1e-5
+    run = session(tmp_path / "network.onnx")
+    assert {shape: d for shape in TEN[:7] if (d := difference(run, model, shape)) > 1e-5} == {}
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 72), (2, 97, 131), (1, 200, 65), (1, 333, 512)])

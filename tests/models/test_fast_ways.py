@@ -32,6 +32,8 @@ SHORT_CUTS: list[dict[str, Any]] = [
     {"key_channels": 5, "depth": 2},
     {"mask_padding": True},
     {"recompute": True},
+    {"heads": 2, "position_bias": 2},
+    {"residual": True, "depth": 2},
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from isaseg.config import conf_dir
 from isaseg.errors import CheckpointError
 from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
@@ -53,8 +54,10 @@ AVERAGED = "callbacks=[default,ema,early_stopping] callbacks.ema.decay=0.5"
 MIXED = {
     "attention=isa": (2, 2, 2),
     "attention=dense optim.layer_decay=0.7 backbone.freeze=[stem,1] backbone.norm_eval=true": (2, 0, 2),
-    f"attention=criss_cross optim=muon {AVERAGED}": (0, 2, 0),
+    f"attention=isa attention.heads=2 attention.position_bias=2 optim=muon {AVERAGED}": (0, 2, 0),
 }
+if STRESS:
+    MIXED |= {f"attention={path.stem}": (0, 0, 0) for path in (conf_dir() / "attention").glob("*.yaml")}
 EACH = [(0, 0, 0, 0), (2, 2, 2, 2)]
 
 
