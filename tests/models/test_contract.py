@@ -12,12 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.models import context_modules
 from isaseg.models.attention_cores import by_definition
+from isaseg.models.axial import Axial
 from isaseg.models.baselines import ASPP, CGNL, DoubleAttention, PyramidPooling, SelfAttention2d
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
+from isaseg.models.grid_block import GridBlock
 from isaseg.models.head import ContextHead
 from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from isaseg.models.neighbourhood import Neighbourhood
 from isaseg.models.pooled_keys import PooledKeys
+from isaseg.models.shifted_windows import ShiftedWindows
 from tests.models.references import Size, random_map, randomise
 from tests.reliability.small import STRESS
 
@@ -41,7 +44,12 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "cgnl, two groups": partial(CGNL, groups=2),
     "neighbourhood, dilated": partial(Neighbourhood, kernel_size=3, dilations=(1, 3)),
     "pooled keys": partial(PooledKeys, window_size=(4, 2)),
+    "grid block, small": partial(GridBlock, window_size=(2, 3), grid_size=(3, 2), order="grid_window"),
+    "shifted windows, small": partial(ShiftedWindows, window_size=(3, 4)),
+    "axial, turned": partial(Axial, order="columns_rows"),
 }
+AXIAL: Any = Axial
+GRID: Any = GridBlock
 every_module = pytest.mark.parametrize("name", MODULES)
 
 
@@ -128,6 +136,12 @@ def test_what_an_onnx_graph_records_is_the_same(
         (partial(Neighbourhood, dilations=()), r"at least 1, got dilations=\(\)"),
         (partial(PooledKeys, window_size=(8,)), r"two positive integers.*window_size=\(8,\)"),
         (partial(PooledKeys, window_size=(0, 8)), r"window_size=\(0, 8\)"),
+        (partial(GRID, window_size=(0, 8)), r"window_size as two positive integers, got.*\(0, 8\)"),
+        (partial(GRID, grid_size=8), r"grid_size as two positive integers, got grid_size=8"),
+        (partial(GRID, order="both"), r"one of window_grid, grid_window, got order='both'"),
+        (partial(ShiftedWindows, window_size=(7,)), r"window_size as two.*window_size=\(7,\)"),
+        (partial(ShiftedWindows, window_size=(2.5, 8)), r"window_size=\(2.5, 8\)"),
+        (partial(AXIAL, order="rows"), r"one of rows_columns, columns_rows, got order='rows'"),
     ],
 )
 def test_wrong_arguments_are_refused(build: Callable[[int], nn.Module], message: str) -> None:

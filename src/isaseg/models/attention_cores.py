@@ -295,3 +295,27 @@ class _ExactScores(torch.autograd.Function):
         q, k = ctx.saved_tensors
         gradient = gradient.to(q.dtype)
         return gradient @ k, gradient.transpose(1, 2) @ q
+
+
+def grouped_within(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, group_size: Size, kind: Kind) -> Tensor:
+    """Attend as `grouped` does on a map that is a multiple of `group_size`, to positions `inside` alone.
+
+    Args:
+        q: Query.
+        k: Key.
+        v: Value.
+        inside: Of every position, (B, 1, H, W), above 0 if it may be attended to.
+        group_size: (P_h, P_w).
+        kind: As in `grouped`.
+    """
+    size, split = (q.shape[2], q.shape[3]), interlace if kind == "long_range" else split_windows
+    q, k, v, inside_G1HW = (split(t, group_size) for t in (q, k, v, inside))
+    number, tokens = inside_G1HW.shape[0], inside_G1HW.shape[2] * inside_G1HW.shape[3]
+    mask = some(viewed(inside_G1HW, number, tokens) > 0)
+    context = dense(q, k, v, viewed(mask, *inside_G1HW.shape))
+    return deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
+
+
+def some(mask: Tensor) -> Tensor:
+    """Let groups (..., L) without a single token attend to all of them: they are cropped, but must not become NaN."""
+    return mask | ~mask.any(-1, keepdim=True)

@@ -7,19 +7,36 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import grouped
+from isaseg.models.attention_cores import Core, grouped, grouped_within
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Kind, Size
+from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple
 
 _ORDERS = {"window_grid": ("window", "grid"), "grid_window": ("grid", "window")}
-_KINDS: dict[str, Kind] = {"window": "short_range", "grid": "long_range"}
+
+
+def on_grid(q: Tensor, k: Tensor, v: Tensor, grid_size: Size) -> Tensor:
+    """Attend among positions (ceil(H / G_h), ceil(W / G_w)) apart. Shapes as in `attention_cores.dense`.
+
+    The map is padded to a multiple of `grid_size` = (G_h, G_w), which sizes that are symbols allow; padding is never
+    attended to. No grid is all padding, for a map has at least as many rows and columns as lie between two positions.
+    """
+    whole, (high, wide) = (q.shape[2], q.shape[3]), grid_size
+    # not by -(-a // b), which torch.export does not simplify
+    stride = (whole[0] + high - 1) // high, (whole[1] + wide - 1) // wide
+    fits = not torch.compiler.is_compiling() and whole[0] % high == whole[1] % wide == 0
+    if fits or compiles():
+        return grouped(q, k, v, stride, "long_range", fits=fits)
+    inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), grid_size)
+    q, k, v = (pad_to_multiple(t, grid_size)[0] for t in (q, k, v))
+    return crop(grouped_within(q, k, v, inside, stride, "long_range"), offset, whole)
 
 
 class GridBlock(nn.Module):
-    """Attention in windows, then on grids: MaxViT's block and grid attention (arXiv 2204.01697, timm's models/maxxvit.py).
+    """Attention in windows, then on grids: MaxViT's block and grid attention (arXiv 2204.01697, timm maxxvit.py).
 
     A grid is a lattice of ISA whose stride follows the map, (ceil(H / G_h), ceil(W / G_w)): it has at most G_h x G_w
     positions, so the cost grows with the number of positions alone. MaxViT wants H and W to be multiples; here any map
@@ -61,24 +78,19 @@ class GridBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, H, W) for `x` (B, C, H, W), any H and W."""
-        sizes = {"window": self.window_size, "grid": self._stride(x.shape[2], x.shape[3])}
+        in_windows = partial(grouped, group_size=self.window_size, kind="short_range")
+        cores: dict[str, Core] = {"window": in_windows, "grid": partial(on_grid, grid_size=self.grid_size)}
         for name in _ORDERS[self.order]:
-            core = partial(grouped, group_size=sizes[name], kind=_KINDS[name])
-            x = run_block(self.get_submodule(name), x, core, recompute=self.recompute)
+            x = run_block(self.get_submodule(name), x, cores[name], recompute=self.recompute)
         return x
 
-    def _stride(self, height: int, width: int) -> Size:
-        """Return how far apart the positions of a grid are. Not by `-(-a // b)`: the sizes may be symbols."""
-        high, wide = self.grid_size
-        return (height + high - 1) // high, (width + wide - 1) // wide
-
     def cost(self, height: int, width: int) -> Cost:
-        """Return the cost for one map. There are at most N(P + G) scores, with N positions padded for the stage."""
+        """Return the cost for one map. There are N P scores and N G, with N the positions padded for the stage."""
         costs = []
-        for name, (high, wide) in (("window", self.window_size), ("grid", self._stride(height, width))):
-            window, lattice = high * wide, -(-height // high) * -(-width // wide)
-            scores = window * lattice * (window if name == "window" else lattice)
-            costs.append(self.get_submodule(name).cost_of(height * width, scores))  # type: ignore[operator]
+        for name, (high, wide) in (("window", self.window_size), ("grid", self.grid_size)):
+            padded = -(-height // high) * -(-width // wide) * high * wide
+            block = self.get_submodule(name)
+            costs.append(block.cost_of(height * width, padded * high * wide))  # type: ignore[operator]
         return total(costs)
 
     def extra_repr(self) -> str:

@@ -10,49 +10,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import attend, dense, grouped
+from isaseg.models.attention_cores import attend, grouped, grouped_within, some
 from isaseg.models.grid_block import two_positive
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import (
-    Size,
-    compiles,
-    crop,
-    merge_windows,
-    pad_to_multiple,
-    regroup,
-    split_windows,
-    viewed,
-)
+from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, regroup
 
 
 def shifted(q: Tensor, k: Tensor, v: Tensor, window_size: Size) -> Tensor:
     """Attend in windows that lie half a window from those of `grouped`. Shapes as there; padding is never attended to.
 
-    One window more of padding, split between both sides, shifts the windows and changes nothing in how `pad_to_multiple`
-    rounds up: its halves are those of the map.
+    A window's worth of padding, half of it on each side, moves the windows. It changes nothing in how `pad_to_multiple`
+    rounds up, whose halves remain those of the map.
     """
     whole, (top, bottom), (left, right) = (q.shape[2], q.shape[3]), *map(_more, window_size)
     inside = q.new_ones(q.shape[0], 1, *whole)
     q, k, v, inside = (F.pad(t, (left, right, top, bottom)) for t in (q, k, v, inside))
-    attend_in = _by_operator if compiles() else _in_windows
-    return crop(attend_in(q, k, v, inside, window_size), (top, left), whole)
+    if compiles():
+        return crop(_by_operator(q, k, v, inside, window_size), (top, left), whole)
+    (high, wide) = pad_to_multiple(inside, window_size)[1]
+    q, k, v, inside = (pad_to_multiple(t, window_size)[0] for t in (q, k, v, inside))
+    context = grouped_within(q, k, v, inside, window_size, "short_range")
+    return crop(context, (top + high, left + wide), whole)
 
 
 def _more(window: int) -> Size:
     """Return the padding before and after an axis: none if a window has no half."""
     return -(window // 2) % window, window // 2
-
-
-def _in_windows(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, window_size: Size) -> Tensor:
-    size = (q.shape[2], q.shape[3])
-    offset = pad_to_multiple(inside, window_size)[1]
-    q, k, v, inside = (pad_to_multiple(t, window_size)[0] for t in (q, k, v, inside))
-    frame = (q.shape[2], q.shape[3])
-    q, k, v, inside = (split_windows(t, window_size) for t in (q, k, v, inside))
-    shape = inside.shape  # (G, 1, P_h, P_w)
-    mask_GL = viewed(inside, shape[0], shape[2] * shape[3]) > 0
-    mask = viewed(_of_some(mask_GL, 1), *shape)
-    return crop(merge_windows(dense(q, k, v, mask), frame), offset, size)
 
 
 def _by_operator(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, window_size: Size) -> Tensor:
@@ -61,24 +44,19 @@ def _by_operator(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, window_size: S
     q, k, v, inside = (
         regroup(t, batch, size, window_size, "map", "short_range") for t in (q, k, v, inside)
     )  # (G, L, C)
-    mask_G1L = _of_some(inside.transpose(1, 2) > 0, 2)
+    mask_G1L = some(inside.transpose(1, 2) > 0)
     context = attend(q, k, v, q.shape[2] ** -0.5, mask_G1L, few=True)
     out: Tensor = regroup(context, batch, size, window_size, "short_range", "map")
     return out
 
 
-def _of_some(mask: Tensor, axis: int) -> Tensor:
-    """Let windows of nothing but padding attend to all of it: they are cropped away, but must not become NaN."""
-    return mask | ~mask.any(axis, keepdim=True)
-
-
 class ShiftedWindows(nn.Module):
     """Attention in windows, then in shifted windows: two blocks of Swin (arXiv 2103.14030, section 3.2).
 
-    Windows of the second stage lie half a window lower and further right; the first and the last of an axis are cut by the
-    border. Swin reaches the same with a cyclic shift and a mask. timm and Swin do not shift along an axis that one
-    window covers; here every map is shifted alike, so that one graph serves every size. Without the feed-forward layers
-    and position biases of Swin's blocks.
+    Windows of the second stage lie half a window lower and further right; the border cuts the first and the last of an
+    axis. Swin reaches the same with a cyclic shift and a mask. timm's Swin does not shift along an axis that one window
+    covers; here every map is shifted alike, so that one graph serves every size. Without the feed-forward layers and
+    position biases of Swin's blocks.
 
     Args:
         channels: C of input and output.
