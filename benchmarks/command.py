@@ -1,7 +1,8 @@
 """Measure speed and memory, on one machine and in one run.
 
 Results are printed and written to OUTPUT/benchmark, as JSON and as Markdown. All but `modules` measure beside
-mmsegmentation where `make peers` has installed it. Processes take turns: run nothing else on the machine.
+mmsegmentation where `make peers` has installed it. Processes take turns: run nothing else on the machine. `operators`
+measures nothing: it computes the tables and the picture of docs/operators.md.
 
 Examples:
   isaseg benchmark attention --rounds 3
@@ -12,6 +13,7 @@ Examples:
   isaseg benchmark modules --growth --memory 16000
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
   isaseg benchmark gpu --dry
+  isaseg benchmark operators
 """
 
 import importlib
@@ -65,14 +67,15 @@ def _parser() -> ArgumentParser:
 
     def start(name: str, text: str) -> Callable[..., object]:
         add = commands.add_parser(name, help=text, description=text).add_argument
-        if name != "gpu":
+        if name not in ("gpu", "operators"):
             add(
                 "--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)"
             )
-        add("--output", type=Path, default="outputs", metavar="DIR", help="folder of results (outputs)")
-        if name != "modules":
+        folder = "docs" if name == "operators" else "outputs"
+        add("--output", type=Path, default=folder, metavar="DIR", help=f"folder of results ({folder})")
+        if name not in ("modules", "operators"):
             add("--peer", type=Path, default=_PEER, metavar="PYTHON", help=f"Python with mmseg ({_PEER})")
-        if name not in ("data", "evaluate", "gpu"):
+        if name not in ("data", "evaluate", "gpu", "operators"):
             add("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs (cpu)")
             add("--threads", type=some, default=1, metavar="N", help="threads of the CPU (1)")
         if name in ("attention", "step"):
@@ -113,4 +116,5 @@ def _parser() -> ArgumentParser:
         "gpu", "all that matters on a GPU, within eight minutes: blocks, networks, waits, a run, losses"
     )
     add("--dry", action="store_true", help="tiny sizes on a CPU, to see that every part runs: no measurement")
+    start("operators", "pictures, costs and names of all attention, in operators.md: nothing is measured")
     return parser

@@ -68,8 +68,8 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
     x = cues[:, None].expand(-1, 3, -1, -1).double()
     with torch.no_grad():
         for stage in stages:
-            opened = _opened(stage, torch.float64)
-            out = opened.features(x) if isinstance(opened, Backbone) else opened(x)  # cues are no pixels
+            network = opened(stage, torch.float64)
+            out = network.features(x) if isinstance(network, Backbone) else network(x)  # cues are no pixels
             x = out[-1] if isinstance(out, list | tuple) else out
     return x.sum(1) > 0
 
@@ -79,7 +79,7 @@ def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
 
     The result is bool (N, N) with N = height * width, row-major; the module has as many channels in as out.
     """
-    opened = _opened(module, torch.float32)  # all terms are positive, so nothing cancels
+    positive = opened(module, torch.float32)  # all terms are positive, so nothing cancels
     depth = int(getattr(module, "out_channels", _CHANNELS))
     cells = height * width
     x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
@@ -88,7 +88,7 @@ def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
     for first in range(0, cells, chunk):
         count = min(chunk, cells - first)
         x = x_1CHW.repeat(count, 1, 1, 1).requires_grad_()  # one copy for each output cell of the chunk
-        out = opened(x).sum(1).flatten(1)  # (count, N)
+        out = positive(x).sum(1).flatten(1)  # (count, N)
         (gradient,) = torch.autograd.grad(out[:, first : first + count].diagonal().sum(), x)
         rows.append(gradient.abs().sum(1).flatten(1) > 0)
     return torch.cat(rows)
@@ -159,11 +159,15 @@ def _positive(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.d
     return torch.rand(shape, generator=generator, dtype=dtype) + 0.5
 
 
-def _opened(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def opened(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy of a module in which a gradient passes wherever one can pass.
 
     Weights are positive and random, norms neutral, biases 0 and gates 1: every ReLU is active and nothing cancels.
     Max pooling, which passes the gradient of a single pixel, becomes average pooling of the same windows.
+
+    Args:
+        module: Is left as it was.
+        dtype: Of the copy.
     """
     module = copy.deepcopy(module).to(dtype).eval()
     for parent in list(module.modules()):
