@@ -209,11 +209,13 @@ def test_what_a_checkpoint_cannot_describe_is_refused_before_the_first_step(
 
 
 def test_what_timm_takes_as_a_number_or_flag_can_be_described(compose: Callable[..., DictConfig]) -> None:
-    words = ["+backbone.model_args={drop_path_rate:0.1,drop_block_rate:0.05}", "backbone.freeze=[stem]"]
+    given = "{drop_path_rate:0.1,drop_block_rate:0.05,feature_cls:getter}"
+    words = [f"+backbone.model_args={given}", "backbone.freeze=[stem]"]
     cfg = compose(*words, "check_data=false")
     module = build_module(cfg, config.build(cfg.data, "data"))
     assert module.description is not None
-    assert module.description["backbone"]["model_args"] == {"drop_path_rate": 0.1, "drop_block_rate": 0.05}
+    args = {"drop_path_rate": 0.1, "drop_block_rate": 0.05, "feature_cls": "getter"}
+    assert module.description["backbone"]["model_args"] == args
     assert not {"freeze", "norm_eval", "weights"} & set(module.description["backbone"])
 
 

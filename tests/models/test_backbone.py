@@ -435,3 +435,18 @@ def test_a_resnet_d_is_dilated_as_in_paddleseg() -> None:
 def test_what_another_model_cannot_do_is_refused(name: str, args: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Backbone(name, **args)
+
+
+@torch.no_grad()
+def test_stages_above_the_last_map_are_left_out_without_changing_the_maps() -> None:
+    cfg = compose_overrides("backbone=efficientnet_lite0_s8").backbone
+    cut = config.build(cfg, "backbone").eval()
+    whole = make(cfg.name, output_stride=8, out_indices=[2, 3])
+    state = {f"model.{key}": value for key, value in whole.model.state_dict().items()}
+    cut.model.load_state_dict({key: state[key] for key in cut.model.state_dict()})
+    assert {key.split(".")[2] for key in state if ".blocks." in key} == set("0123456")
+    assert {key.split(".")[2] for key in cut.model.state_dict() if ".blocks." in key} == set("01234")
+    assert (cut.channels, cut.strides) == ([40, 112], [8, 8])
+    image = random_image(41, 67)
+    for got, want in zip(cut(image), whole(image), strict=True):
+        assert torch.equal(got, want)

@@ -177,6 +177,7 @@ FAKES: dict[str, Callable[..., Path] | None] = {
     "lamps_isa": None,
     "cards_isa": None,
     "camvid_isa": fakes.make_fake_camvid,
+    "camvid_pretrained": fakes.make_fake_camvid,
     "ade20k_isa": fakes.make_fake_ade20k,
     "cityscapes_isa": fakes.make_fake_cityscapes,
     "lip_isa": fakes.make_fake_lip,
