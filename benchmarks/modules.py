@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from benchmarks.harness import MIB, Cell, Measurement, Report, Served, counterpart, ours, started, take_turns
 from benchmarks.serve import Answer, Timer, Work, serve
 from isaseg import config
-from isaseg.models.attention_cores import by_definition, dense
+from isaseg.models.attention_cores import dense
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.head import ContextHead
 from isaseg.models.layers import conv_norm_act
 from isaseg.models.regroup import interlace, split_windows

@@ -19,7 +19,7 @@ from isaseg import config
 from isaseg.errors import IsasegError
 from isaseg.files import replace_file
 from isaseg.models.attention_block import AttentionBlock
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.layers import Cost
 from isaseg.report.reach import opened
 

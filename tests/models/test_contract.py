@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.models import context_modules
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.axial import Axial
 from isaseg.models.baselines import ASPP, CGNL, DoubleAttention, PyramidPooling, SelfAttention2d
 from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from isaseg import config
 from isaseg.inference.metrics import group_accuracy, scores
-from isaseg.models import attention_cores
-from isaseg.models.attention_cores import attend, holds_scores, key_width
+from isaseg.models import attention_kernels
+from isaseg.models.attention_kernels import attend, holds_scores, key_width
 from isaseg.models.backbone import Backbone
 from isaseg.models.losses import CrossEntropy, OhemCrossEntropy
 from isaseg.models.segmenter import Segmenter, build_segmenter
@@ -109,7 +109,7 @@ def test_exact_scores_have_the_gradient_of_the_product(monkeypatch: pytest.Monke
     q, k = (torch.randn(2, n, 8, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (5, 7))
     upstream = torch.randn(2, 5, 7)
     q_, k_ = q.clone().requires_grad_(), k.clone().requires_grad_()
-    got = attention_cores._ExactScores.apply(q_, k_)
+    got = attention_kernels._ExactScores.apply(q_, k_)
     assert got.dtype is F32
     torch.testing.assert_close(got, q.float() @ k.float().mT)
     got.backward(upstream)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.baselines import SelfAttention2d
 from tests.models.references import (
     Size,

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from isaseg import config
 from isaseg.models import context_modules
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.backbone import Backbone
 from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.criss_cross import PlainCrissCross

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.axial import Axial
 from isaseg.models.grid_block import GridBlock
 from isaseg.models.shifted_windows import ShiftedWindows

@@ -78,7 +78,7 @@ def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    monkeypatch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_: False)
+    monkeypatch.setattr("isaseg.models.attention_kernels.holds_scores", lambda *_: False)
     make_isa(group_size=(8, 8), mask_padding=True)(random_map(1, 6, 3, 2))  # most lattices are padding alone
     assert len(masks) == 2
     # what a kernel answers to an empty row is its own affair

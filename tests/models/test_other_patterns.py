@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg.models import neighbourhood as patterns
 from isaseg.models.attention_block import AttentionBlock
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.linear_attention import LinearAttention, linear
 from isaseg.models.neighbourhood import Neighbourhood, fits_natten, neighbourhood

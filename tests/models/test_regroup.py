@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isaseg.models import attention_cores
+from isaseg.models import attention_kernels
 from isaseg.models.attention_cores import dense, grouped
 from isaseg.models.criss_cross import criss_cross
 from isaseg.models.layers import Pointwise
@@ -119,7 +119,7 @@ def test_both_ways_of_dense_agree(
     answers = []
     for held in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_, held=held: held)
+            patch.setattr("isaseg.models.attention_kernels.holds_scores", lambda *_, held=held: held)
             out = dense(q, k, v, mask)
         answers.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
     for a, b in zip(*answers, strict=True):
@@ -129,7 +129,7 @@ def test_both_ways_of_dense_agree(
 @pytest.mark.parametrize("size", [(8, 8), (7, 5)])
 def test_no_score_matrix_is_held(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
     # or the scores of these small maps would be held
-    monkeypatch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_: False)
+    monkeypatch.setattr("isaseg.models.attention_kernels.holds_scores", lambda *_: False)
     q, k, v = (torch.randn(1, c, *size, requires_grad=True) for c in (8, 8, 16))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error if it cannot serve
         for kind in KINDS:
@@ -146,6 +146,6 @@ def test_scores_are_never_rounded_to_half_precision() -> None:
     want = (q.double() @ k.double().mT * 0.5).softmax(-1)
     for held in (True, False):
         with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
-            patch.setattr("isaseg.models.attention_cores.holds_scores", lambda *_, held=held: held)
-            got = attention_cores.attend(q, k, v, 0.5)
+            patch.setattr("isaseg.models.attention_kernels.holds_scores", lambda *_, held=held: held)
+            got = attention_kernels.attend(q, k, v, 0.5)
         torch.testing.assert_close(got.double(), want, rtol=0, atol=4e-3)

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from isaseg import config
 from isaseg.errors import ConfigError, DivergenceError
-from isaseg.models.attention_cores import by_definition
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.losses import CrossEntropy, OhemCrossEntropy
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train

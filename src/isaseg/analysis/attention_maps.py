@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock
-from isaseg.models.attention_cores import Core, by_definition
+from isaseg.models.attention_cores import Core
+from isaseg.models.attention_kernels import by_definition
 from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from isaseg.models.regroup import pad_to_multiple
 from isaseg.models.segmenter import Segmenter

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from isaseg.models.attention_cores import Core, attend, is_by_definition, without_autocast
+from isaseg.models.attention_cores import Core
+from isaseg.models.attention_kernels import attend, is_by_definition, without_autocast
 from isaseg.models.layers import Cost, Pointwise, conv_norm_act, pointwise, width
 from isaseg.models.regroup import for_any_size, viewed
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import attend
+from isaseg.models.attention_kernels import attend
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import viewed
 

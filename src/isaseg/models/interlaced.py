@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block, run_on_tokens
-from isaseg.models.attention_cores import dense, grouped, is_by_definition
+from isaseg.models.attention_cores import dense, grouped
+from isaseg.models.attention_kernels import is_by_definition
 from isaseg.models.heads import offset_bias
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import (

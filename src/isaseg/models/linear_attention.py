@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import without_autocast
+from isaseg.models.attention_kernels import without_autocast
 from isaseg.models.layers import Cost
 from isaseg.models.regroup import viewed
 

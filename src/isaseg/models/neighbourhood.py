@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import held, is_by_definition
+from isaseg.models.attention_kernels import held, is_by_definition
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import for_any_size, viewed
 
@@ -150,7 +150,7 @@ def fits_natten(device: str, dtypes: set[torch.dtype], size: tuple[int, int], ex
 def _natten() -> Any:
     """Return the module `natten` if it is installed with its kernels, else None."""
     try:
-        import natten
+        import natten  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     return natten if getattr(natten, "HAS_LIBNATTEN", False) else None

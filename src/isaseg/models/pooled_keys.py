@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import attend, grouped
+from isaseg.models.attention_cores import grouped
+from isaseg.models.attention_kernels import attend
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import Size, lattice, pad_to_multiple, viewed
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from isaseg.models.attention_cores import without_autocast
+from isaseg.models.attention_kernels import without_autocast
 
 _TILE = 64  # pixels per side: 2.4 MB with 150 classes
 _AT_ONCE = 2**27  # fine logits of a tile on a GPU: 512 MiB, held twice
