@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from isaseg.models.attention_block import AttentionBlock, run_block
 from isaseg.models.attention_cores import Core, grouped, grouped_within
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple
+from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, two_positive
 
 _ORDERS = {"window_grid": ("window", "grid"), "grid_window": ("grid", "window")}
 
@@ -96,15 +96,3 @@ class GridBlock(nn.Module):
     def extra_repr(self) -> str:
         """Return what defines the operation, for printing."""
         return f"window_size={self.window_size}, grid_size={self.grid_size}, order={self.order}"
-
-
-def two_positive(name: str, value: Sequence[int]) -> Size:
-    """Return a pair of integers.
-
-    Raises:
-        ValueError: If there are not two, or one is below 1 or no integer.
-    """
-    pair = () if isinstance(value, int) else value
-    if len(pair) != 2 or any(int(p) != p or p < 1 for p in pair):
-        raise ValueError(f"expected {name} as two positive integers, got {name}={value}")
-    return int(pair[0]), int(pair[1])

@@ -23,7 +23,6 @@ from isaseg.models.heads import offset_bias
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import (
     Kind,
-    Size,
     compiles,
     crop,
     for_any_size,
@@ -31,6 +30,7 @@ from isaseg.models.regroup import (
     lattice,
     pad_to_multiple,
     regroup,
+    two_positive,
 )
 
 Order = Literal["long_short", "short_long", "long", "short"]
@@ -92,9 +92,6 @@ class InterlacedSparseAttention(nn.Module):
         residual: bool = False,
     ) -> None:
         super().__init__()
-        pair = () if isinstance(group_size, int) else group_size
-        if len(pair) != 2 or any(int(p) != p or p < 1 for p in pair):
-            raise ValueError(f"expected group_size as two positive integers [P_h, P_w], got {group_size=}")
         if order not in _STAGES:
             raise ValueError(f"expected order to be one of {', '.join(_STAGES)}, got {order=}")
         if int(depth) != depth or depth < 1:
@@ -104,7 +101,7 @@ class InterlacedSparseAttention(nn.Module):
                 f"expected position_bias as an integer of at least 1, or None, got {position_bias=}"
             )
         self.out_channels = channels
-        self.group_size: Size = (int(group_size[0]), int(group_size[1]))
+        self.group_size = two_positive("group_size", group_size)
         self.order = order
         self.mask_padding = mask_padding
         self.depth = int(depth)

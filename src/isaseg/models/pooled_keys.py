@@ -13,7 +13,7 @@ from isaseg.models.attention_block import AttentionBlock, run_block
 from isaseg.models.attention_cores import grouped
 from isaseg.models.attention_kernels import attend
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Size, lattice, pad_to_multiple, viewed
+from isaseg.models.regroup import Size, lattice, pad_to_multiple, two_positive, viewed
 
 
 class PooledKeys(nn.Module):
@@ -43,11 +43,8 @@ class PooledKeys(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        pair = () if isinstance(window_size, int) else window_size
-        if len(pair) != 2 or any(int(p) != p or p < 1 for p in pair):
-            raise ValueError(f"expected window_size as two positive integers [P_h, P_w], got {window_size=}")
         self.out_channels = channels
-        self.window_size: Size = (int(window_size[0]), int(window_size[1]))
+        self.window_size = two_positive("window_size", window_size)
         self.recompute = recompute
         self.windows = AttentionBlock(channels, key_channels, value_channels)
         self.pooled = AttentionBlock(channels, key_channels, value_channels)

@@ -174,6 +174,18 @@ def _back(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 regroup.register_autograd(_back, setup_context=_keep)
 
 
+def two_positive(name: str, value: Sequence[int]) -> Size:
+    """Return a pair of integers.
+
+    Raises:
+        ValueError: If there are not two, or one is below 1 or no integer.
+    """
+    pair = () if isinstance(value, int) else value
+    if len(pair) != 2 or any(int(p) != p or p < 1 for p in pair):
+        raise ValueError(f"expected {name} as two positive integers [rows, columns], got {name}={value}")
+    return int(pair[0]), int(pair[1])
+
+
 def groups_of(batch: int, size: Sequence[int], group_size: Sequence[int], kind: str) -> Size:
     """Return (G, L), the number of groups and the tokens in each, of a batch of maps of `size`."""
     high, wide = lattice(size, group_size)

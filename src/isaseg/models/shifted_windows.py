@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from isaseg.models.attention_block import AttentionBlock, run_block
 from isaseg.models.attention_cores import grouped, grouped_within, some
 from isaseg.models.attention_kernels import attend
-from isaseg.models.grid_block import two_positive
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, regroup
+from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, regroup, two_positive
 
 
 def shifted(q: Tensor, k: Tensor, v: Tensor, window_size: Size) -> Tensor:
