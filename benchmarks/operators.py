@@ -1,6 +1,5 @@
 """`operators`: the generated parts of docs/operators.md: pictures of what a pixel hears from, costs and names."""
 
-import re
 from argparse import Namespace
 from collections.abc import Sequence
 from functools import cache
@@ -69,10 +68,11 @@ def current(text: str) -> str:
     """
     for name, table in (("costs", cost_table()), ("names", name_table())):
         begin, end = f"<!-- {name}, generated -->\n", f"<!-- end of {name} -->"
-        pattern = re.compile(f"(?<={re.escape(begin)}).*(?={re.escape(end)})", re.DOTALL)
-        if not pattern.search(text):
+        head, begins, rest = text.partition(begin)
+        _, ends, tail = rest.partition(end)
+        if not (begins and ends):
             raise IsasegError(f"expected the lines {begin.strip()} and {end} in operators.md, one is missing")
-        text = pattern.sub(lambda _, table=table: f"\n{table}\n", text)  # type: ignore[misc]
+        text = f"{head}{begin}\n{table}\n{end}{tail}"
     return text
 
 

@@ -65,7 +65,7 @@ class AttentionBlock(nn.Module):
             out = layer(out)
         return out
 
-    def merges(self) -> bool:
+    def may_merge(self) -> bool:
         """Return whether the output projection may be applied to the values, which it may not across heads."""
         return self.heads == 1 and self.value_channels >= self.channels
 
@@ -75,7 +75,7 @@ class AttentionBlock(nn.Module):
         It costs a product of the two weights instead, and more in the attention if values are narrower than the map. The
         layers themselves are then not called, nor are their hooks.
         """
-        if is_by_definition() or torch.compiler.is_exporting() or not self.merges():
+        if is_by_definition() or torch.compiler.is_exporting() or not self.may_merge():
             return False
         return torch.compiler.is_compiling() or x[:, 0].numel() > self.channels
 

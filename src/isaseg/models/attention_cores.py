@@ -86,35 +86,66 @@ def grouped(
         position_bias: As in `dense`, for offsets inside a group.
     """
     whole = height, width = q.shape[2], q.shape[3]
+    fits = fits or not (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1])
+    if fits and not compiles():
+        return grouped_within(q, k, v, None, group_size, kind, heads, position_bias)
+    inside = q.new_ones(q.shape[0], 1, *whole)
     if compiles():
-        return _grouped_by_operator(q, k, v, group_size, kind, heads, position_bias)
-    split = interlace if kind == "long_range" else split_windows
-    mask, offset = None, (0, 0)
-    if not fits and (torch.compiler.is_compiling() or height % group_size[0] or width % group_size[1]):
-        inside, offset = pad_to_multiple(q.new_ones(q.shape[0], 1, *whole), group_size)
-        q, k, v = (pad_to_multiple(t, group_size)[0] for t in (q, k, v))
+        return grouped_by_operator(q, k, v, inside, group_size, kind, heads, position_bias)
+    offset = pad_to_multiple(inside, group_size)[1]
+    q, k, v, inside = (pad_to_multiple(t, group_size)[0] for t in (q, k, v, inside))
+    return crop(grouped_within(q, k, v, inside, group_size, kind, heads, position_bias), offset, whole)
+
+
+def grouped_within(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inside: Tensor | None,
+    group_size: Size,
+    kind: Kind,
+    heads: int = 1,
+    position_bias: Tensor | None = None,
+) -> Tensor:
+    """Attend as `grouped` does on a map that is a multiple of `group_size`, to positions `inside` alone.
+
+    Args:
+        q: Query.
+        k: Key.
+        v: Value.
+        inside: Of every position, (B, 1, H, W), above 0 if it may be attended to; None means all.
+        group_size: (P_h, P_w).
+        kind: As in `grouped`.
+        heads: As in `dense`.
+        position_bias: As in `grouped`.
+    """
+    size, split = (q.shape[2], q.shape[3]), interlace if kind == "long_range" else split_windows
+    mask = None
+    if inside is not None:
         inside_G1HW = split(inside, group_size)
         number, tokens = inside_G1HW.shape[0], inside_G1HW.shape[2] * inside_G1HW.shape[3]
-        mask = viewed(inside_G1HW.permute(0, 2, 3, 1), number, tokens) > 0
-        # Groups of nothing but padding are cropped away below, but must not become NaN: they attend to all of it.
-        mask = viewed(mask | ~mask.any(1, keepdim=True), *inside_G1HW.shape)
-    size = (q.shape[2], q.shape[3])
+        mask = viewed(_some(viewed(inside_G1HW, number, tokens) > 0), *inside_G1HW.shape)
     q, k, v = (split(t, group_size) for t in (q, k, v))
     context = dense(q, k, v, mask, heads, position_bias)
-    context = deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
-    return context if mask is None else crop(context, offset, whole)
+    return deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
 
 
-def _grouped_by_operator(
-    q: Tensor, k: Tensor, v: Tensor, group_size: Size, kind: Kind, heads: int, position_bias: Tensor | None
+def grouped_by_operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inside: Tensor,
+    group_size: Size,
+    kind: Kind,
+    heads: int = 1,
+    position_bias: Tensor | None = None,
 ) -> Tensor:
+    """Compute `grouped_within` for a map of any size by the operator of torch.compile: see `regroup`."""
     batch, size = q.shape[0], q.shape[2:]
-    inside = q.new_ones(batch, 1, *size)
     q, k, v, inside = (
         regroup(t, batch, size, group_size, "map", kind) for t in (q, k, v, inside)
     )  # (G, L, C)
-    mask_G1L = inside.transpose(1, 2) > 0
-    mask_G1L = mask_G1L | ~mask_G1L.any(2, keepdim=True)
+    mask_G1L = _some(inside.transpose(1, 2) > 0)
     shape = lattice(size, group_size) if kind == "long_range" else group_size
     bias = None if position_bias is None else offset_bias(position_bias, *shape)
     context = attend(q, k, v, (q.shape[2] / heads) ** -0.5, mask_G1L, few=True, heads=heads, bias=bias)
@@ -122,25 +153,6 @@ def _grouped_by_operator(
     return out
 
 
-def grouped_within(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, group_size: Size, kind: Kind) -> Tensor:
-    """Attend as `grouped` does on a map that is a multiple of `group_size`, to positions `inside` alone.
-
-    Args:
-        q: Query.
-        k: Key.
-        v: Value.
-        inside: Of every position, (B, 1, H, W), above 0 if it may be attended to.
-        group_size: (P_h, P_w).
-        kind: As in `grouped`.
-    """
-    size, split = (q.shape[2], q.shape[3]), interlace if kind == "long_range" else split_windows
-    q, k, v, inside_G1HW = (split(t, group_size) for t in (q, k, v, inside))
-    number, tokens = inside_G1HW.shape[0], inside_G1HW.shape[2] * inside_G1HW.shape[3]
-    mask = some(viewed(inside_G1HW, number, tokens) > 0)
-    context = dense(q, k, v, viewed(mask, *inside_G1HW.shape))
-    return deinterlace(context, group_size) if kind == "long_range" else merge_windows(context, size)
-
-
-def some(mask: Tensor) -> Tensor:
+def _some(mask: Tensor) -> Tensor:
     """Let groups (..., L) without a single token attend to all of them: they are cropped, but must not become NaN."""
     return mask | ~mask.any(-1, keepdim=True)

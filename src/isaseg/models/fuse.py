@@ -72,7 +72,7 @@ class FusedBlock(nn.Module):
             torch.cat([first_query.weight, first_key.weight]), torch.cat([first_query.bias, first_key.bias])
         )
         self.query, self.key = nn.Sequential(*query), nn.Sequential(*key)
-        if not block.merges():
+        if not block.may_merge():
             self.value: nn.Conv2d = block.value
             self.proj = nn.Sequential(conv, *rest)
         else:

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isaseg.models.attention_block import AttentionBlock, run_block
-from isaseg.models.attention_cores import grouped, grouped_within, some
-from isaseg.models.attention_kernels import attend
+from isaseg.models.attention_cores import grouped, grouped_by_operator, grouped_within
 from isaseg.models.layers import Cost, total
-from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, regroup, two_positive
+from isaseg.models.regroup import Size, compiles, crop, pad_to_multiple, two_positive
 
 
 def shifted(q: Tensor, k: Tensor, v: Tensor, window_size: Size) -> Tensor:
@@ -26,7 +25,7 @@ def shifted(q: Tensor, k: Tensor, v: Tensor, window_size: Size) -> Tensor:
     inside = q.new_ones(q.shape[0], 1, *whole)
     q, k, v, inside = (F.pad(t, (left, right, top, bottom)) for t in (q, k, v, inside))
     if compiles():
-        return crop(_by_operator(q, k, v, inside, window_size), (top, left), whole)
+        return crop(grouped_by_operator(q, k, v, inside, window_size, "short_range"), (top, left), whole)
     (high, wide) = pad_to_multiple(inside, window_size)[1]
     q, k, v, inside = (pad_to_multiple(t, window_size)[0] for t in (q, k, v, inside))
     context = grouped_within(q, k, v, inside, window_size, "short_range")
@@ -36,18 +35,6 @@ def shifted(q: Tensor, k: Tensor, v: Tensor, window_size: Size) -> Tensor:
 def _more(window: int) -> Size:
     """Return the padding before and after an axis: none if a window has no half."""
     return -(window // 2) % window, window // 2
-
-
-def _by_operator(q: Tensor, k: Tensor, v: Tensor, inside: Tensor, window_size: Size) -> Tensor:
-    """Compute the same for torch.compile: see `regroup`."""
-    batch, size = q.shape[0], q.shape[2:]
-    q, k, v, inside = (
-        regroup(t, batch, size, window_size, "map", "short_range") for t in (q, k, v, inside)
-    )  # (G, L, C)
-    mask_G1L = some(inside.transpose(1, 2) > 0)
-    context = attend(q, k, v, q.shape[2] ** -0.5, mask_G1L, few=True)
-    out: Tensor = regroup(context, batch, size, window_size, "short_range", "map")
-    return out
 
 
 class ShiftedWindows(nn.Module):
