@@ -59,9 +59,9 @@ def test_the_example_trains_is_killed_resumes_and_is_evaluated_and_predicted_fro
     assert done.returncode == 2 and "+trust=[mylab]" in done.stderr
 
 
-def test_the_readmes_own_module_is_trained(tmp_path: Path) -> None:
+def test_the_documented_own_module_is_trained(tmp_path: Path) -> None:
     """Its files, written as it shows them, and its command."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/your-own-module.md").read_text()
     files = re.findall(r"```\w+\n# (my\S+)[^\n]*\n(.*?)```", text, flags=re.DOTALL)
     assert [name for name, _ in files] == ["mylab.py", "myconf/attention/row_mean.yaml"]
     lines = [line for _, content in files for line in content.splitlines() if line]

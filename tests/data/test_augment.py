@@ -237,7 +237,7 @@ def test_all_that_random_offers_comes_from_the_generator() -> None:
 
 
 def test_a_transform_in_the_middle_of_the_list_through_the_command_line(tmp_path: Path) -> None:
-    """As docs/data.md says; the run states its list, and a label that would be invented is refused before it."""
+    """As docs/data-sets.md says; the run states its list, and a label that would be invented is refused before it."""
     ours = "isaseg.data.transforms"
     blur, elastic = (
         "{_target_: albumentations.GaussianBlur, p: 0.2}",

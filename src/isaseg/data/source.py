@@ -66,7 +66,7 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
     if not (hasattr(source, "load") and hasattr(source, "__len__")):
         raise ConfigError(
             f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
-            f"split {split}; see CONTRIBUTING.md"
+            f"split {split}; see docs/your-own-module.md"
         )
     numbers = tuple(str(number) for number in range(num_classes))
     defaults = {

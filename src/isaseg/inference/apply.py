@@ -132,7 +132,7 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
     missing = [name for name in ("normalise", "features") if not hasattr(segmenter.backbone, name)]
     if how.scaling != "file" and missing:
         raise ConfigError(
-            f"expected a backbone with `normalise` and `features` (CONTRIBUTING.md) for test.scaling={how.scaling}, of "
+            f"expected a backbone with `normalise` and `features` (docs/your-own-module.md) for test.scaling={how.scaling}, of "
             f"protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} without `{missing[0]}`; add it, or "
             "choose protocol=none or mmseg"
         )

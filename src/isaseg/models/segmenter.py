@@ -154,7 +154,7 @@ def build_segmenter(
     ):
         raise ValueError(
             f"expected a backbone with `channels`, a list of the channels of each map that it returns, got {widths!r} "
-            f"of {type(backbone).__name__}; see CONTRIBUTING.md"
+            f"of {type(backbone).__name__}; see docs/your-own-module.md"
         )
     head = ContextHead(backbone.channels[-1], channels, num_classes, attention, dropout)
     aux_head = None
