@@ -200,6 +200,12 @@ def test_documented_options_exist(name: str) -> None:
         assert shown and all(word in shown for word in words if word.startswith("-"))
 
 
+def test_documented_extras_exist() -> None:
+    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    named = {extra for found in re.findall(r"isaseg\[([\w,]+)\]", text) for extra in found.split(",")}
+    assert named and named <= set(PROJECT["project"]["optional-dependencies"])
+
+
 def test_documented_attention_choices_are_all_there_are() -> None:
     (named,) = re.findall(r"`attention=` is one of\n(.+?)\.\n", readme(), flags=re.DOTALL)
     assert set(re.findall(r"`(\w+)`", named)) == {p.stem for p in (ROOT / "conf/attention").glob("*.yaml")}

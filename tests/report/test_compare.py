@@ -21,12 +21,12 @@ from plotly.offline import get_plotlyjs
 from scipy import stats
 
 import compare as script
-from isaseg.report import charts, figures, interactive, page, table
+from isaseg.report import charts, classes, figures, interactive, page, table
 from tests.report.fake_runs import CLASSES, HOSTILE, compared, write_run, write_study
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ("accuracy_cost.png", "curves.png")
-TEXTS = ("table.md", "table.csv", "table.tex", "runs.csv", "classes.csv", "index.html")
+TEXTS = ("table.md", "table.csv", "table.tex", "runs.csv", "classes.csv", "classes.md", "index.html")
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +249,21 @@ def test_the_iou_of_each_class_is_the_mean_over_the_seeds(written: Path) -> None
     assert [line["class"] for line in held] == list(CLASSES), "a class that no run has scored is left out"
     assert list(held[0]) == ["class", "dense", "isa-4x4", "isa-4x8", "isa-8x8"]
     assert [float(line["dense"]) for line in held] == pytest.approx([0.93, 0.83, 0.73, 0.63])
+
+
+def test_classes_differ_from_the_baseline_by_a_paired_interval(tmp_path: Path) -> None:
+    for seed, (dense, isa) in enumerate([(0.90, 0.95), (0.92, 0.96), (0.94, 1.00)]):
+        write_run(tmp_path / f"d{seed}", "attention=dense", seed=seed, curve={100: dense - 0.01})
+        folder = write_run(tmp_path / f"i{seed}", seed=seed, curve={100: isa - 0.01})
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics |= {"test/mIoU": 0.5, "test/IoU": {"lamp": 0.5}}
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    test = stats.ttest_rel([0.95, 0.96, 1.00], [0.90, 0.92, 0.94]).confidence_interval()
+    shown = f"**+5.00 [{100 * test.low:+.2f}, {100 * test.high:+.2f}]**".replace("-", "−")
+    text = classes.classes_markdown(compared(tmp_path))
+    assert f"| background | 92.00 | {shown} |" in text and f"| lamp | 62.00 | {shown} |" in text
+    assert "on val, at the best checkpoints" in text and "4 of 4 intervals leave out zero" in text
+    assert "No two rows" in classes.classes_markdown(compared(tmp_path, metric="test/mIoU", at="best"))
 
 
 def test_a_broken_picture_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

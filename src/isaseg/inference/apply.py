@@ -132,9 +132,9 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
     missing = [name for name in ("normalise", "features") if not hasattr(segmenter.backbone, name)]
     if how.scaling != "file" and missing:
         raise ConfigError(
-            f"expected a backbone with `normalise` and `features` (docs/your-own-module.md) for test.scaling={how.scaling}, of "
-            f"protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} without `{missing[0]}`; add it, or "
-            "choose protocol=none or mmseg"
+            "expected a backbone with `normalise` and `features` (docs/your-own-module.md) for "
+            f"test.scaling={how.scaling}, of protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} without "
+            f"`{missing[0]}`; add it, or choose protocol=none or mmseg"
         )
 
 

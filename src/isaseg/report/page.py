@@ -24,6 +24,7 @@ from plotly.offline import get_plotlyjs
 from isaseg.console import percent
 from isaseg.report import table
 from isaseg.report.charts import Chart, cost_charts, curve_charts
+from isaseg.report.classes import classes
 from isaseg.report.interactive import interactive
 from isaseg.report.rows import Comparison, Row, scored
 
@@ -63,7 +64,7 @@ def _table(comparison: Comparison) -> str:
 
 def _classes(comparison: Comparison) -> str:
     """Return a table with a line for each class; sorted by a row, it shows the classes on which that row is worst."""
-    records = table.classes(comparison)
+    records = classes(comparison)
     if not records:
         return ""
     lines = [[(value, _share(value)) for value in held.values()] for held in records]

@@ -82,13 +82,15 @@ class Row:
         curves = [finite(run.history.curves.get(metric, {})) for run in self.runs if run.state == "finished"]
         return [curve for curve in curves if curve]
 
-    def classes(self) -> dict[str, float]:
-        """Return the IoU of each class at the checkpoints that the finished runs have scored, the mean over these."""
-        held = [run.metrics.get("val/IoU") for run in self.runs]
-        tables = [table for table in held if isinstance(table, dict)]
-        names = dict.fromkeys(name for table in tables for name in table)
-        found = {name: [n for t in tables if (n := number(t.get(name))) is not None] for name in names}
-        return {name: spread(values).mean for name, values in found.items() if values}
+    def classes(self, split: str) -> dict[str, dict[int, float]]:
+        """Return the IoU of each class by seed, at the checkpoints that the finished runs have scored on a split."""
+        found: dict[str, dict[int, float]] = {}
+        for run in self.runs:
+            held = run.metrics.get(f"{split}/IoU")
+            for name, value in held.items() if isinstance(held, dict) else ():
+                if (iou := number(value)) is not None:
+                    found.setdefault(name, {})[run.seed] = iou
+        return found
 
 
 @dataclass(frozen=True, eq=False)

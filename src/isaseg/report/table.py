@@ -1,4 +1,4 @@
-"""The table in Markdown, CSV and LaTeX; the runs and the classes as CSV."""
+"""The table in Markdown, CSV and LaTeX; the runs as CSV."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from isaseg.console import is_share, percent
-from isaseg.report.intervals import Spread, spread
+from isaseg.report.intervals import Difference, Spread, spread
 from isaseg.report.marks import code_of, label_of, stale_notes
 from isaseg.report.rows import Comparison, Row, scale_of, scored, scores_of
 from isaseg.report.runs import At, Run, number
@@ -120,9 +120,13 @@ def _gap(comparison: Comparison, row: Row) -> str:
     """Return the difference to the baseline with its interval."""
     if row.gap is None:
         return "baseline" if row is comparison.baseline else NOTHING
-    scale, digits = scale_of(comparison.metric), 2 if is_share(comparison.metric) else 4
-    value, low, high = (f"{scale * v:+.{digits}f}".replace("-", "−") for v in row.gap[:3])
-    return value if row.gap.how == "none" else f"{value} [{low}, {high}]"
+    return gap_text(row.gap, scale_of(comparison.metric), 2 if is_share(comparison.metric) else 4)
+
+
+def gap_text(gap: Difference, scale: int = 100, digits: int = 2) -> str:
+    """Return a difference with its interval, if it has one, times `scale`."""
+    value, low, high = (f"{scale * number:+.{digits}f}".replace("-", "−") for number in gap[:3])
+    return value if gap.how == "none" else f"{value} [{low}, {high}]"
 
 
 def with_unit(metric: str) -> str:
@@ -204,14 +208,18 @@ def _sentence(run: Run) -> str:
 def markdown(comparison: Comparison) -> str:
     """Return the table, its notes and the runs that are not counted."""
     titles, lines = _grid(comparison)
-    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_piped(c) for c in line] for line in lines)]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    parts = [text if lines else "No run can be tabulated."]
+    parts = [markdown_table(titles, lines) if lines else "No run can be tabulated."]
     left_out = [f"- {_piped(f'{run.folder}: {reason}')}" for run, reason in not_counted(comparison)]
     if left_out:
         parts.append("Not counted:\n\n" + "\n".join(left_out))
     parts.append("\n".join(f"- {_piped(note)}" for note in notes(comparison)))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first column is text and whose others are numbers."""
+    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_piped(c) for c in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
 def latex(comparison: Comparison) -> str:
@@ -227,7 +235,7 @@ def latex(comparison: Comparison) -> str:
 
 def as_csv(comparison: Comparison) -> str:
     """Return the table with plain numbers."""
-    return _csv([{c.key: c.value(row) for c in columns(comparison)} for row in comparison.rows])
+    return csv_text([{c.key: c.value(row) for c in columns(comparison)} for row in comparison.rows])
 
 
 def runs_csv(comparison: Comparison) -> str:
@@ -245,19 +253,7 @@ def runs_csv(comparison: Comparison) -> str:
         record |= {key: run.facts.get(key) for key in ("git_commit", "torch", "device", "started")}
         record["code"] = " ".join(f"{name}:{held}" for name, held in code_of(run).items())
         records.append({**record, "error": run.error})
-    return _csv(records)
-
-
-def classes(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return the IoU of each class at the scored checkpoints, the mean over the seeds of each row that knows it."""
-    held = {row.label: row.classes() for row in comparison.rows}
-    names = dict.fromkeys(name for found in held.values() for name in found)
-    return [{"class": n, **{label: found.get(n) for label, found in held.items() if found}} for n in names]
-
-
-def classes_csv(comparison: Comparison) -> str:
-    """Return the IoU of each class, one line per class."""
-    return _csv(classes(comparison))
+    return csv_text(records)
 
 
 def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -265,7 +261,8 @@ def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return [c.title for c in shown], [[c.show(row) for c in shown] for row in comparison.rows]
 
 
-def _csv(records: Sequence[dict[str, Any]]) -> str:
+def csv_text(records: Sequence[dict[str, Any]]) -> str:
+    """Return records of the same keys as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([map(_cell, record) for record in records[:1]])

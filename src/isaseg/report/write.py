@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from isaseg.files import replace_file
-from isaseg.report import table
+from isaseg.report import classes, table
 from isaseg.report.figures import write_figures
 from isaseg.report.rows import Comparison
 
@@ -19,7 +19,8 @@ def write(comparison: Comparison, output: Path) -> None:
         "table.csv": table.as_csv,
         "table.tex": table.latex,
         "runs.csv": table.runs_csv,
-        "classes.csv": table.classes_csv,
+        "classes.csv": classes.classes_csv,
+        "classes.md": classes.classes_markdown,
     }
     if find_spec("plotly") is not None:
         from isaseg.report.page import page

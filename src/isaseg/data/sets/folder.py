@@ -22,7 +22,10 @@ LAYOUT = """\
   masks/{train,val,test}/NAME.png      (labels 0 to K - 1 and 255)
 or, for a random split, images/NAME.jpg and masks/NAME.png, or train alone"""
 SHARE = 0.2  # for validation, where data.split is null
-_CONVERT = "convert it by `python src/data.py prepare data=folder images=... masks=... data.root=NEW`, see docs/your-own-data.md"
+_CONVERT = (
+    "convert it by `python src/data.py prepare data=folder images=... masks=... data.root=NEW`, "
+    "see docs/your-own-data.md"
+)
 _REMEDIES = Remedies(
     file="replace it, or remove image and mask",
     mask=_CONVERT,
