@@ -133,8 +133,8 @@ def check_applies(segmenter: Segmenter, how: Inference) -> None:
     if how.scaling != "file" and missing:
         raise ConfigError(
             "expected a backbone with `normalise` and `features` (docs/your-own-module.md) for "
-            f"test.scaling={how.scaling}, of protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} without "
-            f"`{missing[0]}`; add it, or choose protocol=none or mmseg"
+            f"test.scaling={how.scaling}, of protocol=openseg and paddleseg, got {type(segmenter.backbone).__name__} "
+            f"without `{missing[0]}`; add it, or choose protocol=none or mmseg"
         )
 
 
