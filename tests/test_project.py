@@ -227,6 +227,21 @@ def test_files_that_documents_name_exist(document: str) -> None:
     assert [str(path) for path in (*links, *paths) if not path.exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_headings_that_documents_link_to_exist(document: str) -> None:
+    """On GitHub and on the site, which make the same anchors of these headings."""
+    path = ROOT / document
+    for name, anchor in re.findall(r"\]\(([^):]*)#([^)]+)\)", path.read_text()):
+        target = path.parent / name if name else path
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, name
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    nav = re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE)
+    assert sorted(nav) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+
+
 def readme() -> str:
     return (ROOT / "README.md").read_text()
 
