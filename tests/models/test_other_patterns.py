@@ -1,6 +1,7 @@
 """Neighbourhood attention, pooled keys and linear attention against their definitions, written out slowly in float64."""
 
 import sys
+from contextlib import nullcontext
 from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
@@ -90,12 +91,13 @@ NEIGHBOURS = [
 ]
 
 
-@pytest.mark.parametrize("with_gradient", [True, False])
+@pytest.mark.parametrize("way", ["gradient", "no gradient", "definition"])
 @pytest.mark.parametrize("size, kernel, dilations", NEIGHBOURS)
 def test_neighbourhood_equals_its_definition(
-    size: Size, kernel: int, dilations: tuple[int, ...], with_gradient: bool, monkeypatch: pytest.MonkeyPatch
+    size: Size, kernel: int, dilations: tuple[int, ...], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patterns, "_POSITIONS", 4 * size[1])  # two rows at a time of two images
+    monkeypatch.setattr(patterns, "_SIDE", 2)  # of tiles, of which there are then several
+    monkeypatch.setattr(patterns, "_TILES", 1)
     module = cast(Neighbourhood, make(Neighbourhood(6, kernel_size=kernel, dilations=dilations)))
     x = random_map(2, 6, *size)
     images = []
@@ -104,9 +106,21 @@ def test_neighbourhood_equals_its_definition(
         for block, dilation in zip(module.blocks, dilations, strict=True):
             pixels = reference_stage(cast(AttentionBlock, block), pixels, near(size, kernel, dilation))
         images.append(as_map(pixels, size))
-    with torch.set_grad_enabled(with_gradient):
+    with torch.set_grad_enabled(way == "gradient"), by_definition() if way == "definition" else nullcontext():
         out = module(x)
     torch.testing.assert_close(out, torch.stack(images), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size, kernel, dilation", [((20, 33), 7, 1), ((17, 26), 5, 3), ((9, 40), 3, 2)])
+def test_tiles_have_the_gradients_of_the_definition(size: Size, kernel: int, dilation: int) -> None:
+    given = [random_map(2, channels, *size).requires_grad_() for channels in (4, 4, 6)]
+    upstream = random_map(2, 6, *size)
+    found = []
+    for context in (nullcontext(), by_definition()):
+        with context:
+            out = neighbourhood(*given, kernel, dilation)
+        found.append(torch.autograd.grad(out, given, upstream))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size, kernel, dilations", NEIGHBOURS)
@@ -129,18 +143,16 @@ def test_a_large_neighbourhood_is_dense_attention(size: Size) -> None:
         )
 
 
-def test_the_neighbourhood_of_a_few_rows_at_a_time_needs_little_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The largest tensor that is gathered; the map has 4 rows at a time, of 24."""
-    monkeypatch.setattr(patterns, "_POSITIONS", 4 * 16)
+def test_few_tiles_at_a_time_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest tensor that is gathered: of one row of two tiles, with 8 + 2 keys a side."""
+    monkeypatch.setattr(patterns, "_TILES", 2)
     gathered = []
     real = Tensor.index_select
     monkeypatch.setattr(Tensor, "index_select", lambda *call: gathered.append(len(call[2])) or real(*call))
     q = torch.randn(1, 8, 24, 16)
     with torch.no_grad():
         neighbourhood(q, q, q, 3, 1)
-    assert max(gathered) == 4 * 16 * 9
+    assert max(gathered) == 2 * 10 * 10
 
 
 # ---------------------------------------------------------------- NATTEN

@@ -5,7 +5,7 @@ Contract and legend as in interlaced.py. K neighbours per axis.
 
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from isaseg.models.attention_kernels import held, is_by_definition
 from isaseg.models.layers import Cost, total
 from isaseg.models.regroup import for_any_size, viewed
 
-# Positions that are worked on at a time without gradients. Each needs K * K (D + V) numbers: with 7 x 7 neighbours, keys
-# of 256 and values of 512 channels, 150 kB in float32.
-_POSITIONS = 256
+_SIDE = 8  # of the tiles of queries that share a block of keys; with 7 x 7 neighbours that has 14 x 14
+_TILES = (
+    16  # worked on at a time without gradients: 10 MB of keys and values of 256 and 512 channels in float32
+)
 
 
 class Neighbourhood(nn.Module):
@@ -81,43 +82,108 @@ class Neighbourhood(nn.Module):
 def neighbourhood(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
     """Attend to the `kernel_size` x `kernel_size` nearest positions. Shapes as in `attention_cores.dense`.
 
-    Keys and values of all neighbours are copied, K * K for each position. Without gradients this happens for a few rows
-    at a time.
+    A tile of queries attends to all that any of them may see, with a mask. This makes about four times as many scores as
+    there are, and copies a key three times instead of K * K times.
     """
-    batch, keys, height, width = q.shape
+    keys, height, width = q.shape[1:]
     traced = torch.compiler.is_compiling() or for_any_size()
     fits = fits_natten(q.device.type, {q.dtype, k.dtype, v.dtype}, (height, width), kernel_size * dilation)
-    if fits and not (traced or is_by_definition() or keys % 8 or v.shape[1] % 8) and (natten := _natten()):
+    if traced or is_by_definition():
+        return _one_by_one(q, k, v, kernel_size, dilation, complete=not traced)
+    if fits and not (keys % 8 or v.shape[1] % 8) and (natten := _natten()):
         one_head = (t.permute(0, 2, 3, 1).unsqueeze(3).contiguous() for t in (q, k, v))  # (B, H, W, 1, D)
         out: Tensor = natten.na2d(*one_head, kernel_size=kernel_size, dilation=dilation, scale=keys**-0.5)
         return out.squeeze(3).permute(0, 3, 1, 2)
-    rows = neighbours(height, kernel_size, dilation, q.device)
-    columns = neighbours(width, kernel_size, dilation, q.device)
-    complete = not traced and min(height, width) // dilation >= kernel_size
-    q_BHWD = q.permute(0, 2, 3, 1)
+    return _in_tiles(q, k, v, kernel_size, dilation)
+
+
+def _one_by_one(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int, complete: bool) -> Tensor:
+    """Compute `neighbourhood` with a copy of its K * K keys and values for each position.
+
+    `complete` says that H and W are numbers, so that it can be asked whether every window has all its neighbours.
+    """
+    batch, keys, height, width = q.shape
+    row, row_inside = neighbours(height, kernel_size, dilation, q.device)
+    column, column_inside = neighbours(width, kernel_size, dilation, q.device)
+    index = (row[:, None, :, None] * width + column[:, None]).reshape(-1)  # of (H, W, K, K)
+    tokens, window = batch * height * width, kernel_size**2
     k_BND, v_BNV = (viewed(t.permute(0, 2, 3, 1), batch, height * width, t.shape[1]) for t in (k, v))
+    k_GKD, v_GKV = (viewed(t.index_select(1, index), tokens, window, t.shape[2]) for t in (k_BND, v_BNV))
+    mask_G1K = None
+    if not (complete and min(height, width) // dilation >= kernel_size):
+        inside = row_inside[:, None, :, None] & column_inside[:, None]
+        mask_G1K = viewed(inside.expand(batch, *inside.shape), tokens, 1, window)
+    q_G1D = viewed(q.permute(0, 2, 3, 1), tokens, 1, keys)
+    out = held(q_G1D, k_GKD, v_GKV, keys**-0.5, mask_G1K)
+    return viewed(out, batch, height, width, v.shape[1]).permute(0, 3, 1, 2)
 
-    def attend(first: int, number: int) -> Tensor:
-        """Return (B, `number`, W, V) for as many rows from `first` on."""
-        here = slice(first, first + number)
-        (row, row_inside), (column, column_inside) = [part[here] for part in rows], columns
-        index = (row[:, None, :, None] * width + column[:, None]).reshape(-1)  # of (number, W, K, K)
-        tokens, window = batch * number * width, kernel_size**2
-        k_GKD, v_GKV = (viewed(t.index_select(1, index), tokens, window, t.shape[2]) for t in (k_BND, v_BNV))
-        mask_G1K = None
-        if not complete:
-            inside = (row_inside[:, None, :, None] & column_inside[:, None]).expand(
-                batch, number, width, kernel_size, kernel_size
-            )
-            mask_G1K = viewed(inside, tokens, 1, window)
-        q_G1D = viewed(q_BHWD[:, here], tokens, 1, keys)
-        return viewed(held(q_G1D, k_GKD, v_GKV, keys**-0.5, mask_G1K), batch, number, width, v.shape[1])
 
-    if traced or torch.is_grad_enabled():
-        return attend(0, height).permute(0, 3, 1, 2)
-    few = max(_POSITIONS // max(batch * width, 1), 1)
-    parts = [attend(first, min(few, height - first)) for first in range(0, height, few)]
-    return torch.cat(parts, 1).permute(0, 3, 1, 2)
+def _in_tiles(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int) -> Tensor:
+    batch, keys, height, width = q.shape
+    rows, columns = (_tiles(length, kernel_size, dilation, q.device) for length in (height, width))
+    q_BND, k_BND, v_BNV = (t.permute(0, 2, 3, 1).reshape(batch, height * width, -1) for t in (q, k, v))
+    across, side = len(columns.queries), rows.queries.shape[1]
+
+    def picked(x: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """Return the tokens of each pair of tiles, (B T_h T_w, tokens, C)."""
+        index = row[:, None, :, None] * width + column[:, None]  # (T_h, T_w, rows, columns)
+        return x.index_select(1, index.reshape(-1)).reshape(-1, row.shape[1] * column.shape[1], x.shape[2])
+
+    def attend(here: slice) -> Tensor:
+        """Return (B, t T_h, t T_w, V) for some of the tiles along H."""
+        query, key, inside = rows.queries[here], rows.keys[here], rows.inside[here]
+        pairs = inside[:, None, :, None, :, None] & columns.inside[:, None, :, None]  # (T_h, T_w, t, t, u, u)
+        mask = pairs.flatten(4).flatten(2, 3).flatten(0, 1).repeat(batch, 1, 1)
+        out = held(
+            picked(q_BND, query, columns.queries),
+            picked(k_BND, key, columns.keys),
+            picked(v_BNV, key, columns.keys),
+            keys**-0.5,
+            mask,
+        )
+        out = out.reshape(batch, len(query), across, side, side, -1).transpose(2, 3)
+        return out.reshape(batch, len(query) * side, across * side, -1)
+
+    few = len(rows.queries) if torch.is_grad_enabled() else max(_TILES // (batch * across), 1)
+    parts = [attend(slice(first, first + few)) for first in range(0, len(rows.queries), few)]
+    out = torch.cat(parts, 1).index_select(1, rows.place).index_select(2, columns.place)
+    return out.permute(0, 3, 1, 2)
+
+
+class Tiles(NamedTuple):
+    """An axis in T tiles of t queries, each with the u keys that any of them may attend to.
+
+    Attributes:
+        queries: Positions, (T, t); the last tile of a class repeats its last position.
+        keys: Positions, (T, u).
+        inside: Which query attends to which key, (T, t, u).
+        place: Where each position of the axis is among the queries.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    inside: Tensor
+    place: Tensor
+
+
+def _tiles(length: int, kernel_size: int, dilation: int, device: torch.device) -> Tiles:
+    """Cut an axis into tiles; with a dilation, the class of each remainder on its own, see `neighbours`."""
+    sizes = [-(-(length - remainder) // dilation) for remainder in range(min(dilation, length))]
+    number = min(_SIDE + kernel_size - 1, sizes[0])
+    parts, places, before = [], torch.empty(length, dtype=torch.int64, device=device), 0
+    for remainder, size in enumerate(sizes):
+        first = torch.arange(0, size, _SIDE, device=device)[:, None]
+        query = (first + torch.arange(_SIDE, device=device)).clamp(max=size - 1)
+        begin = (first - kernel_size // 2).clamp(min=0, max=max(size - number, 0))
+        key = begin + torch.arange(number, device=device)
+        start = (query - kernel_size // 2).clamp(max=size - kernel_size).clamp(min=0)[..., None]
+        inside = (start <= key[:, None]) & (key[:, None] < (start + kernel_size).clamp(max=size))
+        at = [remainder + dilation * place for place in (query, key.clamp(max=size - 1))]
+        parts.append((*at, inside))
+        places[remainder::dilation] = before + torch.arange(size, device=device)
+        before += query.numel()
+    queries, keys, inside = (torch.cat(held) for held in zip(*parts, strict=True))
+    return Tiles(queries, keys, inside, places)
 
 
 def neighbours(length: int, kernel_size: int, dilation: int, device: torch.device) -> tuple[Tensor, Tensor]:
