@@ -22,6 +22,7 @@ from isaseg.inference.apply import predict_labels
 from isaseg.inference.evaluate import evaluate_model
 from isaseg.inference.protocol import inference_of
 from tests import fakes, forked
+from tests.inference.test_split_scores import boundary_ious
 from tests.inference.tiny import compose_from, files, make_checkpoint, read
 
 COMMAND = main
@@ -74,6 +75,17 @@ def test_figures_are_those_of_full_size_logits(
     assert metrics["mIoU"] == pytest.approx(iou.mean(), rel=1e-12)
     assert metrics["mAcc"] == pytest.approx(acc.mean(), rel=1e-12)
     assert metrics["aAcc"] == pytest.approx(np.trace(total) / total.sum(), rel=1e-12)
+    with torch.no_grad():
+        labels = [
+            model.segmenter(torch.from_numpy(read(path)).permute(2, 0, 1)[None]).argmax(1)[0].numpy()
+            for path in paths
+        ]
+    near = boundary_ious([(p, t) for p, (_, t) in zip(labels, pairs, strict=True)], 3)
+    assert metrics["boundary_IoU"] == pytest.approx(dict(zip(NAMES, near, strict=True)), rel=1e-12)
+    assert metrics["boundary_mIoU"] == pytest.approx(np.mean(near), rel=1e-12)
+    assert metrics["image_mIoU"] == pytest.approx(
+        np.mean([np.nanmean(iou_of(m)) for m in matrices]), rel=1e-12
+    )
     keys = ("kind", "data", "split", "images")
     assert [metrics[key] for key in keys] == ["isaseg", "folder", "val", 5]
     assert metrics["images_per_second"] > 0
@@ -220,6 +232,7 @@ def test_pictures_without_a_label_that_counts(
             assert metrics["mIoU"] is not None
     metrics = evaluate_model(compose_from(*words), load_model(network))
     assert parsed(tmp_path / "out" / "metrics.json")["mIoU"] is None
+    assert metrics["boundary_mIoU"] is metrics["image_mIoU"] is None
     assert (metrics["images"], metrics["worst"]) == (3, [])
     assert not files(tmp_path / "out" / "worst")
 

@@ -18,7 +18,7 @@ from isaseg.checkpoints.loading import load_model
 from isaseg.inference import labels as module
 from isaseg.inference.apply import Inference, predict_labels, predict_logits
 from isaseg.inference.labels import labels_from_coarse
-from isaseg.inference.metrics import ConfusionMatrix, count_each, known
+from isaseg.inference.metrics import ConfusionMatrix, SplitScores, count_boundary, count_each, known
 from tests.inference.test_apply import picture
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -68,9 +68,10 @@ def test_a_batch_is_counted_by_the_same_few_kernels(pictures: int) -> None:
 
 
 def test_a_validation_counts_without_waiting() -> None:
-    metric = ConfusionMatrix(19)
+    metric = SplitScores(19)
     with fake():
-        metric.counts = torch.zeros(20, 19, dtype=torch.int64, device="cuda")
+        for name, size in {"counts": (20, 19), "boundary": (20, 20), "images": (2,)}.items():
+            setattr(metric, name, torch.zeros(size, dtype=torch.int64, device="cuda"))
         metric.update(*(torch.empty(4, 512, 512, dtype=torch.int64, device="cuda") for _ in range(2)))
         assert metric.counts.device.type == "cuda"
 
@@ -113,6 +114,11 @@ def test_counts_of_a_gpu_are_those_of_a_cpu(classes: int) -> None:
     want = count_each(prediction, target, classes, 255)
     got = count_each(prediction.cuda(), target.cuda(), classes, 255)
     assert torch.equal(got.cpu(), want)
+    near = [
+        count_boundary(p, t, classes, 255).cpu()
+        for p, t in ((prediction, target), (prediction.cuda(), target.cuda()))
+    ]
+    assert torch.equal(*near)
     target[0, 0, 0] = 254
     counts = count_each(prediction.cuda(), target.cuda(), classes, 255)
     with pytest.raises(ValueError, match="got 0 to 254"):

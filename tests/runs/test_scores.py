@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ SCORES = {
     "mIoU": torch.tensor(0.5),
     "mAcc": torch.tensor(0.625),
     "aAcc": torch.tensor(0.875),
+    "boundary_mIoU": torch.tensor(0.375),
+    "image_mIoU": torch.tensor(0.6875),
     "iou": torch.tensor([0.25, NAN, 0.75]),
     "acc": torch.tensor([0.5, NAN, 0.75]),
+    "boundary_iou": torch.tensor([0.125, NAN, 0.625]),
 }
 
 
@@ -31,11 +35,11 @@ def test_the_table_shows_absent_classes_as_absent() -> None:
     console.print(class_table(CLASSES, SCORES))
     lines = console.export_text().splitlines()
     (road,) = [line for line in lines if "road" in line]
-    assert road.count("absent") == 2
-    (footer,) = [line for line in lines if "mIoU" in line]
-    assert "50.00" in footer
-    assert "62.50" in footer
-    assert any("87.50" in line for line in lines)
+    assert road.count("absent") == 3
+    (footer,) = [line for line in lines if "│ mean" in line]
+    assert re.findall(r"[\d.]+", footer) == ["50.00", "62.50", "37.50"]
+    assert any("(aAcc) 87.50 %" in line for line in lines)
+    assert any("of an image 68.75 %" in line for line in lines)
 
 
 def test_metrics_are_strict_json_with_null_for_nan(tmp_path: Path) -> None:
@@ -73,6 +77,10 @@ def test_classes_go_to_wandb_and_not_to_metrics_csv(tmp_path: Path, monkeypatch:
     )
     scores = {**SCORES, "matrix": torch.tensor([[1, 0, 1], [0, 0, 0], [0, 0, 3]])}
     log_classes([HistoryLogger(tmp_path), NeverFatalWandbLogger(tmp_path, "isaseg")], CLASSES, scores)
-    assert sent[0]["val/classes"].data == [["sky", 0.25, 0.5], ["road", None, None], ["lamp", 0.75, 0.75]]
+    assert sent[0]["val/classes"].data == [
+        ["sky", 0.25, 0.5, 0.125],
+        ["road", None, None, None],
+        ["lamp", 0.75, 0.75, 0.625],
+    ]
     assert sent[0]["val/confusion"].image.width > 300
     assert not (tmp_path / "metrics.csv").exists()

@@ -124,7 +124,10 @@ def test_beside_a_callback_of_the_users_own_a_monitor_may_be_of_val(
 def test_a_score_of_groups_is_monitored_where_there_are_groups(tmp_path: Path) -> None:
     words = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/group_acc", *SMALL]
     assert trainer.build_trainer(compose_overrides(*words), tmp_path, [])
-    with pytest.raises(ConfigError, match="one of val/loss, val/mIoU, val/mAcc, val/aAcc, got"):
+    with pytest.raises(
+        ConfigError,
+        match="one of val/loss, val/mIoU, val/mAcc, val/aAcc, val/boundary_mIoU, val/image_mIoU, got",
+    ):
         trainer.build_trainer(compose_overrides("data=camvid", *words), tmp_path, [])
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from isaseg.errors import CheckpointError
 from isaseg.runs.history import read_history
+from isaseg.training.module import SCORES
 from isaseg.training.run import train
 from tests import fakes, forked
 from tests.reliability.small import SMALL
@@ -42,7 +43,14 @@ def test_a_run_leaves_what_the_readme_says(
 ) -> None:
     work, folder, result = finished
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"val/mIoU", "val/mAcc", "val/aAcc", "step", "val/group_acc", "seconds_per_step"} <= metrics.keys()
+    assert {
+        *SCORES,
+        "test/boundary_mIoU",
+        "test/image_mIoU",
+        "step",
+        "val/group_acc",
+        "seconds_per_step",
+    } <= metrics.keys()
     assert 0 <= metrics["val/mIoU"] <= 1
     assert metrics["step"] in (2, 4)
     assert 0 <= metrics["test/mIoU"] <= 1

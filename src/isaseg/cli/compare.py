@@ -35,7 +35,8 @@ def _compare(args: argparse.Namespace) -> int:
     from isaseg.report.write import write  # imports matplotlib: a second that --help need not wait for
 
     runs = read_runs(args.runs)
-    comparison = with_stale(compare(runs, args.metric, args.at, args.baseline, args.also))
+    also = [metric for metric in args.also if metric != args.metric]
+    comparison = with_stale(compare(runs, args.metric, args.at, args.baseline, also))
     if args.bounds:
         from isaseg.report.reach import with_bounds  # imports torch
 
@@ -53,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     output = Path("outputs", "compare")
     add("--output", type=Path, default=output, metavar="DIR", help="default: outputs/compare")
     add("--metric", default="val/mIoU", help="what is compared (default: val/mIoU)")
-    add("--also", nargs="+", default=[], metavar="METRIC", help="further metrics, a column each")
+    also = ["val/boundary_mIoU", "val/image_mIoU"]
+    help_also = f"further metrics, a column each where a run has them (default: {' '.join(also)})"
+    add("--also", nargs="+", default=also, metavar="METRIC", help=help_also)
     add(
         "--bounds",
         action="store_true",

@@ -2,8 +2,8 @@
 
 usage: isaseg evaluate checkpoint=FILE [data=NAME] [data.root=/path/to/it] [KEY=VALUE ...]
 
-Computes IoU and accuracy of each class, mIoU, mAcc and aAcc. Writes metrics.json, confusion.png and the worst images
-into a folder below <output_dir>/evaluate.
+Computes IoU, accuracy and Boundary IoU of each class, their means, the pixel accuracy and the mean mIoU of an image.
+Writes metrics.json, confusion.png and the worst images into a folder below <output_dir>/evaluate.
 
   checkpoint=FILE       from training or export, mmsegmentation or openseg
   data=cityscapes       the data set; default: that of the run whose folder has the checkpoint, with its root and all its

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, cast
 
 import lightning
 import torch
@@ -31,7 +32,7 @@ from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies, labels_of_views, predict_labels, views
-from isaseg.inference.metrics import count_each, known, scores
+from isaseg.inference.metrics import MEANS, boundary_scores, count_boundary, count_each, known, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 from isaseg.runs.pictures import Sample, save_figure, save_picture, stem
@@ -52,7 +53,7 @@ class Evaluation(lightning.LightningModule):
         stack: Closes the progress bar.
 
     Attributes:
-        scores: At the end, on every process: what `metrics.scores` returns for the whole split.
+        scores: At the end, on every process: what `metrics.SplitScores` computes of the whole split.
         pictures: At the end: mIoU and name of every picture of the split, the worst first, and last those without a label
             that counts (NaN).
         images_per_second: Of all processes, NaN before the first.
@@ -69,7 +70,9 @@ class Evaluation(lightning.LightningModule):
         self.segmenter, self.how, self.data, self.split, self.stack = segmenter, how, data, split, stack
         source = data.source(split)
         self.num_classes, self.ignore_index = len(source.classes), source.ignore_index
+        size = self.num_classes + 1
         self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64)
+        self.boundary = torch.zeros(size, size, dtype=torch.int64)
         self.total, self.done = data.length(split), 0
         self.mine: list[tuple[float, str]] = []
         self.advance: Callable[[int], None] = lambda number: None
@@ -90,8 +93,10 @@ class Evaluation(lightning.LightningModule):
         """Count batches, each of pictures of one size."""
         for batch in batches:
             labels = labels_of_views(self.segmenter, batch["views"], batch["size"], self.how)
-            counts = count_each(labels, batch["mask"], self.num_classes, self.ignore_index).cpu()
-            counts = known(counts, self.ignore_index, batch["mask"])
+            what = labels, batch["mask"], self.num_classes, self.ignore_index
+            counts, boundary = count_each(*what), count_boundary(*what)
+            self.boundary += boundary.cpu()
+            counts = known(counts.cpu(), self.ignore_index, batch["mask"])
             self.matrix += counts.sum(0)
             self.mine += [
                 (float(scores(c)["mIoU"]), name) for c, name in zip(counts, batch["id"], strict=True)
@@ -104,14 +109,19 @@ class Evaluation(lightning.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Bring together what the processes have counted."""
-        matrix: Any = self.trainer.strategy.reduce(self.matrix.to(self.device), reduce_op="sum")
-        self.scores = scores(matrix)
+        matrix, boundary = (
+            cast(Tensor, self.trainer.strategy.reduce(counts.to(self.device), reduce_op="sum"))
+            for counts in (self.matrix, self.boundary)
+        )
         parts: list[list[tuple[float, str]]] = [self.mine]
         if is_initialized():
             parts = [[] for _ in range(get_world_size())]
             all_gather_object(parts, self.mine)
         every = [pair for part in parts for pair in part]
         self.pictures = sorted(every, key=lambda pair: (math.isnan(pair[0]), pair))
+        labelled = [score for score, _ in every if not math.isnan(score)]
+        each = torch.tensor(fmean(labelled) if labelled else math.nan, dtype=torch.float64)
+        self.scores = {**scores(matrix), **boundary_scores(boundary), "image_mIoU": each}
 
 
 def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
@@ -213,9 +223,11 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
         "images": len(module.pictures),
         "images_per_second": module.images_per_second,
         "test": OmegaConf.to_container(cfg.test, resolve=True),
-        **{key: finite_number(scores[key]) for key in ("mIoU", "mAcc", "aAcc")},
-        "IoU": {name: finite_number(x) for name, x in zip(classes, scores["iou"], strict=True)},
-        "acc": {name: finite_number(x) for name, x in zip(classes, scores["acc"], strict=True)},
+        **{key: finite_number(scores[key]) for key in MEANS},
+        **{
+            key: {name: finite_number(x) for name, x in zip(classes, scores[key.lower()], strict=True)}
+            for key in ("IoU", "acc", "boundary_IoU")
+        },
         "worst": [{"id": name, "mIoU": score} for score, name in worst],
         "confusion": matrix.tolist(),
     }
@@ -225,9 +237,10 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
     with replace_file(folder / "metrics.json") as file:
         file.write((text + "\n").encode())
     console.print(class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
-    miou, macc, aacc = (percent(metrics[key]) for key in ("mIoU", "mAcc", "aAcc"))
+    miou, macc, aacc, boundary, each = (percent(metrics[key]) for key in MEANS)
     console.print(
-        f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} % on "
+        f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} %, boundary mIoU {boundary} %, "
+        f"mean mIoU of an image {each} % on "
         f"{metrics['images']} images, {module.images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
         if metrics["mIoU"] is not None
         else "no pixel of the split has a label that counts"

@@ -19,6 +19,8 @@ from isaseg.runs.history import read_history
 from isaseg.runs.loggers import NeverFatalWandbLogger
 from isaseg.runs.pictures import figure_pixels, save_figure
 
+_OF_CLASSES = ("iou", "acc", "boundary_iou")
+
 
 def finite_number(value: Any) -> int | float | None:
     """Return a number as JSON can hold it: None for NaN and infinity."""
@@ -37,20 +39,22 @@ def run_metrics(
 
 
 def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str = "validation") -> Table:
-    """Return IoU and accuracy per class in per cent, with the means below.
+    """Return IoU, accuracy and Boundary IoU per class in per cent, with the means below.
 
     Args:
         classes: Names, K.
-        scores: What `ConfusionMatrix.compute` returns.
+        scores: What `SplitScores.compute` returns.
         title: Shown above the table.
     """
     table = Table(title=title, show_footer=True)
-    table.add_column("class", footer="mIoU / mAcc")
+    table.add_column("class", footer="mean")
     table.add_column("IoU %", footer=percent(scores["mIoU"]), justify="right")
     table.add_column("acc %", footer=percent(scores["mAcc"]), justify="right")
-    for name, iou, acc in zip(classes, scores["iou"], scores["acc"], strict=True):
-        table.add_row(name, percent(iou), percent(acc), style="dim" if torch.isnan(iou) else None)
-    table.caption = f"pixel accuracy (aAcc) {percent(scores['aAcc'])} %"
+    table.add_column("boundary IoU %", footer=percent(scores["boundary_mIoU"]), justify="right")
+    for name, *shares in zip(classes, *(scores[key] for key in _OF_CLASSES), strict=True):
+        table.add_row(name, *map(percent, shares), style="dim" if torch.isnan(shares[0]) else None)
+    pixels, images = percent(scores["aAcc"]), percent(scores["image_mIoU"])
+    table.caption = f"pixel accuracy (aAcc) {pixels} %\nmean mIoU of an image {images} %"
     return table
 
 
@@ -59,8 +63,9 @@ def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mappi
     takers = [item for item in loggers if isinstance(item, NeverFatalWandbLogger | GuardedLogger)]
     if not takers:  # drawing 150 classes takes a second
         return
-    columns, values = ["class", "IoU", "acc"], zip(classes, scores["iou"], scores["acc"], strict=True)
-    rows = [[name, finite_number(iou), finite_number(acc)] for name, iou, acc in values]
+    columns = ["class", "IoU", "acc", "boundary IoU"]
+    values = zip(classes, *(scores[key] for key in _OF_CLASSES), strict=True)
+    rows = [[name, *map(finite_number, shares)] for name, *shares in values]
     # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
     figure = confusion_figure(scores["matrix"], classes)
     for logger in takers:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
-from isaseg.inference.metrics import ConfusionMatrix, group_accuracy
+from isaseg.inference.metrics import MEANS, ConfusionMatrix, SplitScores, group_accuracy
 from isaseg.models.contract import takes_align_corners
 from isaseg.models.losses import Average, CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
@@ -23,16 +23,17 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Any]
 
 # What a validation logs, so that a callback may monitor it.
-SCORES = ["val/loss", "val/mIoU", "val/mAcc", "val/aAcc"]
+SCORES = ["val/loss", *(f"val/{name}" for name in MEANS)]
 GROUP_SCORES = ["val/group_acc", "val/group_acc_far"]
 
 
 class SegmentationModule(lightning.LightningModule):
     """Train and validate a `Segmenter`.
 
-    Logs val/loss, val/mIoU, val/mAcc and val/aAcc (fractions) every validation, with val/group_acc and val/group_acc_far
-    if the data set has groups; and the same as test/... The losses of a training step are left in `step_losses`, by the
-    key under which `watch.Watch` logs them with the rate; the speed is logged by `callbacks.StepTimer`.
+    Logs val/loss and the `metrics.MEANS` as val/mIoU and so on (fractions) every validation, with val/group_acc and
+    val/group_acc_far if the data set has groups; and the same as test/... The losses of a training step are left in
+    `step_losses`, by the key under which `watch.Watch` logs them with the rate; the speed is logged by
+    `callbacks.StepTimer`.
 
     Args:
         segmenter: The network.
@@ -73,7 +74,7 @@ class SegmentationModule(lightning.LightningModule):
         self.make_optimizer = make_optimizer
         self.groups = groups
         self.description, self.config = description, config
-        self.confusion = ConfusionMatrix(num_classes, ignore_index)
+        self.confusion = SplitScores(num_classes, ignore_index)
         self.confusion_far = ConfusionMatrix(num_classes, ignore_index)
         # not by Lightning, which would wait for processes without a picture
         self.mean_loss = MeanMetric(nan_strategy="disable")
@@ -150,7 +151,7 @@ class SegmentationModule(lightning.LightningModule):
 
     def _count(self, batches: list[Batch], split: str) -> None:
         if not batches:  # of a process without a picture: torchmetrics warns of metrics without an update
-            nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+            nothing = torch.zeros(1, 0, 0, dtype=torch.int64, device=self.device)
             self.mean_loss.update(nothing.float(), 0)
             for metric in (self.confusion, self.confusion_far):
                 metric.update(nothing, nothing)
@@ -168,7 +169,7 @@ class SegmentationModule(lightning.LightningModule):
         self.last_scores = self.confusion.compute()
         if self.last_scores["aAcc"].isnan():
             log.warning("no pixel of the %s split has a label that counts, so its scores are NaN", split)
-        for name in ("mIoU", "mAcc", "aAcc"):
+        for name in MEANS:
             self.log(f"{split}/{name}", self.last_scores[name].float(), prog_bar=name == "mIoU")
         if self.groups:
             self.log(f"{split}/group_acc", group_accuracy(self.last_scores["matrix"], self.groups).float())
