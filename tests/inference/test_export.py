@@ -216,13 +216,14 @@ def test_the_command_writes_every_format(tmp_path: Path) -> None:
         "export.py", "checkpoint=net.safetensors", "output=out", "align_corners=true", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    first, compared, last = (done.stdout + done.stderr).splitlines()
-    assert first.startswith("out/net.safetensors  ") and last.startswith("out/net.onnx  ")
+    compared, *listed = (done.stdout + done.stderr).splitlines()
+    names = ["model.safetensors", "config.json", "README.md", "model.onnx"]
+    assert [line.split("  ")[0] for line in listed] == [f"out/{name}" for name in names]
     assert compared.startswith("largest relative difference from PyTorch ")
-    assert files(tmp_path / "out") == {"net.onnx", "net.safetensors"}
-    aligned = load_model(tmp_path / "out" / "net.safetensors")
+    assert files(tmp_path / "out") == set(names)
+    aligned = load_model(tmp_path / "out")
     assert aligned.segmenter.align_corners and aligned.segmenter.aux_head is not None
-    assert difference(session(tmp_path / "out" / "net.onnx"), aligned, (1, 40, 56)) <= 1e-5
+    assert difference(session(tmp_path / "out" / "model.onnx"), aligned, (1, 40, 56)) <= 1e-5
 
 
 @pytest.mark.parametrize(

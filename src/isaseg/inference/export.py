@@ -119,15 +119,14 @@ def _push(folder: Path, names: list[str], repository: str) -> str:
     files = [CommitOperationAdd(name, folder / name) for name in names]
     try:
         HfApi().create_repo(repository, exist_ok=True)
-        return str(
-            HfApi().create_commit(repository, files, commit_message=f"isaseg {__version__}").commit_url
-        )
+        done = HfApi().create_commit(repository, files, commit_message=f"isaseg {__version__}")
+        return done.commit_url
     except (
         Exception
-    ) as error:  # of the system or of an HTTP library, which one depends on the version of the hub's
+    ) as error:  # of the system or of an HTTP library, as the version of huggingface_hub has it
         raise ConfigError(
             f"expected the hub to take push_to_hub={repository}, got {reason(error)}; '{folder}' is complete: run the "
-            f"same command again, or `hf upload {repository} {folder}`"
+            "same command again, or push from a machine that reaches the hub"
         ) from error
 
 

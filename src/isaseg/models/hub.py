@@ -76,21 +76,19 @@ def located(path: Path | str, revision: str | None = None, **download: Any) -> P
     """
     path = Path(path)
     name = _NAME.fullmatch(str(path))
-    is_path = path.exists() or path.suffix in SUFFIXES or path.parts[0] in ("", "..") or name is None
-    if is_path or Path(path.parts[0]).is_dir():
+    if name is None or path.exists() or path.suffix in SUFFIXES or Path(path.parts[0]).is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"expected a name of the hub, USER/NAME, with {revision=}, got path='{path}'"
             )
         return path
-    assert name is not None
     revision = revision or name["revision"]
     try:
         files = [WEIGHTS, DESCRIPTION]
         folder = snapshot_download(name["repo"], revision=revision, allow_patterns=files, **download)
     except (
         Exception
-    ) as error:  # of the system or of an HTTP library, which one depends on the version of the hub's
+    ) as error:  # of the system or of an HTTP library, as the version of huggingface_hub has it
         raise CheckpointError(
             f"expected a file, a folder or a network of the hub, got '{path}': there is no such path, and "
             f"{constants.ENDPOINT} does not give that repository ({reason(error)}). Check the name; log in with "
