@@ -51,9 +51,10 @@ def described_parts(description: Any) -> tuple[Callable[[], Backbone], dict[str,
     _check_facts(description)
     head = description["head"]
     _check_arguments(head, "head", _HEAD | _ABSENT, _HEAD)
-    arguments = {"num_classes": description["num_classes"], "attention": _attention(description["attention"])}
-    return _backbone(description["backbone"]), {
-        **arguments,
+    backbone = _backbone(description["backbone"])
+    return backbone, {
+        "num_classes": description["num_classes"],
+        "attention": _attention(description["attention"]),
         **head,
         "negative_slope": description.get("negative_slope", 0.0),
     }
