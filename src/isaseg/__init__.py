@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isaseg.checkpoints.loading import load_segmenter
     from isaseg.models.interlaced import InterlacedSparseAttention
+    from isaseg.models.segmenter import Segmenter
 
 # Otherwise albumentations asks pypi.org for a newer version in every process.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-__all__ = ["InterlacedSparseAttention", "load_segmenter"]
+__all__ = ["InterlacedSparseAttention", "Segmenter", "load_segmenter"]
 __version__ = "0.1.0"
 
 
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from isaseg.models.interlaced import InterlacedSparseAttention
 
         return InterlacedSparseAttention
+    if name == "Segmenter":
+        from isaseg.models.segmenter import Segmenter
+
+        return Segmenter
     if name == "load_segmenter":
         from isaseg.checkpoints.loading import load_segmenter
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")  # of files of a network
+
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[BinaryIO]:

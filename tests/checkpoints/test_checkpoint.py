@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from isaseg import config
-from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model, load_model, load_segmenter, load_weights
-from isaseg.checkpoints.writing import DurableCheckpointIO, save_safetensors
+from isaseg.checkpoints.writing import DurableCheckpointIO
 from isaseg.data.module import SegmentationDataModule
 from isaseg.errors import CheckpointError, ConfigError
-from isaseg.models.tensor_files import load_checkpoint
+from isaseg.models.segmenter import build_described
+from isaseg.models.tensor_files import load_checkpoint, save_safetensors
 from isaseg.training.build import build_module, describe
 from isaseg.training.resume import find_resume
 from isaseg.training.run import train
@@ -227,7 +227,7 @@ def test_c1_files_are_written_beside_their_places(
     monkeypatch.setattr(os, "replace", lambda a, b: (seen.append((Path(a), Path(b))), replace(a, b)))
     checkpoint, tensors = tmp_path / "last.ckpt", tmp_path / "model.safetensors"
     save(checkpoint, 1)
-    save_safetensors(model, tensors)
+    save_safetensors(model.segmenter, model.description, tensors)
     assert [target for _, target in seen] == [checkpoint, tensors]
     assert {temporary.parent for temporary, _ in seen} == {tmp_path}
     assert torch.equal(DurableCheckpointIO().load_checkpoint(checkpoint)["w"], torch.full((5000,), 1.0))
@@ -237,7 +237,7 @@ def test_c1_files_are_written_beside_their_places(
 def test_our_files_give_the_same_network(model: Model, tmp_path: Path) -> None:
     x = picture()
     want = model.segmenter(x)
-    save_safetensors(model, tmp_path / "new" / "model.safetensors")
+    save_safetensors(model.segmenter, model.description, tmp_path / "new" / "model.safetensors")
     for path in (save_ours(model, tmp_path / "a.ckpt"), tmp_path / "new" / "model.safetensors"):
         loaded = load_model(path)
         assert loaded.kind == "isaseg"
@@ -258,7 +258,7 @@ def test_a_network_of_inplace_abn_keeps_the_signs_of_its_weights(tmp_path: Path)
     for name, weight in model.segmenter.named_parameters():
         if weight.ndim == 1:
             weight.normal_()
-    save_safetensors(model, tmp_path / "a.safetensors")
+    save_safetensors(model.segmenter, model.description, tmp_path / "a.safetensors")
     x = picture()
     for path in (save_ours(model, tmp_path / "a.ckpt"), tmp_path / "a.safetensors"):
         loaded = load_segmenter(path)
@@ -364,7 +364,7 @@ def test_a_hostile_safetensors_file_is_refused(content: bytes, tmp_path: Path) -
 
 def test_a_spoiled_safetensors_file_of_ours_is_refused(model: Model, tmp_path: Path) -> None:
     whole, path = tmp_path / "whole.safetensors", tmp_path / "model.safetensors"
-    save_safetensors(model, whole)
+    save_safetensors(model.segmenter, model.description, whole)
     for size in (5, 100, 10_000, whole.stat().st_size - 1):
         path.write_bytes(whole.read_bytes()[:size])
         with pytest.raises(CheckpointError, match="expected a whole safetensors file"):

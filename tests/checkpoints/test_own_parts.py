@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model, check_described, load_model
-from isaseg.checkpoints.writing import save_safetensors
+from isaseg.checkpoints.loading import load_model
 from isaseg.errors import CheckpointError
+from isaseg.models.segmenter import build_described, check_described
+from isaseg.models.tensor_files import save_safetensors
 from isaseg.trust import VARIABLE
-from tests.checkpoints.test_description import DESCRIPTION, NESTED
+from tests.models.test_description import DESCRIPTION, NESTED
 
 OWN: dict[str, Any] = {
     **DESCRIPTION,
@@ -27,7 +27,7 @@ def test_own_parts_are_built_again_from_a_file(ownlab: Path) -> None:
     segmenter = build_described(OWN).eval()
     check_described(OWN, segmenter)
     assert segmenter.head.attention.gain == 2 and segmenter.backbone.channels == [3, 5]
-    save_safetensors(Model(segmenter, "isaseg", OWN), ownlab / "a.safetensors")
+    save_safetensors(segmenter, OWN, ownlab / "a.safetensors")
     loaded = load_model(ownlab / "a.safetensors")
     assert loaded.description == OWN
     x = torch.randint(0, 256, (1, 3, 33, 41), dtype=torch.uint8)
@@ -53,7 +53,7 @@ def test_a_stranger_s_description_imports_nothing_without_trust(
     trusted: str | None, ownlab: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segmenter = build_described(OWN)
-    save_safetensors(Model(segmenter, "isaseg", OWN), ownlab / "a.safetensors")
+    save_safetensors(segmenter, OWN, ownlab / "a.safetensors")
     del sys.modules["ownlab"]
     (ownlab / "ran").unlink()
     if trusted is None:

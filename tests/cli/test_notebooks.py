@@ -130,7 +130,7 @@ def test_the_quickstart_runs(started: tuple[Path, AsyncKernelManager]) -> None:
     (run,) = (folder / "outputs" / "lamps_isa").glob("isa*")
     assert written(folder) == {"outputs"}
     assert (run / "metrics.json").is_file()
-    assert (run / "exported" / "lamps.safetensors").is_file()
+    assert (run / "exported" / "model.safetensors").is_file()
     text = said(document)
     assert "128 x128              4.03 G   206.2 G     20.0 MiB   1024 MiB" in text
     assert "largest difference of its logits: 0\n" in text

@@ -11,12 +11,11 @@ import torch
 from omegaconf import DictConfig
 
 from isaseg import config
-from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model
 from isaseg.checkpoints.parts import copy_parts
-from isaseg.checkpoints.writing import save_safetensors
 from isaseg.config.checks import check
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
+from isaseg.models.segmenter import build_described
+from isaseg.models.tensor_files import save_safetensors
 from tests import forked
 
 DESCRIPTION: dict[str, Any] = {
@@ -33,7 +32,7 @@ def saved(path: Path, seed: int = 0, **changes: Any) -> Path:
     """Write the network of DESCRIPTION, with changes."""
     description = DESCRIPTION | changes
     torch.manual_seed(seed)
-    save_safetensors(Model(build_described(description), "isaseg", description), path)
+    save_safetensors(build_described(description), description, path)
     return path
 
 

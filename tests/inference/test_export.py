@@ -14,14 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from isaseg.checkpoints.description import build_described
 from isaseg.checkpoints.loading import Model, load_model
-from isaseg.checkpoints.writing import save_safetensors
 from isaseg.cli import export as cli
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.inference import export
 from isaseg.models import context_modules
-from isaseg.models.segmenter import Segmenter
+from isaseg.models.segmenter import Segmenter, build_described
+from isaseg.models.tensor_files import save_safetensors
 from tests import forked
 from tests.inference.tiny import files
 from tests.reliability.small import STRESS
@@ -212,18 +211,19 @@ def test_a_network_of_broken_weights_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_every_format(tmp_path: Path) -> None:
     model = make()
-    save_safetensors(model, tmp_path / "net.safetensors")
+    save_safetensors(model.segmenter, model.description, tmp_path / "net.safetensors")
     done = forked.run(
         "export.py", "checkpoint=net.safetensors", "output=out", "align_corners=true", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    first, compared, last = (done.stdout + done.stderr).splitlines()
-    assert first.startswith("out/net.safetensors  ") and last.startswith("out/net.onnx  ")
+    compared, *listed = (done.stdout + done.stderr).splitlines()
+    names = ["model.safetensors", "config.json", "README.md", "model.onnx"]
+    assert [line.split("  ")[0] for line in listed] == [f"out/{name}" for name in names]
     assert compared.startswith("largest relative difference from PyTorch ")
-    assert files(tmp_path / "out") == {"net.onnx", "net.safetensors"}
-    aligned = load_model(tmp_path / "out" / "net.safetensors")
+    assert files(tmp_path / "out") == set(names)
+    aligned = load_model(tmp_path / "out")
     assert aligned.segmenter.align_corners and aligned.segmenter.aux_head is not None
-    assert difference(session(tmp_path / "out" / "net.onnx"), aligned, (1, 40, 56)) <= 1e-5
+    assert difference(session(tmp_path / "out" / "model.onnx"), aligned, (1, 40, 56)) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_mistakes_are_reported_before_anything_is_written(
 def test_an_output_that_cannot_be_used_is_reported(refused: Callable[..., str]) -> None:
     for key, other in (("checkpoint", "output"), ("output", "checkpoint")):
         assert f"expected a value for {key}, got none" in refused(f"{other}=a")
-    save_safetensors(make(), Path("net.safetensors"))
+    save_safetensors(make().segmenter, make().description, Path("net.safetensors"))
     assert "expected another folder" in refused("checkpoint=net.safetensors", "output=.")
     Path("out").write_bytes(b"")
     line = refused("checkpoint=net.safetensors", "formats=[safetensors]", "output=out")

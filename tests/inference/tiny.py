@@ -10,9 +10,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from isaseg import config
-from isaseg.checkpoints.description import build_described
-from isaseg.checkpoints.loading import Model
-from isaseg.checkpoints.writing import save_safetensors
+from isaseg.models.segmenter import build_described
+from isaseg.models.tensor_files import save_safetensors
 
 PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
 
@@ -31,7 +30,7 @@ def make_checkpoint(path: Path, num_classes: int, **known: Any) -> Path:
         torch.nn.init.normal_(segmenter.head.classifier.weight)
         logits = segmenter.coarse(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
         segmenter.head.classifier.bias -= logits.mean((0, 2, 3))
-    save_safetensors(Model(segmenter, "isaseg", description), path)
+    save_safetensors(segmenter, description, path)
     return path
 
 

@@ -38,7 +38,7 @@ def test_importing_the_package_is_cheap() -> None:
 def test_the_public_names_need_neither_lightning_nor_hydra() -> None:
     loaded = answer("""
         import json, sys
-        from isaseg import InterlacedSparseAttention, load_segmenter
+        from isaseg import InterlacedSparseAttention, Segmenter, load_segmenter
         import isaseg.models
         isaseg.models.context_modules(), isaseg.models.build_segmenter
         print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))

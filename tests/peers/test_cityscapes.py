@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from isaseg.checkpoints.loading import load_model
-from isaseg.checkpoints.writing import save_safetensors
 from isaseg.config import compose_from
 from isaseg.data.info import dataset_info
 from isaseg.inference import predict
 from isaseg.inference.evaluate import evaluate_model
 from isaseg.inference.label_files import known_format
+from isaseg.models.tensor_files import save_safetensors
 from tests import fakes
 from tests.inference.tiny import make_checkpoint
 from tests.peers.peer import PEER, run_peer
@@ -51,7 +51,7 @@ def test_what_predict_writes_has_the_official_score_that_evaluate_gives(tmp_path
     checkpoint = make_checkpoint(tmp_path / "model.safetensors", 19, data="cityscapes")
     model = load_model(checkpoint)
     model.segmenter.head.classifier.bias.data[[14, 16]] = -1000.0  # truck and train are not predicted either
-    save_safetensors(model, checkpoint)
+    save_safetensors(model.segmenter, model.description, checkpoint)
     words = [f"checkpoint={checkpoint}", f"input={data}/leftImg8bit/val", f"output={tmp_path}/out"]
     assert predict.predict_pictures(compose_from("predict", words)) == 0
     shutil.make_archive(str(tmp_path / "submission"), "zip", tmp_path / "out" / "labels")

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from isaseg.checkpoints.loading import load_model, read_network
-from isaseg.checkpoints.writing import save_safetensors
+from isaseg.models.tensor_files import save_safetensors
 from isaseg.training.run import train
 from tests import forked
 from tests import openseg_reference as reference
@@ -47,7 +47,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("files")
     train(compose_overrides(*SMALL, "trainer.max_steps=2", f"run_dir={folder / 'run'}"))
     ours = folder / "run" / "checkpoints" / "best.ckpt"
-    save_safetensors(load_model(ours), folder / "exported" / "best.safetensors")
+    ours_model = load_model(ours)
+    save_safetensors(ours_model.segmenter, ours_model.description, folder / "exported" / "best.safetensors")
     (folder / "exported" / "best.onnx").touch()
     torch.manual_seed(1)
     weights = reference.with_torch_norms(reference.raw_weights(reference.TORCH))

@@ -62,9 +62,9 @@ def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exporte
     assert Path("out/labels/a.png").exists()
     export_checkpoint(compose_for("export", "output=exported", "formats=[safetensors,onnx]"))
     image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
-    again = load_model(Path("exported/best.safetensors")).segmenter
+    again = load_model(Path("exported")).segmenter
     assert torch.equal(again(image), model.segmenter(image))
-    assert Path("exported/best.onnx").exists()
+    assert Path("exported/model.onnx").exists()
 
     monkeypatch.setenv(VARIABLE, "otherlab")
     for refuse in (

@@ -1,7 +1,7 @@
 """Load weights or whole networks from checkpoint files. Needs neither Lightning nor Hydra."""
 
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from isaseg.checkpoints import published
-from isaseg.checkpoints.description import build_described, part_name
 from isaseg.errors import CheckpointError
-from isaseg.models.segmenter import Segmenter
+from isaseg.models.description import differences
+from isaseg.models.hub import located
+from isaseg.models.segmenter import Segmenter, fitting, network_of
 from isaseg.models.tensor_files import load_checkpoint, load_file
 
 
@@ -62,7 +63,7 @@ def copy_weights(
         {name: t for name, t in weights.items() if not any(fnmatch.fnmatchcase(name, i) for i in ignore)}
         for weights in (ours, theirs)
     )
-    listed = _differences(ours, theirs, str)
+    listed = differences(ours, theirs, str)
     if listed:
         raise CheckpointError(
             f"expected the weights of this model in '{path}', got others. {listed}. "
@@ -86,7 +87,11 @@ class Model(NamedTuple):
 
 
 def load_model(
-    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+    path: Path | str,
+    *,
+    revision: str | None = None,
+    group_size: Sequence[int] | None = None,
+    align_corners: bool | None = None,
 ) -> Model:
     """Load a network from one of our checkpoints, or from an ISANet checkpoint of mmsegmentation or openseg.
 
@@ -94,8 +99,9 @@ def load_model(
     executed, and a file with a tensor that is not used is refused.
 
     Args:
-        path: A checkpoint of a training run, a safetensors file of `save_safetensors`, or a published .pth file. Tensor
-            names tell which.
+        path: A checkpoint of a training run, a safetensors file of ours or a published .pth file; tensors tell which.
+            Or what `Segmenter.from_pretrained` takes: a folder of `save_pretrained`, or USER/NAME on the hub.
+        revision: Of a network of the hub: a branch, tag or commit.
         group_size: (P_h, P_w), instead of the file's. A published file without its configuration does not say; then it
             is (8, 8), the only published value.
         align_corners: How logits are resized, instead of the file's. openseg: True. mmsegmentation: True for its models
@@ -105,7 +111,7 @@ def load_model(
         CheckpointError: If the file is missing, damaged or of another network; lists all tensors that are missing,
             unexpected or of another shape.
     """
-    path = Path(path)
+    path = located(path, revision)
     kind, description, weights = read_network(path)
     if group_size is not None:
         attention = {**description["attention"], "group_size": list(group_size)}
@@ -113,15 +119,13 @@ def load_model(
     if align_corners is not None:
         description = {**description, "head": {**description["head"], "align_corners": align_corners}}
     try:
-        segmenter = build_described(description)
+        return Model(network_of(description, weights), kind, description)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load '{path}': {error}") from error
-    segmenter.load_state_dict(weights)
-    return Model(segmenter.eval(), kind, description)
 
 
 def read_network(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Return kind and description of the network in a file, as in `Model`, and its weights under our names.
+    """Return kind and description of the network in a file or folder, as in `Model`, and its weights under our names.
 
     Raises:
         CheckpointError: As `load_model`.
@@ -129,38 +133,20 @@ def read_network(path: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     content = load_file(path)
     try:
         kind, description, weights, key = _recognise(content)
-        with torch.device("meta"):  # takes no memory, however large the described network is
-            wanted = build_described(description).state_dict()
-        listed = _differences(wanted, weights, key)
-        if listed:
-            raise CheckpointError(
-                f"expected the weights of {part_name(description['backbone'])} with "
-                f"{part_name(description['attention'])}, got others. {listed}. Use the whole and unchanged file"
-            )
+        return kind, description, fitting(description, weights, key)
     except CheckpointError as error:
         raise CheckpointError(f"cannot load '{path}': {error}") from error
-    return kind, description, {name: weights[key(name)] for name in wanted}
-
-
-def check_described(description: dict[str, Any], segmenter: Segmenter) -> None:
-    """Check that `load_model` will build a network again from its description.
-
-    Raises:
-        CheckpointError: If the description is refused, or that of another network.
-    """
-    with torch.device("meta"):
-        built = build_described(description).state_dict()
-    if listed := _differences(built, segmenter.state_dict(), str):
-        raise CheckpointError(
-            f"expected parts that are built again from their arguments alone, got other tensors: {listed}"
-        )
 
 
 def load_segmenter(
-    path: Path, *, group_size: Sequence[int] | None = None, align_corners: bool | None = None
+    path: Path | str,
+    *,
+    revision: str | None = None,
+    group_size: Sequence[int] | None = None,
+    align_corners: bool | None = None,
 ) -> Segmenter:
     """Return only the network of `load_model`: uint8 RGB (B, 3, H, W) in, logits (B, K, H, W) out."""
-    return load_model(path, group_size=group_size, align_corners=align_corners).segmenter
+    return load_model(path, revision=revision, group_size=group_size, align_corners=align_corners).segmenter
 
 
 def _recognise(content: dict[str, Any]) -> published.Published:
@@ -185,29 +171,3 @@ def _recognise(content: dict[str, Any]) -> published.Published:
     prefix = "segmenter." if any(name.startswith("segmenter.") for name in weights) else ""
     weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
     return published.Published("isaseg", content["isaseg"], weights, lambda name: prefix + name)
-
-
-def _differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:
-    """List what is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
-
-    Args:
-        wanted: The tensors of the network.
-        found: The tensors of the file, under its names.
-        key: Returns the file's name for one of the network's.
-    """
-    names = {key(name): tensor for name, tensor in wanted.items()}
-    faults = {
-        "missing": [name for name in names if name not in found],
-        "unexpected": [name for name in found if name not in names],
-        "mismatched (file -> model)": [
-            f"{name} {tuple(found[name].shape)} -> {tuple(tensor.shape)}"
-            for name, tensor in names.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-        "mismatched type (file -> model)": [
-            f"{name} {found[name].dtype} -> {tensor.dtype}"
-            for name, tensor in names.items()
-            if name in found and found[name].is_floating_point() != tensor.is_floating_point()
-        ],
-    }
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import read_network
 from isaseg.errors import CheckpointError
+from isaseg.models.description import other_name
 from isaseg.models.segmenter import Segmenter
 
 log = logging.getLogger(__name__)

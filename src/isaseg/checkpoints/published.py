@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from isaseg.checkpoints.description import is_names, is_palette
 from isaseg.checkpoints.published_tensors import MMSEG_NAMES, openseg_names, openseg_values, renamed
 from isaseg.errors import CheckpointError
+from isaseg.models.description import is_names, is_palette
 
 _DEPTHS = {6: 50, 23: 101}  # by the number of blocks in the third stage
 _GROUP_SIZE = [

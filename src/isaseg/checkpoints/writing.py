@@ -3,7 +3,6 @@
 The only file of the project that calls `torch.save`. Reading needs no Lightning and is done in `loading.py`.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -13,9 +12,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from safetensors.torch import save as to_safetensors
 
-from isaseg.checkpoints.loading import Model
 from isaseg.errors import CheckpointError
 from isaseg.files import replace_file
 from isaseg.models.tensor_files import load_checkpoint, reason
@@ -78,14 +75,3 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """
         held, self._held = self._held, None
         return held[1] if held is not None and held[0] == Path(path) else load_checkpoint(Path(path))
-
-
-def save_safetensors(model: Model, path: Path) -> None:
-    """Write weights and description to a safetensors file, which `load_model` reads and which cannot hold code.
-
-    Raises:
-        OSError: If it cannot be written; an older file is left untouched.
-    """
-    weights = {name: t.detach().cpu().contiguous() for name, t in model.segmenter.state_dict().items()}
-    with replace_file(path) as file:
-        file.write(to_safetensors(weights, {"isaseg": json.dumps(model.description)}))

@@ -5,7 +5,7 @@ usage: isaseg evaluate checkpoint=FILE [data=NAME] [data.root=/path/to/it] [KEY=
 Computes IoU, accuracy and Boundary IoU of each class, their means, the pixel accuracy and the mean mIoU of an image.
 Writes metrics.json, confusion.png and the worst images into a folder below <output_dir>/evaluate.
 
-  checkpoint=FILE       from training or export, mmsegmentation or openseg
+  checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub
   data=cityscapes       the data set; default: that of the run whose folder has the checkpoint, with its root and all its
                         keys, else the one that the checkpoint names
   data.root=DIR         another root

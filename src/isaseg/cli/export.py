@@ -1,20 +1,27 @@
-"""Write a trained network in other formats.
+"""Write a trained network in other formats, to use it elsewhere or share it.
 
 usage: isaseg export checkpoint=FILE output=DIR [KEY=VALUE ...]
 
-Writes into the folder `output`, under the name of the checkpoint:
-  NAME.safetensors    weights and description, nothing that could run; every command takes it as checkpoint=
-  NAME.onnx           a graph for any number of images of any size, compared with PyTorch before it is written; needs
+Writes into the folder `output`:
+  model.safetensors   the weights, nothing that could run
+  config.json         the description of the network
+  README.md           a model card: data, classes, protocol, commit, command, and the scores of the run
+  model.onnx          a graph for any number of images of any size, compared with PyTorch before it is written; needs
                       `pip install 'isaseg[onnx]'`
+Every command takes the folder as checkpoint=, and so does isaseg.Segmenter.from_pretrained.
 
-  checkpoint=FILE     from training, mmsegmentation or openseg
-  formats=[onnx]      only one of them
+  checkpoint=FILE     from training, mmsegmentation or openseg; or an exported folder, or USER/NAME on the hub
+  formats=[onnx]      only model.onnx; [safetensors]: only the others
+  push_to_hub=USER/NAME
+                      upload these files to the Hugging Face hub, after `hf auth login`. The repository is public if it
+                      is new: for a private one, create it there first
   +trust=[mylab]      where the network has parts of your own package
   group_size=[8,8]    and
   align_corners=true  for a published file that has lost its configuration
 
 Examples:
   isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
+  isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported push_to_hub=USER/NAME
   isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[onnx]
 
 Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and returns `logits`, float32
@@ -22,15 +29,15 @@ Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor norm
 
   image = numpy.asarray(PIL.Image.open("a.jpg").convert("RGB")).transpose(2, 0, 1)[None]
 
-  session = onnxruntime.InferenceSession("exported/best.onnx")
+  session = onnxruntime.InferenceSession("exported/model.onnx")
   labels = session.run(["logits"], {"image": image})[0].argmax(1)
 
-  segmenter = isaseg.load_segmenter("exported/best.safetensors")
+  segmenter = isaseg.load_segmenter("exported")
   labels = segmenter(torch.from_numpy(image.copy())).argmax(1)
 
 For one size there is also torch.export.export(segmenter.fuse(), (torch.from_numpy(image.copy()),)).
 
-Both hold the description of the network, with class names and palette, as JSON in the metadata `isaseg`.
+Both formats hold the description of the network, with class names and palette, as JSON in the metadata `isaseg`, too.
 
 Keys: conf/export.yaml
 """

@@ -8,7 +8,7 @@ Writes into the folder `output`, under the names that the images have in the fol
   overlays/NAME.jpg     the classes' colours over the image, at most 2048 pixels a side; and legend.png
 These replace files of an earlier run. An image that cannot be read is reported and skipped.
 
-  checkpoint=FILE       from training or export, mmsegmentation or openseg
+  checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
   overlays=false        labels only

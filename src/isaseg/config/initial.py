@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from isaseg.config.targets import check_targets
 from isaseg.errors import CheckpointError, ConfigError
-from isaseg.files import sha256
+from isaseg.files import SUFFIXES, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARTS = ("backbone", "attention", "head")
-_SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")
 _WORD = re.compile(rf"([+~]*)/?(({'|'.join(_PARTS)})(?:\.[\w.]+)?)(?:[@=]|$)")
 
 
@@ -85,18 +84,27 @@ def _with_network(cfg: DictConfig, file: _File, said: Mapping[str, tuple[str, st
 
 
 def initial_file(cfg: DictConfig) -> Path:
-    """Return the path of the file `init_from`: itself, or the only one of a network in that folder.
+    """Return the path of the file `init_from`: itself, or the one of a network in that folder or on the hub.
 
     Raises:
         ConfigError: If there is none, or several.
+        CheckpointError: If the hub does not give it.
     """
     path = Path(str(cfg.init_from))
+    if not path.exists() and path.suffix not in SUFFIXES and len(path.parts) > 1:
+        from isaseg.models.hub import located  # torch
+
+        path = located(path)
+    if (path / "config.json").is_file():
+        from isaseg.models.tensor_files import weights_of
+
+        return weights_of(path)
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
             raise ConfigError(
-                f"expected one file of a network ({' '.join(_SUFFIXES)}) in init_from='{path}', got {names}; name one"
+                f"expected one file of a network ({' '.join(SUFFIXES)}) in init_from='{path}', got {names}; name one"
             )
         return found[0]
     if not path.is_file():
@@ -127,7 +135,7 @@ def _described(node: DictConfig, known: dict[type, dict[str, str]]) -> dict[str,
     """Return name and arguments of a part: of those that are `known` as they are named there, of others the class."""
     from hydra.utils import get_object
 
-    from isaseg.checkpoints.description import NOT_DESCRIBED
+    from isaseg.models.description import NOT_DESCRIBED
 
     target = str(node["_target_"])
     left_out = {"_target_", "_partial_", "label"}
@@ -171,8 +179,8 @@ def _held(cfg: DictConfig, part: str, keys: Sequence[str]) -> dict[str, Any]:
 
 @cache  # the jobs of a sweep begin with one file
 def _read(path: Path, size: int, time: int) -> _File:
-    from isaseg.checkpoints.description import part_name
     from isaseg.checkpoints.loading import read_network
+    from isaseg.models.description import part_name
 
     kind, description, weights = read_network(path)
     log.info(
@@ -190,8 +198,8 @@ def _misfits(cfg: DictConfig, file: _File) -> dict[str, list[str]]:
     """Return, of each of init_parts that does not fit the network of a configuration, what differs."""
     import torch
 
-    from isaseg.checkpoints.description import build_described
     from isaseg.checkpoints.parts import misfits
+    from isaseg.models.segmenter import build_described
 
     nodes = {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("backbone", "attention")}
     if not OmegaConf.is_list(cfg.init_parts) or not all(
@@ -211,7 +219,7 @@ def _misfits(cfg: DictConfig, file: _File) -> dict[str, list[str]]:
 def _conflict(
     cfg: DictConfig, path: Path, file: _File, words: Sequence[str], wrong: Mapping[str, list[str]]
 ) -> CheckpointError:
-    from isaseg.checkpoints.description import part_name
+    from isaseg.models.description import part_name
 
     fit = [part for part in cfg.init_parts if part not in wrong]
     theirs, mine = (

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.distributed import all_gather_object, get_world_size, is_initialized
 
 from isaseg import config
-from isaseg.checkpoints.description import other_name
 from isaseg.checkpoints.loading import Model
 from isaseg.config.checks import check_nodes, prepare_devices
 from isaseg.console import as_typed, counted, percent, quiet
@@ -34,6 +33,7 @@ from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies, labels_of_views, predict_labels, views
 from isaseg.inference.metrics import MEANS, boundary_scores, count_boundary, count_each, known, scores
 from isaseg.inference.protocol import inference_of
+from isaseg.models.description import other_name
 from isaseg.models.segmenter import Segmenter
 from isaseg.runs.pictures import Sample, save_figure, save_picture, stem
 from isaseg.runs.scores import class_table, confusion_figure, finite_number

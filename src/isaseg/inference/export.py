@@ -1,4 +1,4 @@
-"""A network in other formats: safetensors, and ONNX for any number of images of any size."""
+"""A network in other formats: the folder that `Segmenter.from_pretrained` reads, and ONNX for images of any size."""
 
 import copy
 import importlib
@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from isaseg import __version__
 from isaseg.checkpoints.loading import Model, load_model
-from isaseg.checkpoints.writing import save_safetensors
 from isaseg.config import check_value, require
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
+from isaseg.models.hub import CARD, located
 from isaseg.models.segmenter import Segmenter
-from isaseg.models.tensor_files import reason
+from isaseg.models.tensor_files import DESCRIPTION, WEIGHTS, reason
+from isaseg.runs.run_folder import read_facts, read_metrics
 
 log = logging.getLogger(__name__)
 
+_ONNX = "model.onnx"
 TOLERANCE = 1e-5  # of max|a - b| / max|b|
 _ROUNDING = 1e-3  # for a network that amplifies rounding so much that no two programs agree to TOLERANCE
 
@@ -39,17 +43,23 @@ _KEYS: dict[str, Any] = {
         Field(description="[P_h, P_w], two positive integers, or null"),
     ],
     "align_corners": bool | None,
+    "push_to_hub": Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", description="USER/NAME on the hub, or null"
+        ),
+    ],
 }
 
 
 def export_checkpoint(cfg: DictConfig) -> None:
-    """Export a checkpoint into the folder `output`, under its own name.
+    """Export a network into the folder `output`, with a model card, and push it to the hub if `push_to_hub` says so.
 
     Args:
         cfg: Of conf/export.yaml.
 
     Raises:
-        IsasegError: If a value is wrong, the checkpoint does not load, or ONNX cannot hold the network.
+        IsasegError: If a value is wrong, the checkpoint does not load, ONNX cannot hold the network, or the hub refuses.
         OSError: If a file cannot be written.
     """
     path, folder = Path(str(require(cfg, "checkpoint"))), Path(str(require(cfg, "output")))
@@ -58,21 +68,66 @@ def export_checkpoint(cfg: DictConfig) -> None:
         check_value(key, values[key], annotation)
     if "onnx" in cfg.formats:
         _onnx_packages()
+    if cfg.push_to_hub:
+        _check_push(values)
+    path = located(path)
+    if path.exists() and folder.exists() and folder.samefile(path if path.is_dir() else path.parent):
+        raise ConfigError(
+            f"expected another folder than that of checkpoint='{path}', got output={folder}; its files might be replaced"
+        )
     model = load_model(path, group_size=values["group_size"], align_corners=cfg.align_corners)
     if "onnx" in cfg.formats:
         _check_windows(model.segmenter)
-    for name in cfg.formats:
-        target = folder / f"{path.stem}.{name}"
-        if target.exists() and target.samefile(path):
-            raise ConfigError(
-                f"expected another folder than that of checkpoint='{path}', which output={folder} would replace"
-            )
-        if name == "safetensors":
-            save_safetensors(model, target)
-        else:
-            worst = export_onnx(model, target)
-            log.info("largest relative difference from PyTorch %.1e", worst)
-        log.info("%s  %.1f MB", target, target.stat().st_size / 1e6)
+    names = []
+    if "safetensors" in cfg.formats:
+        model.segmenter.save_pretrained(folder, model_card_kwargs={"run": _run_of(path)})
+        names += [WEIGHTS, DESCRIPTION, CARD]
+    if "onnx" in cfg.formats:
+        worst = export_onnx(model, folder / _ONNX)
+        log.info("largest relative difference from PyTorch %.1e", worst)
+        names.append(_ONNX)
+    for name in names:
+        log.info("%s  %.1f MB", folder / name, (folder / name).stat().st_size / 1e6)
+    if cfg.push_to_hub:
+        log.info("pushed: %s", _push(folder, names, cfg.push_to_hub))
+
+
+def _run_of(checkpoint: Path) -> dict[str, Any]:
+    """Return what the folder of a run says of the network in one of its checkpoints, as `model_card` takes it."""
+    if checkpoint.parent.name != "checkpoints":
+        return {}
+    run = checkpoint.absolute().parents[1]
+    metrics = read_metrics(run) or {}
+    is_scored = metrics.get("checkpoint") == checkpoint.stem  # else the scores are those of the other one
+    return {"facts": {**read_facts(run), "isaseg": __version__}, "metrics": metrics if is_scored else {}}
+
+
+def _check_push(values: dict[str, Any]) -> None:
+    if "safetensors" not in values["formats"]:
+        raise ConfigError(
+            f"expected safetensors in formats for push_to_hub={values['push_to_hub']}, got formats={values['formats']}"
+        )
+    if get_token() is None:
+        raise ConfigError(
+            f"expected a token of the hub for push_to_hub={values['push_to_hub']}, got none; log in with "
+            "`hf auth login`, or set HF_TOKEN"
+        )
+
+
+def _push(folder: Path, names: list[str], repository: str) -> str:
+    """Upload files of a folder to the hub in one commit, and return its address."""
+    files = [CommitOperationAdd(name, folder / name) for name in names]
+    try:
+        HfApi().create_repo(repository, exist_ok=True)
+        done = HfApi().create_commit(repository, files, commit_message=f"isaseg {__version__}")
+        return done.commit_url
+    except (
+        Exception
+    ) as error:  # of the system or of an HTTP library, as the version of huggingface_hub has it
+        raise ConfigError(
+            f"expected the hub to take push_to_hub={repository}, got {reason(error)}; '{folder}' is complete: run the "
+            "same command again, or push from a machine that reaches the hub"
+        ) from error
 
 
 @torch.no_grad()

@@ -97,3 +97,11 @@ def make_plain(module: nn.Module) -> None:
     """Let every batch norm of a network multiply by its weight again: the opposite of `make_absolute`."""
     for part in module.modules():
         part.__class__ = _PLAIN.get(type(part), type(part))
+
+
+def make_leaky(part: nn.Module, slope: float) -> None:
+    """Give the ReLUs of a part a slope below zero."""
+    for parent in list(part.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.LeakyReLU(slope))

@@ -1,28 +1,41 @@
 """The whole network: from a uint8 RGB image to logits of the same size."""
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelCard, ModelHubMixin
 from torch import Tensor, nn
 
+from isaseg.errors import CheckpointError
 from isaseg.models.backbone import Backbone, check_image
+from isaseg.models.description import described_parts, differences, part_name
 from isaseg.models.fuse import fuse
 from isaseg.models.head import AuxHead, ContextHead
+from isaseg.models.hub import CARD, check_card, model_card, read_shared
 from isaseg.models.initial import Init, initialise
-from isaseg.models.norms import ABN_SLOPE, Norm, set_norms
+from isaseg.models.norms import ABN_SLOPE, Norm, make_leaky, set_norms
+from isaseg.models.tensor_files import save_folder
 
 
-class Segmenter(nn.Module):
+class Segmenter(nn.Module, ModelHubMixin):
     """Backbone, context head and optional auxiliary head.
+
+    `save_pretrained(FOLDER)` and `push_to_hub("USER/NAME")` share it with a model card, `from_pretrained` loads it again.
 
     Args:
         backbone: Returns a list of feature maps; the last feeds `head`, the one before it `aux_head`.
         head: Context head.
         aux_head: Auxiliary head, for training only.
         align_corners: How logits are resized; False by default in mmsegmentation, True in openseg.
+
+    Attributes:
+        description: What `build_described` built it from; None of another network, and of a fused one.
     """
+
+    description: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -94,6 +107,60 @@ class Segmenter(nn.Module):
                 # unlike `to`, it leaves 1x1 and depthwise ones as they are, and so as DDP finds their gradients
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
         return self
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # no argument of the caller's builds anything
+        cls, name: str | Path, *, revision: str | None = None, **download: Any
+    ) -> "Segmenter":
+        """Return the network of a folder that `save_pretrained` wrote, or of a repository of the hub with such files.
+
+        They may come from a stranger; see `load_file` and `build_described`.
+
+        Args:
+            name: The folder, or USER/NAME or USER/NAME@REVISION on the hub; a folder of that name wins.
+            revision: A branch, tag or commit of the repository.
+            **download: token, cache_dir, force_download and local_files_only, as huggingface_hub has them.
+
+        Returns:
+            The network in evaluation mode, float32, on the CPU.
+
+        Raises:
+            CheckpointError: If the files cannot be had or are refused; names the folder.
+        """
+        description, weights = read_shared(name, revision, **download)
+        try:
+            return network_of(description, fitting(description, weights))
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot load '{name}': {error}") from error
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write `model.safetensors`, `config.json` and a model card, README.md.
+
+        Args:
+            save_directory: The folder. Older files of these names are replaced.
+            **kwargs: `model_card_kwargs={"run": ...}`, as `model_card` takes it, and the rest of `ModelHubMixin`.
+
+        Raises:
+            CheckpointError: If the network would not load again, or the folder has a README.md of something else.
+            OSError: If a file cannot be written.
+        """
+        if self.description is None:
+            raise CheckpointError(
+                "expected a network with a `description`, as load_segmenter and from_pretrained return it, got a fused "
+                "one or one that was built otherwise; share the network that was loaded"
+            )
+        check_described(self.description, self)
+        check_card(Path(save_directory))
+        return super().save_pretrained(save_directory, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_folder(self, self.description, save_directory)
+        # the mixin would keep an older one, which may have the scores of other weights
+        (save_directory / CARD).unlink(missing_ok=True)
+
+    def generate_model_card(self, run: Mapping[str, Any] | None = None) -> ModelCard:
+        """Return the model card; `run` as `model_card` takes it."""
+        return ModelCard(model_card(self.description or {}, run or {}))
 
     def _resize(self, logits: Tensor, size: Sequence[int]) -> Tensor:
         return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=self.align_corners)
@@ -170,13 +237,62 @@ def build_segmenter(
     for part in (head, aux_head) if aux_head is not None else (head,):
         initialise(part, init)
         if slope:
-            _make_leaky(part, slope)
+            make_leaky(part, slope)
     set_norms(segmenter, norm)
     return segmenter
 
 
-def _make_leaky(part: nn.Module, slope: float) -> None:
-    for parent in list(part.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(parent, name, nn.LeakyReLU(slope))
+def build_described(description: Any) -> Segmenter:
+    """Build the network that a file, perhaps of a stranger, describes, with random weights; see `described_parts`.
+
+    Raises:
+        CheckpointError: If the description is refused, or the network cannot be built.
+    """
+    backbone, arguments = described_parts(description)
+    try:
+        segmenter = build_segmenter(backbone(), **arguments)
+    except Exception as error:  # constructors raise anything for an argument that does not fit
+        raise CheckpointError(
+            f"expected the description of a network that can be built, got one that cannot: {error}"
+        ) from error
+    segmenter.description = description
+    return segmenter
+
+
+def check_described(description: dict[str, Any], segmenter: Segmenter) -> None:
+    """Check that `network_of` will build a network again from its description.
+
+    Raises:
+        CheckpointError: If the description is refused, or that of another network.
+    """
+    with torch.device("meta"):
+        built = build_described(description).state_dict()
+    if listed := differences(built, segmenter.state_dict(), str):
+        raise CheckpointError(
+            f"expected parts that are built again from their arguments alone, got other tensors: {listed}"
+        )
+
+
+def fitting(
+    description: Any, weights: Mapping[str, Tensor], key: Callable[[str], str] = str
+) -> dict[str, Tensor]:
+    """Return weights under our names, from under those that `key` returns for ours.
+
+    Raises:
+        CheckpointError: If they are not all those of the network described and no other; lists every difference.
+    """
+    with torch.device("meta"):  # takes no memory, however large the described network is
+        wanted = build_described(description).state_dict()
+    if listed := differences(wanted, weights, key):
+        raise CheckpointError(
+            f"expected the weights of {part_name(description['backbone'])} with "
+            f"{part_name(description['attention'])}, got others. {listed}. Use the whole and unchanged file"
+        )
+    return {name: weights[key(name)] for name in wanted}
+
+
+def network_of(description: Any, weights: Mapping[str, Tensor]) -> Segmenter:
+    """Return the network described, in evaluation mode, with weights that are `fitting`."""
+    segmenter = build_described(description)
+    segmenter.load_state_dict(weights)
+    return segmenter.eval()

@@ -1,10 +1,11 @@
-"""Reading files of tensors, which may come from a stranger, so that they cannot run code.
+"""Files of tensors, which may come from a stranger, read so that they cannot run code; and safetensors written.
 
 The only file of the project that calls `torch.load`.
 """
 
 import json
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -12,8 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
+from torch import nn
 
 from isaseg.errors import CheckpointError
+from isaseg.files import replace_file
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"  # in the folder of a network that is shared
+_LARGEST = 2**23  # bytes of a config.json: 4096 classes of long names have half of it
 
 
 def load_checkpoint(path: Path, *, is_checked: bool = False, mapped: bool = False) -> dict[str, Any]:
@@ -76,12 +83,88 @@ def _damage(path: Path) -> str:
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, or a safetensors file as {"state_dict": tensors, "isaseg": its description if it has one}.
+    """Read a checkpoint, a safetensors file, or a folder with `model.safetensors` and `config.json` from there.
+
+    Returns:
+        What the checkpoint holds; of the others {"state_dict": tensors, "isaseg": the description if there is one}.
 
     Raises:
-        CheckpointError: As `load_checkpoint`.
+        CheckpointError: As `load_checkpoint` and `weights_of`, or if the two files describe different networks.
     """
+    if path.is_dir():
+        return _load_folder(path)
+    if path.name == WEIGHTS and path.with_name(DESCRIPTION).is_file():
+        return _load_folder(path.parent)
     return _load_safetensors(path) if _is_safetensors(path) else load_checkpoint(path)
+
+
+def weights_of(folder: Path) -> Path:
+    """Return the file `model.safetensors` of the folder of a shared network.
+
+    Raises:
+        CheckpointError: If there is none, or it is a link that leaves the folder.
+    """
+    file = _inside(folder, WEIGHTS)
+    if file is None:
+        raise CheckpointError(
+            f"expected a file of a network, or a folder with {WEIGHTS} and {DESCRIPTION} as `isaseg export` writes them, "
+            f"got '{folder}' without {WEIGHTS}; name the file, of a run checkpoints/best.ckpt"
+        )
+    return file
+
+
+def save_safetensors(network: nn.Module, description: Mapping[str, Any] | None, path: Path) -> None:
+    """Write weights and description to a safetensors file, which `load_file` reads and which cannot hold code.
+
+    Raises:
+        OSError: If it cannot be written; an older file is left untouched.
+    """
+    weights = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    with replace_file(path) as file:
+        file.write(to_safetensors(weights, {"isaseg": json.dumps(description)}))
+
+
+def save_folder(network: nn.Module, description: Mapping[str, Any] | None, folder: Path) -> None:
+    """Write what `load_file` reads from a folder; each file is the old one or the new one, whole."""
+    save_safetensors(network, description, folder / WEIGHTS)
+    with replace_file(folder / DESCRIPTION) as file:
+        file.write(json.dumps(description, indent=2).encode())
+
+
+def _load_folder(folder: Path) -> dict[str, Any]:
+    content = _load_safetensors(weights_of(folder))
+    path = _inside(folder, DESCRIPTION)
+    if path is None:
+        return content
+    try:
+        with path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError(f"more than {_LARGEST} bytes")
+        described = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"expected the description of a network in '{path}', got {reason(error)}; use another folder"
+        ) from error
+    if content.setdefault("isaseg", described) != described:
+        raise CheckpointError(
+            f"expected '{path}' to say what {WEIGHTS} beside it says of the network, got another description; "
+            f"use the unchanged folder"
+        )
+    return content
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """Return a file of a folder, None if there is none. It may be a link only as in the hub's cache, to ../../blobs."""
+    path = folder / name
+    if not path.is_file():
+        return None
+    here, there = folder.resolve(), path.resolve()
+    if there.parent not in (here, here.parent.parent / "blobs"):
+        raise CheckpointError(
+            f"expected {name} in '{folder}' itself, got a link to '{there}'; put the file there, or name that file"
+        )
+    return path
 
 
 def _is_safetensors(path: Path) -> bool:

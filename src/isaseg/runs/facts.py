@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,8 +41,16 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
         "git_commit": git_commit(_ROOT),
         "torch": torch.__version__,
         "device": _device_name(cfg),
+        "command": _command(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _command() -> str | None:
+    """Return the command of this process; None for a run that Hydra did not start."""
+    if not HydraConfig.initialized():
+        return None
+    return shlex.join(["isaseg", "train", *HydraConfig.get().overrides.task])
 
 
 def git_commit(folder: Path) -> str | None:

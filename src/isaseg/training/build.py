@@ -8,7 +8,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
-from isaseg.checkpoints.loading import check_described
 from isaseg.checkpoints.parts import copy_parts
 from isaseg.data.adopted import Data
 from isaseg.errors import CheckpointError, ConfigError, IsasegError
@@ -17,7 +16,7 @@ from isaseg.inference.apply import Inference, check_applies
 from isaseg.inference.label_files import label_format
 from isaseg.models.backbone import Backbone
 from isaseg.models.contract import check_loss, check_parts
-from isaseg.models.segmenter import Segmenter, build_segmenter
+from isaseg.models.segmenter import Segmenter, build_segmenter, check_described
 from isaseg.runs.run_folder import read_json
 from isaseg.training.module import SegmentationModule
 
@@ -46,6 +45,7 @@ def build_module(cfg: DictConfig, datamodule: Data) -> SegmentationModule:
     description = describe(cfg, datamodule)
     try:
         check_described(description, segmenter)
+        segmenter.description = description
         label_format(description)
         scaling = OmegaConf.select(cfg, "test.scaling", default="file")
         check_applies(segmenter, Inference(scaling=scaling))

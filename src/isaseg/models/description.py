@@ -3,17 +3,16 @@
 import inspect
 import re
 import reprlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models import context_modules
 from isaseg.models.backbone import Backbone
-from isaseg.models.segmenter import Segmenter, build_segmenter
 from isaseg.trust import import_trusted, is_trusted
 
 _LARGEST = 4096  # of any number in a description: no published width, window or class count comes near
@@ -31,8 +30,8 @@ _REQUIRED = {"backbone", "attention", "head", "num_classes"}
 _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 
 
-def build_described(description: Any) -> Segmenter:
-    """Build the network that a file describes, with random weights. The description may come from a stranger.
+def described_parts(description: Any) -> tuple[Callable[[], Backbone], dict[str, Any]]:
+    """Return what builds the backbone of a description, perhaps a stranger's, and the rest for `build_segmenter`.
 
     It can name only `Backbone` without weights, the context modules of `isaseg.models`, and modules of packages that the
     user trusts, with bounded numbers, short strings, flags and short lists as arguments. Nothing is fetched, no other
@@ -46,26 +45,45 @@ def build_described(description: Any) -> Segmenter:
             `palette` (RGB of each).
 
     Raises:
-        CheckpointError: If it holds anything else, or the network cannot be built.
+        CheckpointError: If it holds anything else.
     """
     _check_names(description, "the description", _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_facts(description)
     head = description["head"]
     _check_arguments(head, "head", _HEAD | _ABSENT, _HEAD)
     backbone = _backbone(description["backbone"])
-    attention = _attention(description["attention"])
-    try:
-        return build_segmenter(
-            backbone(),
-            description["num_classes"],
-            attention,
-            **head,
-            negative_slope=description.get("negative_slope", 0.0),
-        )
-    except Exception as error:  # constructors raise anything for an argument that does not fit
-        raise CheckpointError(
-            f"expected the description of a network that can be built, got one that cannot: {error}"
-        ) from error
+    return backbone, {
+        "num_classes": description["num_classes"],
+        "attention": _attention(description["attention"]),
+        **head,
+        "negative_slope": description.get("negative_slope", 0.0),
+    }
+
+
+def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], key: Callable[[str], str]) -> str:
+    """List what is missing, unexpected or of another shape or type, under the file's names; "" if nothing is.
+
+    Args:
+        wanted: The tensors of the network.
+        found: The tensors of the file, under its names.
+        key: Returns the file's name for one of the network's.
+    """
+    names = {key(name): tensor for name, tensor in wanted.items()}
+    faults = {
+        "missing": [name for name in names if name not in found],
+        "unexpected": [name for name in found if name not in names],
+        "mismatched (file -> model)": [
+            f"{name} {tuple(found[name].shape)} -> {tuple(tensor.shape)}"
+            for name, tensor in names.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+        "mismatched type (file -> model)": [
+            f"{name} {found[name].dtype} -> {tensor.dtype}"
+            for name, tensor in names.items()
+            if name in found and found[name].is_floating_point() != tensor.is_floating_point()
+        ],
+    }
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in faults.items() if names)
 
 
 def part_name(part: Any) -> Any:

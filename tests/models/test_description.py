@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from isaseg.checkpoints.description import build_described
 from isaseg.errors import CheckpointError
 from isaseg.models import context_modules
 from isaseg.models.norms import is_absolute
+from isaseg.models.segmenter import build_described
 from tests.models.test_segmenter import make
 
 DESCRIPTION: dict[str, Any] = {
