@@ -1,0 +1,188 @@
+"""The page of `isaseg demo`: what of Gradio shows what `analysis.demo` computes."""
+
+import threading
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from omegaconf import DictConfig
+
+from isaseg.analysis.demo import Look, attention_picture, examples, look
+from isaseg.checkpoints.description import part_name
+from isaseg.checkpoints.loading import Model, load_model
+from isaseg.errors import DataError
+from isaseg.inference.label_files import LabelFormat, label_format
+from isaseg.inference.photographs import Picture, pixels_at_most, read_picture
+from isaseg.inference.predict import chosen_device
+
+_SECONDS = 3600  # that uploads, and what a visitor has seen, are kept
+_VISITORS = 32  # whose last picture is kept
+_CSS = """
+.gradio-container { max-width: 1280px !important; padding: 0 16px !important; }
+.shown img { image-rendering: pixelated; cursor: crosshair; }
+#attention img { cursor: default; }
+#legend span.class { display: inline-block; margin: 0 18px 4px 0; white-space: nowrap; }
+#legend i { display: inline-block; width: 14px; height: 14px; margin-right: 6px; vertical-align: -2px; }
+#status { min-height: 24px; } #status .error { color: #b00020; font-weight: 600; }
+"""
+_NO_MEMORY = "Too little memory for this picture; start the demo with a smaller longest_side=, or device=cpu."
+
+
+def page(model: Model, form: LabelFormat, title: str, longest: int) -> gr.Blocks:
+    """Return the page.
+
+    Args:
+        model: The network, on its device, and its description.
+        form: Names and colours of its classes.
+        title: What the page is about, for people.
+        longest: Of the sides of a picture that the network sees.
+    """
+    segmenter, name = model.segmenter, str(part_name(model.description["attention"]))
+    scenes = examples(model.description.get("data"))
+    # one call at a time around the network, whoever asks; nothing but `seen`, of each visitor, is kept between calls
+    alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network", "api_visibility": "private"}
+    with gr.Blocks(analytics_enabled=False, title="isaseg demo", delete_cache=(60, _SECONDS)) as made:
+        seen = gr.State(None, time_to_live=_SECONDS)
+        gr.Markdown(f"### isaseg demo\n`{title}`, {name}, {len(form.classes)} classes: {form.title}")
+        with gr.Row():
+            file = gr.File(label="Drop a picture here", height=140, elem_id="file", scale=1)
+            if scenes:
+                gallery = gr.Gallery(
+                    scenes, label="or choose a scene", columns=6, height=140, allow_preview=False, scale=3,
+                    elem_id="scenes", object_fit="contain", interactive=False, buttons=[],
+                )  # fmt: skip
+        status = gr.HTML("Nothing shown yet.", elem_id="status")
+        with gr.Row():
+            labels, sure, picture = (_image(title, key) for key, title in _PANELS.items())
+        legend = gr.HTML(elem_id="legend")
+        attention = gr.Image(
+            label="What the pixel attends to",
+            elem_id="attention",
+            interactive=False,
+            buttons=["fullscreen"],
+            visible=False,
+        )
+        outputs = [file, seen, status, picture, labels, sure, legend, attention]
+
+        def show(image: Callable[[], Any]) -> list[Any]:
+            try:
+                found = look(segmenter, form, image(), longest)
+            except DataError as error:
+                return _refused(str(error))
+            except torch.OutOfMemoryError:
+                return _refused(_NO_MEMORY)
+            text = _said(found) + " Click on a pixel of the picture to see what it attends to."
+            return [
+                None, (found.picture, found.zoom), text, found.shown, found.labels, found.confidence,
+                _legend(found, form), gr.Image(None, visible=False),
+            ]  # fmt: skip
+
+        def dropped(path: str) -> list[Any]:
+            return show(lambda: _read(Path(path)))
+
+        def chosen(event: gr.SelectData) -> list[Any]:
+            return show(lambda: scenes[event.index])
+
+        def clicked(seen: tuple[Any, int] | None, event: gr.SelectData) -> list[Any]:
+            if seen is None:
+                return [_error("This picture is no longer kept; drop it again."), gr.Image(visible=False)]
+            pixel = event.index[1] // seen[1], event.index[0] // seen[1]
+            try:
+                drawn = attention_picture(segmenter, seen[0], pixel, name)
+            except ValueError as error:
+                return [_error(f"{name} has no attention to show: {error}"), gr.Image(visible=False)]
+            except torch.OutOfMemoryError:
+                return [_error(_NO_MEMORY), gr.Image(visible=False)]
+            return [f"Row {pixel[0]}, column {pixel[1]}.", gr.Image(drawn, visible=True)]
+
+        file.upload(dropped, file, outputs, **alone)
+        if scenes:
+            gallery.select(chosen, None, outputs, **alone)
+        for panel in (labels, sure, picture):
+            panel.select(clicked, seen, [status, attention], **alone)
+    return made
+
+
+def serve(cfg: DictConfig) -> None:
+    """Load the network and serve the page until it is interrupted; nothing is sent or fetched elsewhere.
+
+    Args:
+        cfg: Of conf/demo.yaml.
+
+    Raises:
+        CheckpointError: If the checkpoint does not load.
+        ConfigError: If the network has more classes than can be shown.
+    """
+    path = Path(str(cfg.checkpoint))
+    model = load_model(path)
+    form = label_format(model.description)
+    model.segmenter.to(chosen_device(cfg.device))
+    with pixels_at_most(cfg.max_pixels):  # of the whole process, so once
+        made = page(model, form, path.name, cfg.longest_side)
+        made.queue(max_size=_VISITORS).launch(
+            server_name=cfg.host, server_port=cfg.port, share=False, quiet=True, prevent_thread_lock=True,
+            inbrowser=False, max_file_size=cfg.max_megabytes * 10**6, state_session_capacity=_VISITORS, ssr_mode=False,
+            mcp_server=False, pwa=False, footer_links=[], css=_CSS,
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        )  # fmt: skip
+        try:
+            print(f"the page is at http://{cfg.host}:{cfg.port}; Ctrl-C closes it", flush=True)
+            threading.Event().wait()
+        finally:
+            made.close(verbose=False)
+
+
+_PANELS = {
+    "labels": "Labels: click a pixel",
+    "confidence": "Confidence, violet (none) to yellow (certain)",
+    "picture": "Picture",
+}
+
+
+def _image(title: str, key: str) -> gr.Image:
+    return gr.Image(
+        label=title,
+        elem_id=key,
+        elem_classes="shown",
+        interactive=False,
+        height=400,
+        format="png",
+        buttons=["fullscreen"],
+    )
+
+
+def _read(path: Path) -> Any:
+    """Return a dropped picture.
+
+    Raises:
+        DataError: If it cannot be read; names the file without its folder, which is no business of visitors.
+    """
+    try:
+        return read_picture(Picture(path, path.name))
+    except DataError as error:
+        raise DataError(str(error).replace(repr(str(path)), repr(path.name))) from error
+
+
+def _said(found: Look) -> str:
+    (height, width), (h, w) = found.size, found.picture.shape[:2]
+    size = f"{width} x {height} pixels"
+    return size + (f", reduced to {w} x {h} for the network and this page." if (h, w) != found.size else ".")
+
+
+def _legend(found: Look, form: LabelFormat) -> str:
+    return "".join(
+        f'<span class="class"><i style="background: rgb{tuple(form.colours[i].tolist())}"></i>'
+        f"{escape(form.classes[i][:48])} {100 * share:.1f} %</span>"
+        for i, share in found.shares
+    )
+
+
+def _error(text: str) -> str:
+    return f'<span class="error">{escape(text)}</span>'
+
+
+def _refused(text: str) -> list[Any]:
+    return [None, None, _error(text), None, None, None, "", gr.Image(None, visible=False)]
