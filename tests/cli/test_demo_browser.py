@@ -88,6 +88,12 @@ def status(page: Any) -> str:
     return str(page.find_element("css selector", "#status").text)
 
 
+def place(page: Any) -> tuple[int, int]:
+    """Return the row and the column of which the page says that they were clicked."""
+    row, column = re.findall(r"\d+", page.find_element("css selector", "#attention").text)
+    return int(row), int(column)
+
+
 def drop(page: Any, path: Path) -> None:
     (field,) = find_all(page, "#file input[type=file]")
     field.send_keys(str(path))
@@ -104,14 +110,17 @@ def click(page: Any, panel: str, right: float, down: float) -> None:
 
     (image,) = find_all(page, f"#{panel} img")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
-    width, height = image.size["width"], image.size["height"]
-    offset = round((right - 0.5) * width), round((down - 0.5) * height)
+    natural = [int(image.get_property(key)) for key in ("naturalWidth", "naturalHeight")]
+    factor = min(
+        image.size["width"] / natural[0], image.size["height"] / natural[1]
+    )  # it is centred in its panel
+    offset = round((right - 0.5) * natural[0] * factor), round((down - 0.5) * natural[1] * factor)
     ActionChains(page).move_to_element_with_offset(image, *offset).click().perform()
 
 
 def test_a_picture_is_labelled_and_a_click_shows_what_the_pixel_attends_to(page: Any, tmp_path: Path) -> None:
     drop(page, save_picture(tmp_path / "a.png", 96, 128))
-    until(page, lambda: "128 x 96 pixels. Click" in status(page))
+    until(page, lambda: status(page) == "128 x 96 pixels.")
     until(page, lambda: find_all(page, "#labels img") and find_all(page, "#confidence img"))
     chips = [chip.text for chip in find_all(page, "#legend span.class")]
     shares = [float(re.search(r"([\d.]+) %$", chip)[1]) for chip in chips]  # type: ignore[index]
@@ -121,12 +130,11 @@ def test_a_picture_is_labelled_and_a_click_shows_what_the_pixel_attends_to(page:
     assert not find_all(page, "#attention img")
     click(page, "labels", 0.1, 0.1)
     until(page, lambda: source(page, "attention"))
-    first, place = source(page, "attention"), status(page)
-    row, column = map(int, re.findall(r"\d+", place))
+    first, (row, column) = source(page, "attention"), place(page)
     assert abs(row - 9.6) <= 2 and abs(column - 12.8) <= 2
     click(page, "picture", 0.9, 0.8)
     until(page, lambda: source(page, "attention") not in ("", first))
-    row, column = map(int, re.findall(r"\d+", status(page)))
+    row, column = place(page)
     assert abs(row - 76.8) <= 2 and abs(column - 115.2) <= 2
 
 
@@ -175,7 +183,7 @@ def test_two_visitors_at_once_see_their_own_pictures(
             before = source(page, "attention")
             click(page, "labels", right, 0.5)
             until(page, lambda b=before: source(page, "attention") not in ("", b))
-            row, column = map(int, re.findall(r"\d+", status(page)))
+            row, column = place(page)
             assert abs(row - height / 2) <= 2 and abs(column - right * width) <= 2
     page.close()
     page.switch_to.window(first)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
 from isaseg.analysis.attention_figures import attention_figure
 from isaseg.analysis.attention_maps import Position, image_attention
@@ -71,8 +70,8 @@ def look(segmenter: Segmenter, form: LabelFormat, image: np.ndarray, longest: in
     return Look(size, picture, shown, blend, heat(shown, level), shares, zoom)
 
 
-def attention_picture(segmenter: Segmenter, picture: np.ndarray, pixel: Position, name: str) -> np.ndarray:
-    """Draw what a pixel attends to in each stage, beside the picture; uint8 RGB.
+def attention_png(segmenter: Segmenter, picture: np.ndarray, pixel: Position, name: str) -> bytes:
+    """Draw what a pixel attends to in each stage, beside the picture; return a PNG.
 
     Args:
         segmenter: The network, in evaluation mode.
@@ -87,7 +86,7 @@ def attention_picture(segmenter: Segmenter, picture: np.ndarray, pixel: Position
     maps = image_attention(segmenter, _tensor(picture).to(device), [pixel])
     file = io.BytesIO()
     attention_figure(_tensor(picture), [pixel], {name: maps}).savefig(file, format="png", dpi=150)
-    return np.array(Image.open(file).convert("RGB"))
+    return file.getvalue()
 
 
 def examples(data: str | None, count: int = 6) -> list[np.ndarray]:

@@ -89,5 +89,5 @@ def _check(cfg: DictConfig) -> None:
     except OSError as error:
         raise ConfigError(
             f"expected an address of this machine and a free port, got host={cfg.host} and port={cfg.port}: "
-            f"{error.strerror}; give another port"
+            f"{str(error.strerror).partition(' (')[0]}; give another port"
         ) from error

@@ -1,5 +1,6 @@
 """The page of `isaseg demo`: what of Gradio shows what `analysis.demo` computes."""
 
+import base64
 import threading
 from collections.abc import Callable
 from html import escape
@@ -10,7 +11,7 @@ import gradio as gr
 import torch
 from omegaconf import DictConfig
 
-from isaseg.analysis.demo import Look, attention_picture, examples, look
+from isaseg.analysis.demo import Look, attention_png, examples, look
 from isaseg.checkpoints.description import part_name
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.errors import DataError
@@ -22,12 +23,21 @@ _SECONDS = 3600  # that uploads, and what a visitor has seen, are kept
 _VISITORS = 32  # whose last picture is kept
 _CSS = """
 .gradio-container { max-width: 1280px !important; padding: 0 16px !important; }
+.gradio-container .gap { gap: 8px; }
 .shown img { image-rendering: pixelated; cursor: crosshair; }
-#attention img { cursor: default; }
+#status { min-height: 24px; }
+#scenes * { overflow: hidden; }
+.error { color: #b00020; font-weight: 600; }
 #legend span.class { display: inline-block; margin: 0 18px 4px 0; white-space: nowrap; }
 #legend i { display: inline-block; width: 14px; height: 14px; margin-right: 6px; vertical-align: -2px; }
-#status { min-height: 24px; } #status .error { color: #b00020; font-weight: 600; }
+#attention img { width: 100%; max-height: 520px; object-fit: contain; background: white; margin-top: 6px; }
 """
+_PANELS = {
+    "labels": "**Labels**",
+    "confidence": "**Confidence**, violet (none) to yellow (certain)",
+    "picture": "**Picture**",
+}
+_HINT = "Click on a pixel of a picture to see what it attends to."
 _NO_MEMORY = "Too little memory for this picture; start the demo with a smaller longest_side=, or device=cpu."
 
 
@@ -46,63 +56,60 @@ def page(model: Model, form: LabelFormat, title: str, longest: int) -> gr.Blocks
     alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network", "api_visibility": "private"}
     with gr.Blocks(analytics_enabled=False, title="isaseg demo", delete_cache=(60, _SECONDS)) as made:
         seen = gr.State(None, time_to_live=_SECONDS)
-        gr.Markdown(f"### isaseg demo\n`{title}`, {name}, {len(form.classes)} classes: {form.title}")
-        with gr.Row():
-            file = gr.File(label="Drop a picture here", height=140, elem_id="file", scale=1)
+        gr.Markdown(f"### isaseg demo: `{title}`, {name}, {len(form.classes)} classes")
+        with gr.Row(equal_height=True):
+            file = gr.File(label="Drop a picture here", height=165, elem_id="file", scale=1)
             if scenes:
                 gallery = gr.Gallery(
-                    scenes, label="or choose a scene", columns=6, height=140, allow_preview=False, scale=3,
+                    scenes, label="or choose a scene", columns=6, height=165, allow_preview=False, scale=3,
                     elem_id="scenes", object_fit="contain", interactive=False, buttons=[],
                 )  # fmt: skip
-        status = gr.HTML("Nothing shown yet.", elem_id="status")
+        status = gr.HTML(elem_id="status", padding=False)
         with gr.Row():
-            labels, sure, picture = (_image(title, key) for key, title in _PANELS.items())
-        legend = gr.HTML(elem_id="legend")
-        attention = gr.Image(
-            label="What the pixel attends to",
-            elem_id="attention",
-            interactive=False,
-            buttons=["fullscreen"],
-            visible=False,
+            labels, sure, picture = (_panel(title, key) for key, title in _PANELS.items())
+        legend, attention = (
+            gr.HTML(elem_id="legend", padding=False),
+            gr.HTML(elem_id="attention", padding=False),
         )
-        outputs = [file, seen, status, picture, labels, sure, legend, attention]
 
         def show(image: Callable[[], Any]) -> list[Any]:
             try:
                 found = look(segmenter, form, image(), longest)
-            except DataError as error:
-                return _refused(str(error))
-            except torch.OutOfMemoryError:
-                return _refused(_NO_MEMORY)
-            text = _said(found) + " Click on a pixel of the picture to see what it attends to."
+            except (DataError, torch.OutOfMemoryError) as error:
+                return [None, None, _error(error), None, None, None, "", ""]
+            kept = found.picture, found.zoom
             return [
-                None, (found.picture, found.zoom), text, found.shown, found.labels, found.confidence,
-                _legend(found, form), gr.Image(None, visible=False),
-            ]  # fmt: skip
+                None,
+                kept,
+                _said(found),
+                found.labels,
+                found.confidence,
+                found.shown,
+                _legend(found, form),
+                _HINT,
+            ]
 
-        def dropped(path: str) -> list[Any]:
-            return show(lambda: _read(Path(path)))
-
-        def chosen(event: gr.SelectData) -> list[Any]:
-            return show(lambda: scenes[event.index])
-
-        def clicked(seen: tuple[Any, int] | None, event: gr.SelectData) -> list[Any]:
-            if seen is None:
-                return [_error("This picture is no longer kept; drop it again."), gr.Image(visible=False)]
-            pixel = event.index[1] // seen[1], event.index[0] // seen[1]
+        def clicked(kept: tuple[Any, int] | None, event: gr.SelectData) -> str:
+            if kept is None:
+                return _error("This picture is no longer kept; drop it again.")
+            pixel = event.index[1] // kept[1], event.index[0] // kept[1]
             try:
-                drawn = attention_picture(segmenter, seen[0], pixel, name)
-            except ValueError as error:
-                return [_error(f"{name} has no attention to show: {error}"), gr.Image(visible=False)]
-            except torch.OutOfMemoryError:
-                return [_error(_NO_MEMORY), gr.Image(visible=False)]
-            return [f"Row {pixel[0]}, column {pixel[1]}.", gr.Image(drawn, visible=True)]
+                drawn = base64.b64encode(attention_png(segmenter, kept[0], pixel, name)).decode()
+            except (ValueError, torch.OutOfMemoryError) as error:
+                return _error(error)
+            said = f"What row {pixel[0]}, column {pixel[1]} attends to: the brighter, the more"
+            return f'{said}<img src="data:image/png;base64,{drawn}" alt="{said}">'
 
-        file.upload(dropped, file, outputs, **alone)
+        outputs = [file, seen, status, labels, sure, picture, legend, attention]
+        file.upload(lambda path: show(lambda: _read(Path(path))), file, outputs, **alone)
         if scenes:
+
+            def chosen(event: gr.SelectData) -> list[Any]:
+                return show(lambda: scenes[event.index])
+
             gallery.select(chosen, None, outputs, **alone)
         for panel in (labels, sure, picture):
-            panel.select(clicked, seen, [status, attention], **alone)
+            panel.select(clicked, seen, attention, **alone)
     return made
 
 
@@ -135,23 +142,13 @@ def serve(cfg: DictConfig) -> None:
             made.close(verbose=False)
 
 
-_PANELS = {
-    "labels": "Labels: click a pixel",
-    "confidence": "Confidence, violet (none) to yellow (certain)",
-    "picture": "Picture",
-}
-
-
-def _image(title: str, key: str) -> gr.Image:
-    return gr.Image(
-        label=title,
-        elem_id=key,
-        elem_classes="shown",
-        interactive=False,
-        height=400,
-        format="png",
-        buttons=["fullscreen"],
-    )
+def _panel(title: str, key: str) -> gr.Image:
+    with gr.Column(min_width=240):
+        gr.Markdown(title)
+        return gr.Image(
+            show_label=False, elem_id=key, elem_classes="shown", interactive=False, height=400, format="png",
+            buttons=["fullscreen"],
+        )  # fmt: skip
 
 
 def _read(path: Path) -> Any:
@@ -180,9 +177,6 @@ def _legend(found: Look, form: LabelFormat) -> str:
     )
 
 
-def _error(text: str) -> str:
+def _error(error: Exception | str) -> str:
+    text = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
     return f'<span class="error">{escape(text)}</span>'
-
-
-def _refused(text: str) -> list[Any]:
-    return [None, None, _error(text), None, None, None, "", gr.Image(None, visible=False)]
