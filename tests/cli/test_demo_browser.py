@@ -26,7 +26,13 @@ ROOT = Path(__file__).parents[2]
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]]:
     """Give the process of a demo of a network of Lamps and the address of its page."""
     folder = tmp_path_factory.mktemp("demo")
-    known = {"data": "lamps", "classes": [*CLASSES[:-1], "<b>lamp</b>"], "palette": PALETTE.tolist()}
+    attention = {"name": "InterlacedSparseAttention", "group_size": [8, 8]}
+    known = {
+        "attention": attention,
+        "data": "lamps",
+        "classes": [*CLASSES[:-1], "<b>lamp</b>"],
+        "palette": PALETTE.tolist(),
+    }
     checkpoint = make_checkpoint(folder / "lamps.safetensors", len(CLASSES), **known)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

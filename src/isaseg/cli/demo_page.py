@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -18,6 +19,7 @@ from isaseg.errors import DataError
 from isaseg.inference.label_files import LabelFormat, label_format
 from isaseg.inference.photographs import Picture, pixels_at_most, read_picture
 from isaseg.inference.predict import chosen_device
+from isaseg.models.segmenter import Segmenter
 
 _SECONDS = 3600  # that uploads, and what a visitor has seen, are kept
 _VISITORS = 32  # whose last picture is kept
@@ -41,7 +43,7 @@ _HINT = "Click on a pixel of a picture to see what it attends to."
 _NO_MEMORY = "Too little memory for this picture; start the demo with a smaller longest_side=, or device=cpu."
 
 
-def page(model: Model, form: LabelFormat, title: str, longest: int) -> gr.Blocks:
+def demo_page(model: Model, form: LabelFormat, title: str, longest: int) -> gr.Blocks:
     """Return the page.
 
     Args:
@@ -67,50 +69,53 @@ def page(model: Model, form: LabelFormat, title: str, longest: int) -> gr.Blocks
         status = gr.HTML(elem_id="status", padding=False)
         with gr.Row():
             labels, sure, picture = (_panel(title, key) for key, title in _PANELS.items())
-        legend, attention = (
-            gr.HTML(elem_id="legend", padding=False),
-            gr.HTML(elem_id="attention", padding=False),
-        )
+        legend = gr.HTML(elem_id="legend", padding=False)
+        attention = gr.HTML(elem_id="attention", padding=False)
 
-        def show(image: Callable[[], Any]) -> list[Any]:
-            try:
-                found = look(segmenter, form, image(), longest)
-            except (DataError, torch.OutOfMemoryError) as error:
-                return [None, None, _error(error), None, None, None, "", ""]
-            kept = found.picture, found.zoom
-            return [
-                None,
-                kept,
-                _said(found),
-                found.labels,
-                found.confidence,
-                found.shown,
-                _legend(found, form),
-                _HINT,
-            ]
+        def dropped(path: str) -> list[Any]:
+            return _shown(segmenter, form, lambda: _read(Path(path)), longest)
+
+        def chosen(event: gr.SelectData) -> list[Any]:
+            return _shown(segmenter, form, lambda: scenes[event.index], longest)
 
         def clicked(kept: tuple[Any, int] | None, event: gr.SelectData) -> str:
-            if kept is None:
-                return _error("This picture is no longer kept; drop it again.")
-            pixel = event.index[1] // kept[1], event.index[0] // kept[1]
-            try:
-                drawn = base64.b64encode(attention_png(segmenter, kept[0], pixel, name)).decode()
-            except (ValueError, torch.OutOfMemoryError) as error:
-                return _error(error)
-            said = f"What row {pixel[0]}, column {pixel[1]} attends to: the brighter, the more"
-            return f'{said}<img src="data:image/png;base64,{drawn}" alt="{said}">'
+            return _attended(segmenter, name, kept, event.index)
 
         outputs = [file, seen, status, labels, sure, picture, legend, attention]
-        file.upload(lambda path: show(lambda: _read(Path(path))), file, outputs, **alone)
+        file.upload(dropped, file, outputs, **alone)
         if scenes:
-
-            def chosen(event: gr.SelectData) -> list[Any]:
-                return show(lambda: scenes[event.index])
-
             gallery.select(chosen, None, outputs, **alone)
         for panel in (labels, sure, picture):
             panel.select(clicked, seen, attention, **alone)
     return made
+
+
+def _shown(
+    segmenter: Segmenter, form: LabelFormat, image: Callable[[], np.ndarray], longest: int
+) -> list[Any]:
+    """Return what the page shows of a picture, as its outputs stand; no file, so that another can be dropped."""
+    try:
+        found = look(segmenter, form, image(), longest)
+    except (DataError, torch.OutOfMemoryError) as error:
+        return [None, None, _error(error), None, None, None, "", ""]
+    panels = [found.labels, found.confidence, found.shown]
+    return [None, (found.picture, found.zoom), _said(found), *panels, _legend(found, form), _HINT]
+
+
+def _attended(
+    segmenter: Segmenter, name: str, kept: tuple[np.ndarray, int] | None, place: tuple[int, int]
+) -> str:
+    """Return what the page shows after a click at `place` (x, y) of a panel; `kept` is the picture and its zoom."""
+    if kept is None:
+        return _error("This picture is no longer kept; drop it again.")
+    picture, zoom = kept
+    pixel = place[1] // zoom, place[0] // zoom
+    try:
+        drawn = base64.b64encode(attention_png(segmenter, picture, pixel, name)).decode()
+    except (ValueError, torch.OutOfMemoryError) as error:
+        return _error(error)
+    said = f"What row {pixel[0]}, column {pixel[1]} attends to: the brighter, the more"
+    return f'{said}<img src="data:image/png;base64,{drawn}" alt="{said}">'
 
 
 def serve(cfg: DictConfig) -> None:
@@ -128,7 +133,7 @@ def serve(cfg: DictConfig) -> None:
     form = label_format(model.description)
     model.segmenter.to(chosen_device(cfg.device))
     with pixels_at_most(cfg.max_pixels):  # of the whole process, so once
-        made = page(model, form, path.name, cfg.longest_side)
+        made = demo_page(model, form, path.name, cfg.longest_side)
         made.queue(max_size=_VISITORS).launch(
             server_name=cfg.host, server_port=cfg.port, share=False, quiet=True, prevent_thread_lock=True,
             inbrowser=False, max_file_size=cfg.max_megabytes * 10**6, state_session_capacity=_VISITORS, ssr_mode=False,
@@ -151,7 +156,7 @@ def _panel(title: str, key: str) -> gr.Image:
         )  # fmt: skip
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> np.ndarray:
     """Return a dropped picture.
 
     Raises:
