@@ -114,6 +114,8 @@ def click(page: Any, panel: str, right: float, down: float) -> None:
     """Click on a picture, at these shares of its width and height."""
     from selenium.webdriver import ActionChains
 
+    loaded = f"return !!document.querySelector('#{panel} img')?.naturalWidth"
+    until(page, lambda: page.execute_script(loaded))
     (image,) = find_all(page, f"#{panel} img")
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", image)
     natural = [int(image.get_property(key)) for key in ("naturalWidth", "naturalHeight")]
