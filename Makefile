@@ -98,7 +98,7 @@ bench-peers: peers ## the same as peers
 test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores, samples, training steps; some twenty minutes
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
-test-browser: $(STAMP) ## click through compare's page in headless Chromium; installs Debian's where there is none
+test-browser: $(STAMP) ## click through the pages of compare and demo in headless Chromium; installs Debian's where there is none
 	@command -v chromedriver >/dev/null || apt-get install -y chromium chromium-driver
 	$(BIN)/python -m pytest -m browser $(ARGS)
 

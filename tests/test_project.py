@@ -178,7 +178,7 @@ def test_documented_training_commands_compose(command: str, compose: Callable[..
     ("name", "root", "command"),
     [
         (name, root, command)
-        for name, root in [(n, n) for n in ("evaluate", "predict", "export", "dashboard")]
+        for name, root in [(n, n) for n in ("evaluate", "predict", "export", "dashboard", "demo")]
         + [("data", "data_tool")]
         for command in commands(f"python src/{name}.py")
     ],

@@ -66,7 +66,9 @@ def test_help_is_asked_for_before_two_dashes(words: list[str], capsys: pytest.Ca
     assert command.main(text, lambda given: len(given), ["--", *words], "") == 1 + len(words)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "dashboard", "data check"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "predict", "export", "dashboard", "demo", "data check"]
+)
 def test_a_typo_is_reported_before_slow_imports(name: str, tmp_path: Path) -> None:
     for slow in ("torch", *(["pydantic"] if name != "data check" else [])):
         (tmp_path / f"{slow}.py").write_text(f"raise SystemExit('{slow} was imported')")

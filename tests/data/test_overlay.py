@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from isaseg.data.info import backgrounds
-from isaseg.data.overlay import overlay, write_legend, write_overlay
+from isaseg.data.overlay import overlay, write_jpeg, write_legend
 
 COLOURS = np.array([[200, 0, 0], [0, 100, 40]], np.uint8)
 
@@ -34,7 +34,7 @@ def test_large_ones_are_thinned(size: tuple[int, int], thinned: tuple[int, int])
 
 def test_a_file_has_red_where_red_belongs(tmp_path: Path) -> None:
     image, labels = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
-    write_overlay(tmp_path / "a.jpg", image, labels, COLOURS)
+    write_jpeg(tmp_path / "a.jpg", overlay(image, labels, COLOURS))
     with Image.open(tmp_path / "a.jpg") as picture:
         assert picture.format == "JPEG" and np.abs(np.asarray(picture, int) - [100, 0, 0]).max() <= 3
 

@@ -66,7 +66,7 @@ def test_a_folder_of_all_kinds_of_pictures(cityscapes: Path, tmp_path: Path) -> 
     )
     stems = {path.relative_to(folder).with_suffix("").as_posix() for path in good.values()}
     labels, overlays = {f"labels/{stem}.png" for stem in stems}, {f"overlays/{stem}.jpg" for stem in stems}
-    assert files(out) == labels | overlays | {"legend.png"}
+    assert files(out) == labels | overlays | {"legend.png", "contact_sheet.jpg"}
     ids, seen = known_format("cityscapes").ids, set()
     for path in good.values():
         stem = path.relative_to(folder).with_suffix("")
@@ -98,7 +98,7 @@ def test_a_networks_own_classes_have_its_palette(
 
 def test_a_data_set_can_be_named(tool: Callable[..., int], tmp_path: Path) -> None:
     image, path = save_picture(tmp_path / "a.jpg"), make_checkpoint(tmp_path / "m.safetensors", 150)
-    assert tool(f"checkpoint={path}", f"input={image}", "output=out", "data=ade20k", "overlays=false") == 0
+    assert tool(f"checkpoint={path}", f"input={image}", "output=out", "data=ade20k", "write=[labels]") == 0
     assert np.array_equal(read(Path("out/labels/a.png")), expected(path, image) + 1)
     assert files(Path("out")) == {"labels/a.png"}
 
@@ -135,7 +135,7 @@ def test_half_precision_is_nearly_the_same(
     cityscapes: Path, tool: Callable[..., int], tmp_path: Path
 ) -> None:
     image = save_picture(tmp_path / "a.png", 90, 70)
-    words = (f"checkpoint={cityscapes}", f"input={image}", "overlays=false")
+    words = (f"checkpoint={cityscapes}", f"input={image}", "write=[labels]")
     assert tool(*words, "output=full") == 0 and tool(*words, "output=half", "precision=bf16") == 0
     full, half = read(Path("full/labels/a.png")), read(Path("half/labels/a.png"))
     assert 0 < (full != half).mean() < 0.1
@@ -193,7 +193,7 @@ def test_files_of_any_name_follow_two_dashes(
     for name in ODD:
         save_picture(Path(name), 8, 8)
     save_picture(tmp_path / "up" / "above.png", 8, 8)
-    words = (f"checkpoint={own_network}", "overlays=false")
+    words = (f"checkpoint={own_network}", "write=[labels]")
     assert tool(*words, "output=o", "--", *ODD, "../up/above.png") == 0
     assert files(Path("o")) == {f"labels/{name}" for name in (*ODD, "above.png")}
     line = refused(*words, "output=o", "input=x", "--", "a.png")

@@ -36,13 +36,15 @@ def test_too_little_memory_is_reported_and_the_others_are_done(
         return predict_labels(segmenter, image, how)
 
     monkeypatch.setattr(predict, "predict_labels", small_only)
-    assert tool(f"checkpoint={own_network}", "input=in", "output=out", "overlays=false") == 2
+    assert tool(f"checkpoint={own_network}", "input=in", "output=out", "write=[labels]") == 2
     err = capsys.readouterr().err
     assert "'in/large.png' in the memory of the device, got too little; give test.mode" in err
     assert files(Path("out")) == {"labels/small.png"}
 
 
-@pytest.mark.parametrize("name", ["labels/a.png", "overlays/a.jpg", "legend.png"])
+@pytest.mark.parametrize(
+    "name", ["labels/a.png", "overlays/a.jpg", "legend.png", "contact_sheet.jpg", "probabilities/a.npy"]
+)
 def test_a_full_disk_is_reported(
     name: str,
     own_network: Path,
@@ -59,7 +61,8 @@ def test_a_full_disk_is_reported(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    assert tool(f"checkpoint={own_network}", "input=a.png", "output=out") == 2
+    words = ("input=a.png", "output=out", "write=[labels,overlays,probabilities]")
+    assert tool(f"checkpoint={own_network}", *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and f"got 'out/{name}': No space left on device" in line
     assert name not in files(Path("out"))
@@ -117,8 +120,18 @@ def test_an_interrupt_has_its_own_exit_code(
         ("", "got none; give input=FOLDER_OR_FILES, or files"),
         ("input=nowhere", "expected a picture or a folder, got input='nowhere'"),
         ("input=a.png", "expected a checkpoint file, got path='x', which does not exist"),
-        ("overlays=yess", "expected overlays to be true or false, got overlays=yess"),
-        ("overlays=1", "expected overlays to be true or false, got overlays=1"),
+        (
+            "write=[label]",
+            "expected write to be a list of labels, overlays, probabilities, entropy, not empty, got",
+        ),
+        (
+            "write=labels",
+            "expected write to be a list of labels, overlays, probabilities, entropy, not empty, got",
+        ),
+        (
+            "write=[]",
+            "expected write to be a list of labels, overlays, probabilities, entropy, not empty, got",
+        ),
         ("precision=16", "expected precision to be 32 or 'bf16', got precision=16"),
         ("max_pixels=0", "expected max_pixels to be greater than 0, got max_pixels=0"),
         ("whole_pixels=-1", "expected whole_pixels to be greater than or equal to 0"),

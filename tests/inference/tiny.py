@@ -16,7 +16,8 @@ from isaseg.models.tensor_files import save_safetensors
 PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
 
 
-def make_checkpoint(path: Path, num_classes: int, **known: Any) -> Path:
+def make_checkpoint(path: Path, num_classes: int, scale: float = 1.0, **known: Any) -> Path:
+    """Write a network whose logits are `scale` times those of random weights."""
     description = {
         "backbone": {"name": "test_resnet", "out_indices": [1]},
         "attention": {"name": "InterlacedSparseAttention", "group_size": [2, 2]},
@@ -30,6 +31,8 @@ def make_checkpoint(path: Path, num_classes: int, **known: Any) -> Path:
         torch.nn.init.normal_(segmenter.head.classifier.weight)
         logits = segmenter.coarse(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
         segmenter.head.classifier.bias -= logits.mean((0, 2, 3))
+        segmenter.head.classifier.weight *= scale
+        segmenter.head.classifier.bias *= scale
     save_safetensors(segmenter, description, path)
     return path
 

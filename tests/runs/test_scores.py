@@ -45,12 +45,13 @@ def test_the_table_shows_absent_classes_as_absent() -> None:
 def test_metrics_are_strict_json_with_null_for_nan(tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     values = {"val/mIoU": torch.tensor(0.5), "step": 7, "seconds_per_step": NAN}
-    write_json(path, run_metrics(values, CLASSES, SCORES))
+    write_json(path, run_metrics(values, CLASSES, {"val": SCORES, "test": SCORES}))
     assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
         "val/mIoU": 0.5,
         "step": 7,
         "seconds_per_step": None,
         "val/IoU": {"sky": 0.25, "road": None, "lamp": 0.75},
+        "test/IoU": {"sky": 0.25, "road": None, "lamp": 0.75},
     }
     assert os.listdir(tmp_path) == ["metrics.json"]
 

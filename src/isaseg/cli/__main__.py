@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-COMMANDS = ("train", "evaluate", "predict", "export", "data", "compare", "dashboard")
+COMMANDS = ("train", "evaluate", "predict", "export", "data", "compare", "dashboard", "demo")
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -6,12 +6,15 @@ Writes into the folder `output`, under the names that the images have in the fol
   labels/NAME.png       the class of every pixel, in the data set's own ids: Cityscapes 0 to 33 (labelIds), ADE20K 1 to
                         150, PASCAL VOC 0 to 20 with its palette, ...; an index PNG of the image's size, upright
   overlays/NAME.jpg     the classes' colours over the image, at most 2048 pixels a side; and legend.png
+  contact_sheet.jpg     up to 24 of the images beside their overlays
 These replace files of an earlier run. An image that cannot be read is reported and skipped.
 
   checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
-  overlays=false        labels only
+  write=[labels]        labels only; of [labels,overlays,probabilities,entropy], probabilities/NAME.npy has those of every
+                        class, float16 (height, width, classes), after windows, scales and mirror images are averaged;
+                        entropy/NAME.jpg shows their entropy, violet (certain) to yellow (all classes alike)
   exif=ignore           do not turn images upright by their EXIF flag; labels are then those of the stored pixels
   --config-dir DIR      a folder of your own with more data sets
   +trust=[mylab]        where the network has parts of your own package

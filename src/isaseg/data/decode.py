@@ -11,6 +11,8 @@ import numpy as np
 import scipy.io
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+# Pillow decodes others by programs, as PostScript by Ghostscript, whatever the file is called
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 _WIDE = ("I;16", "I;16B")
 _MASKS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *_WIDE)  # Pillow's modes
 _RGB = np.array([1 << 16, 1 << 8, 1], np.int32)
@@ -114,7 +116,7 @@ def _opened(path: Path) -> Iterator[tuple[bytes, ImageFile.ImageFile]]:
     """Give the bytes of a file and the picture in it, whose pixels are not decoded yet."""
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as picture:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             yield content, picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(error) from error

@@ -95,7 +95,7 @@ def labels_of_views(segmenter: Segmenter, images: Sequence[Tensor], size: Size, 
             labels = labels_from_coarse(coarse, [x.shape[-2:], merged], segmenter.align_corners)
             return labels[:, :height, :width]
     return torch.stack(
-        [torch.cat([largest(rows) for rows in strips]) for strips in _each(segmenter, images, size, how)]
+        [torch.cat([largest(rows) for rows in strips]) for strips in in_strips(segmenter, images, size, how)]
     )
 
 
@@ -105,7 +105,7 @@ def predict_logits(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
 
     Of one view these are its logits; of several the mean of their probabilities or the sum of their logits.
     """
-    each = _each(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
+    each = in_strips(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
     return torch.stack([torch.cat(list(strips), dim=1) for strips in each])
 
 
@@ -142,10 +142,10 @@ def _device(segmenter: Segmenter) -> torch.device:
     return next(segmenter.parameters()).device
 
 
-def _each(
+def in_strips(
     segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference
 ) -> Iterator[Iterator[Tensor]]:
-    """Yield for each picture the strips of its result."""
+    """Yield for each picture what `predict_logits` returns, in strips (K, n, W); arguments as of `labels_of_views`."""
     for i in range(len(images[0])):
         yield _strips(segmenter, [x[i : i + 1] for x in images], size, how)
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,26 +18,32 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from isaseg import config
 from isaseg.checkpoints.loading import load_model
 from isaseg.console import counted
-from isaseg.data.info import backgrounds
-from isaseg.data.overlay import write_legend, write_overlay
 from isaseg.data.resize import base_size
 from isaseg.errors import ConfigError, DataError
+from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies, predict_labels
-from isaseg.inference.label_files import LabelFormat, label_format, write_label_file
+from isaseg.inference.label_files import LabelFormat, label_format
 from isaseg.inference.photographs import Picture, find_pictures, pixels_at_most, read_picture
+from isaseg.inference.prediction_files import PredictionFiles
+from isaseg.inference.probabilities import check_room, collected, predict_probabilities
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
 
 Reader = Callable[[Picture], np.ndarray]
-Labeller = Callable[[np.ndarray], np.ndarray]
-Writer = Callable[[Picture, np.ndarray, np.ndarray], None]
+Labeller = Callable[[Picture, np.ndarray], tuple[np.ndarray, np.ndarray | None]]  # labels and entropy
+Writer = Callable[[Picture, np.ndarray, np.ndarray, np.ndarray | None], None]
+Output = Literal["labels", "overlays", "probabilities", "entropy"]
 
+DEVICE = Annotated[
+    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
+]
 _KEYS: dict[str, Any] = {
-    "overlays": bool,
-    "exif": Literal["apply", "ignore"],
-    "device": Annotated[
-        str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
+    "write": Annotated[
+        list[Output],
+        Field(min_length=1, description=f"a list of {', '.join(get_args(Output))}, not empty"),
     ],
+    "exif": Literal["apply", "ignore"],
+    "device": DEVICE,
     "precision": Literal[32, "bf16"],
     "max_pixels": PositiveInt,
     "whole_pixels": NonNegativeInt,
@@ -59,22 +65,20 @@ def predict_pictures(cfg: DictConfig, files: Sequence[str] = ()) -> int:
         OSError: If an output cannot be written; names the file.
     """
     check_prediction(cfg)
-    device, folder = _device(cfg.device), Path(str(cfg.output))
+    device, folder = chosen_device(cfg.device), Path(str(cfg.output))
     pictures = find_pictures(_inputs(cfg, files), folder)
     model = load_model(Path(str(cfg.checkpoint)))
     form = label_format(model.description, OmegaConf.select(cfg, "data.name"))
     check_applies(model.segmenter, windowed(cfg))
     folder.mkdir(parents=True, exist_ok=True)
+    outputs = PredictionFiles(folder, form, list(cfg.write), pictures)
     with pixels_at_most(cfg.max_pixels):
-        labeller = _labeller(model.segmenter.fuse().to(device), cfg, form.flip_pairs)
+        labeller = _labeller(model.segmenter.fuse().to(device), cfg, form, folder)
         start = time.perf_counter()
         read = partial(read_picture, turned=cfg.exif == "apply")
-        faults = _label_all(pictures, read, labeller, partial(_write, folder, form, cfg.overlays))
+        faults = _label_all(pictures, read, labeller, outputs.write)
         done, seconds = len(pictures) - faults, time.perf_counter() - start
-    holds = f"labels/*.png hold the ids of {form.title}"
-    if cfg.overlays:
-        write_legend(folder / "legend.png", form.classes, form.ids, form.colours)
-        holds += ", overlays/*.jpg show them, legend.png names the colours"
+    holds = outputs.finish()
     print(f"{done} of {len(pictures)} pictures, {done / seconds:.3g} a second. In '{folder}': {holds}")
     return 2 if faults else 0
 
@@ -119,7 +123,7 @@ def _label_all(pictures: Sequence[Picture], read: Reader, labeller: Labeller, wr
                 upcoming = pool.submit(read, pictures[number])
             try:
                 image = reading.result()
-                labels = labeller(image)
+                labels, entropy = labeller(picture, image)
             except (DataError, torch.OutOfMemoryError) as error:
                 faults += 1
                 what = error if isinstance(error, DataError) else _out_of_memory(picture)
@@ -127,33 +131,30 @@ def _label_all(pictures: Sequence[Picture], read: Reader, labeller: Labeller, wr
             else:
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(write, picture, image, labels)
+                writing = pool.submit(write, picture, image, labels, entropy)
             advance()
         if writing is not None:
             writing.result()
     return faults
 
 
-def _write(
-    folder: Path, form: LabelFormat, overlays: bool, picture: Picture, image: np.ndarray, labels: np.ndarray
-) -> None:
-    """Write the files of one picture: `image` is uint8 RGB (H, W, 3), `labels` are train ids, uint8 (H, W)."""
-    write_label_file(folder / "labels" / f"{picture.name}.png", labels, form)
-    if overlays:
-        path = folder / "overlays" / f"{picture.name}.jpg"
-        write_overlay(path, image, labels, form.colours, backgrounds(form.classes))
-
-
-def _labeller(segmenter: Segmenter, cfg: DictConfig, flip_pairs: Sequence[tuple[int, int]]) -> Labeller:
+def _labeller(segmenter: Segmenter, cfg: DictConfig, form: LabelFormat, folder: Path) -> Labeller:
+    """Return what labels a picture, and writes its probabilities, which it need not hold, if they are asked for."""
     device = next(segmenter.parameters()).device
-    windows, half = windowed(cfg, flip_pairs), cfg.precision == "bf16"
+    windows, half = windowed(cfg, form.flip_pairs), cfg.precision == "bf16"
 
-    def label(image: np.ndarray) -> np.ndarray:
-        how = for_picture(windows, cfg.test.mode, cfg.whole_pixels, (image.shape[0], image.shape[1]))
+    def label(picture: Picture, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        size = image.shape[0], image.shape[1]
+        how = for_picture(windows, cfg.test.mode, cfg.whole_pixels, size)
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # windows go to the device one by one
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            labels: np.ndarray = predict_labels(segmenter, pixels, how)[0].cpu().numpy()
-        return labels
+            if "probabilities" in cfg.write:
+                check_room(folder, str(picture.path), (*size, len(form.classes)))
+                with replace_file(folder / "probabilities" / f"{picture.name}.npy") as file:
+                    return collected(predict_probabilities(segmenter, pixels, how), size, file)
+            if "entropy" in cfg.write:
+                return collected(predict_probabilities(segmenter, pixels, how), size)
+            return predict_labels(segmenter, pixels, how)[0].cpu().numpy(), None
 
     return label
 
@@ -171,7 +172,8 @@ def check_prediction(cfg: DictConfig) -> None:
         if config.require(cfg, key) == "":
             raise ConfigError(f"expected a path as {key}, got none; give it as {key}=VALUE")
     for key, annotation in _KEYS.items():
-        config.check_value(key, OmegaConf.select(cfg, key), annotation)
+        value = OmegaConf.select(cfg, key)
+        config.check_value(key, list(value) if OmegaConf.is_list(value) else value, annotation)
     protocol, of = OmegaConf.select(cfg, "recipe.protocol"), OmegaConf.select(cfg, "recipe.of")
     data = OmegaConf.select(cfg, "data.name")
     if protocol is not None and of != f"{data}_{protocol}":
@@ -190,7 +192,12 @@ def _inputs(cfg: DictConfig, files: Sequence[str]) -> list[str]:
     return [str(word) for word in (given if isinstance(given, list) else [given])]
 
 
-def _device(name: str) -> torch.device:
+def chosen_device(name: str) -> torch.device:
+    """Return the device of a name that fits `DEVICE`; auto is a GPU if there is one.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

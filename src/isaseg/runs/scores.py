@@ -31,11 +31,17 @@ def finite_number(value: Any) -> int | float | None:
 
 
 def run_metrics(
-    values: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Tensor]
+    values: Mapping[str, Any], classes: Sequence[str], scores: Mapping[str, Mapping[str, Tensor]]
 ) -> dict[str, Any]:
-    """Return the contents of metrics.json: `values` and the IoU of every class, None for what is not finite."""
-    iou = {name: finite_number(x) for name, x in zip(classes, scores["iou"], strict=True)}
-    return {**{key: finite_number(value) for key, value in values.items()}, "val/IoU": iou}
+    """Return the contents of metrics.json: `values` and the IoU of every class, None for what is not finite.
+
+    `scores` has what `SplitScores.compute` returns, by split: its IoU is val/IoU, test/IoU.
+    """
+    shares = {
+        f"{split}/IoU": {name: finite_number(x) for name, x in zip(classes, held["iou"], strict=True)}
+        for split, held in scores.items()
+    }
+    return {**{key: finite_number(value) for key, value in values.items()}, **shares}
 
 
 def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str = "validation") -> Table:

@@ -193,11 +193,12 @@ def _score(
     # an average of the weights would take the place of what was loaded
     trainer.callbacks = [c for c in callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     (values,) = trainer.validate(module, datamodule, verbose=False)
-    scores = module.last_scores
+    scores = {"val": module.last_scores}
     if cfg.score_test and datamodule.is_labelled("test"):
         values = {**values, **trainer.test(module, datamodule, verbose=False)[0]}
+        scores["test"] = module.last_scores
     metrics = run_metrics({**values, "step": step, **speed}, datamodule.classes, scores)
-    return {"checkpoint": chosen.stem, **metrics}, scores
+    return {"checkpoint": chosen.stem, **metrics}, scores["val"]
 
 
 def _write_results(

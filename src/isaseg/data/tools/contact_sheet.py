@@ -1,4 +1,4 @@
-"""One picture that shows a data set: samples of each split under their labels, and a legend."""
+"""One picture that shows many: samples of each split of a data set under their labels, or predictions, and a legend."""
 
 from collections.abc import Sequence
 
@@ -32,20 +32,31 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
         for index in report.usable[:: -(-len(report.usable) // count) or 1]
     ]
     seen = sorted({i for _, _, ids in tiles for i in ids})
-    rows = max(1, -(-len(tiles) // _COLUMNS))
-    height = rows * (_TILE[1] + 30) + 25 * (len(seen) // _COLUMNS + 4)
-    figure = Figure((16, height / 100), dpi=100, layout="constrained")
     images = ", ".join(f"{report.source.split} {len(report.source)}" for report in reports)
-    figure.suptitle(f"{source.info.title}, images: {images}", weight="bold")
-    for number, axes in enumerate(figure.subplots(rows, _COLUMNS, squeeze=False).flat):
+    legend = {i: (name, source.palette[i]) for i, name in enumerate(source.classes)}
+    legend[source.ignore_index] = ("ignored", np.full(3, 255))
+    title = f"{source.info.title}, images: {images}"
+    return draw_tiles([(picture, name) for picture, name, _ in tiles], title, [legend[i] for i in seen])
+
+
+def draw_tiles(
+    tiles: Sequence[tuple[np.ndarray, str]],
+    title: str,
+    legend: Sequence[tuple[str, np.ndarray]],
+    columns: int = _COLUMNS,
+) -> Figure:
+    """Draw pictures, uint8 RGB, each under its name, and below them names with their colours, uint8 (3,)."""
+    rows = max(1, -(-len(tiles) // columns))
+    height = rows * (_TILE[1] + 30) + 25 * (len(legend) // _COLUMNS + 4)
+    figure = Figure((16, height / 100), dpi=100, layout="constrained")
+    figure.suptitle(title, weight="bold")
+    for number, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")
         if number < len(tiles):
-            picture, name, _ = tiles[number]
+            picture, name = tiles[number]
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(_elided(name), fontsize=8, parse_math=False)
-    legend = {i: (name, source.palette[i] / 255) for i, name in enumerate(source.classes)}
-    legend[source.ignore_index] = ("ignored", "white")
-    handles = [Patch(facecolor=legend[i][1], edgecolor="grey", label=legend[i][0]) for i in seen]
+    handles = [Patch(fc=colour / 255, ec="grey", label=name.replace("$", r"\$")) for name, colour in legend]
     figure.legend(handles=handles, ncols=_COLUMNS, loc="outside lower center", fontsize=9, frameon=False)
     return figure
 
@@ -53,16 +64,17 @@ def contact_sheet(reports: Sequence[SplitReport]) -> Figure:
 def _tile(source: FileSource, index: int) -> tuple[np.ndarray, str, list[int]]:
     """Return a sample as it is shown, uint8 RGB (h, w, 3), its name, and the train ids in it."""
     image, mask, _ = source.load(index)
-    picture = _fit(image[:, :], cv2.INTER_AREA)
+    picture = tile(image[:, :], cv2.INTER_AREA)
     name = f"{source.split} {source.name(index)}"
     if mask is None:
         return picture, name, []
-    labels = _fit(mask[:, :], cv2.INTER_NEAREST_EXACT)
+    labels = tile(mask[:, :], cv2.INTER_NEAREST_EXACT)
     shown = overlay(picture, labels, source.palette, backgrounds(source.classes))
     return shown, name, np.unique(mask[:, :]).tolist()
 
 
-def _fit(picture: np.ndarray, interpolation: int) -> np.ndarray:
+def tile(picture: np.ndarray, interpolation: int) -> np.ndarray:
+    """Return a picture or labels as large as fits into a tile."""
     height, width = picture.shape[:2]
     factor = min(_TILE[0] / width, _TILE[1] / height)
     size = max(1, round(height * factor)), max(1, round(width * factor))
