@@ -1,4 +1,4 @@
-"""The project's own promises: versions, the lock, make targets, documents that tell the truth."""
+"""The project's own promises: versions, make targets, documents that tell the truth."""
 
 import os
 import re
@@ -14,7 +14,6 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import isaseg
 from isaseg import config
@@ -29,22 +28,6 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 DOCUMENTS += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))
 
 RUN_TIME = [Requirement(r) for r in PROJECT["project"]["dependencies"]]
-DIRECT = [
-    *RUN_TIME,
-    *(Requirement(r) for extra in PROJECT["project"]["optional-dependencies"].values() for r in extra),
-    *(Requirement(r) for r in PROJECT["build-system"]["requires"]),
-]
-
-
-def lock() -> dict[str, tuple[str, list[str]]]:
-    """Return the version and the hashes of each package in the lock."""
-    text = (ROOT / "constraints.txt").read_text().replace("\\\n", " ")
-    pins = {}
-    for line in filter(None, (line.strip() for line in text.splitlines())):
-        match = re.fullmatch(r"([\w.-]+)==(\S+)((?: +--hash=sha256:[0-9a-f]{64})*)", line)
-        assert match, f"neither a pin nor a hash: {line[:80]}"
-        pins[canonicalize_name(match[1])] = (match[2], match[3].split())
-    return pins
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -69,18 +52,6 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 def test_c8_x4_versions_known_to_be_bad_are_refused(name: str, version: str) -> None:
     (requirement,) = [r for r in RUN_TIME if r.name == name]
     assert not requirement.specifier.contains(version, prereleases=True)
-
-
-@pytest.mark.parametrize("requirement", DIRECT, ids=str)
-def test_the_lock_pins_every_direct_dependency_within_its_bounds(requirement: Requirement) -> None:
-    version, _ = lock()[canonicalize_name(requirement.name)]
-    assert requirement.specifier.contains(version)
-
-
-def test_everything_locked_has_hashes() -> None:
-    pins = lock()
-    assert not [name for name, (_, hashes) in pins.items() if not hashes]
-    assert "albumentationsx" not in pins, "AGPL"
 
 
 def test_make_help_lists_every_target_with_its_purpose() -> None:
