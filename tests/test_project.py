@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from isaseg.sweep.grid import combinations
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 TARGETS = {"help", "install", "train", "test", "lint", "sweep", "ablation", "figures", "peers", "clean"}
-TARGETS |= {"compare", "test-browser", "test-slurm", "test-stress", "notebooks"}
+TARGETS |= {"compare", "test-browser", "test-slurm", "test-stress", "test-lock", "notebooks"}
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 DOCUMENTS += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))
 
@@ -78,6 +79,51 @@ def test_only_clean_all_removes_results(target: str) -> None:
     assert ("outputs" in removed) == (".venv" in removed) == (target == "clean-all")
 
 
+# python, which makes an environment, and what installs into it: uv, or pip of that environment's python
+INSTALLER = """#!/bin/sh
+case "$1 $2" in
+  "-c "*) ;;
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  *) echo "$@" >> calls; test -e works || { touch .venv/half; exit 1; } ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("uv", ["./tool", ""])
+@pytest.mark.parametrize("torch", ["", "cpu"])
+def test_an_interrupted_installation_begins_again(tmp_path: Path, uv: str, torch: str) -> None:
+    def install() -> list[str]:
+        (tmp_path / "calls").write_text("")
+        made = run("make", "-C", str(tmp_path), "install", "PYTHON=./tool", f"UV={uv}", f"TORCH={torch}")
+        assert (made.returncode == 0) == (tmp_path / ".venv" / ".installed").exists(), made.stderr
+        return (tmp_path / "calls").read_text().splitlines()
+
+    for name in ("Makefile", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tool").write_text(INSTALLER)
+    (tmp_path / "tool").chmod(0o755)
+    assert len(install()) == 1 and (tmp_path / ".venv" / "half").exists()
+    (tmp_path / "works").touch()
+    *first, packages, ours = install()
+    assert not (tmp_path / ".venv" / "half").exists()
+    assert all(call.startswith("pip install" if uv else "-m pip install") for call in (packages, ours))
+    assert "--require-hashes" in packages and ours.endswith("-e .")
+    assert [call.split()[-2:] for call in first] == (
+        [["torch==2.14.1", "torchvision==0.29.1"]] if torch else []
+    )
+    lock = (tmp_path / packages.split()[-1]).read_text()
+    left_out = set(re.findall(r"^[\w-]+", (ROOT / "constraints.txt").read_text(), re.M)) - set(
+        re.findall(r"^[\w-]+", lock, re.M)
+    )
+    assert ({"torch", "torchvision", "triton", "cuda-bindings", "nvidia-nccl-cu13"} <= left_out) == bool(
+        torch
+    )
+    assert all(re.match(r"torch(vision)?$|triton$|(nvidia|cuda)-", name) for name in left_out)
+    assert install() == []
+    os.utime(tmp_path / "pyproject.toml")
+    assert install() == [ours]  # the packages stay
+
+
 @pytest.mark.parametrize("module", ["isaseg", "isaseg.config"])
 def test_the_package_imports_without_torch(module: str) -> None:
     """A typo on the command line is reported at once, not after the seconds that torch takes."""
@@ -90,6 +136,7 @@ def test_the_version_is_stated_once_and_the_same() -> None:
     version = PROJECT["project"]["version"]
     assert isaseg.__version__ == version
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize(
