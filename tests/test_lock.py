@@ -180,9 +180,9 @@ def tags(system: str, minor: int) -> list[Tag]:
 def test_the_lock_has_the_hash_of_the_wheel_that_is_installed(index: Pylock, system: str, minor: int) -> None:
     there = environment(system, minor)
     pins = selected(there, *ALL)
-    chosen = dict(index.select(environment=there, tags=tags(system, minor)))  # type: ignore[arg-type]
-    assert {package.name for package in chosen} == pins.keys()
-    for package, file in chosen.items():
+    chosen = list(index.select(environment=there, tags=tags(system, minor)))  # type: ignore[arg-type]
+    assert {package.name for package, _ in chosen} == pins.keys()
+    for package, file in chosen:
         assert isinstance(file, PackageWheel) or package.name in BUILT, package.name
         assert file.hashes["sha256"] in pins[package.name][1], f"{package.name}: {file}"
 
