@@ -4,22 +4,44 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# TORCH=cpu: PyTorch's build without CUDA, for Linux without an NVIDIA GPU
+TORCH ?=
+# uv where it is on the PATH, pip where not: both install the files whose hashes are in the lock, and no others
+UV := $(shell command -v uv 2>/dev/null)
+PIP := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress lock clean clean-all
+.PHONY: help install install-more train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress test-lock lock clean clean-all
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo '  options after ARGS=, e.g.  make train ARGS="attention=dense seed=1"'
 
-install: $(STAMP) ## create .venv and install the locked packages (about two minutes)
+install: $(STAMP) ## create .venv and install the locked packages (about two minutes); TORCH=cpu: without CUDA
 
-$(STAMP): constraints.txt pyproject.toml
+$(STAMP): $(VENV)/.packages pyproject.toml
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.packages: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11, 4) else "error: Python 3.11.4 or newer is needed, this is " + sys.version.split()[0] + "; give another as make PYTHON=python3.11")'
+	@test ! -e $(VENV)/.begun || rm -rf $(VENV)  # an interrupted installation may have left half a package
+	@mkdir -p $(VENV) && touch $(VENV)/.begun
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $(STAMP)
+ifeq ($(TORCH),cpu)
+	$(PIP) --no-deps --index-url https://download.pytorch.org/whl/cpu $$(grep -oE '^torch(vision)?==[^ ]+' constraints.txt)
+	@awk '/^[a-z]/ {skip = /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/} !skip' constraints.txt > $(VENV)/lock.txt
+	$(PIP) --no-deps --require-hashes -r $(VENV)/lock.txt
+else
+	$(PIP) --require-hashes -r constraints.txt
+endif
+	@mv $(VENV)/.begun $@
+
+install-more: $(VENV)/.more ## add to .venv what the extras docs and demo need
+
+$(VENV)/.more: constraints-more.txt $(STAMP)
+	$(PIP) --no-deps --require-hashes -r constraints-more.txt
+	@touch $@
 
 train: $(STAMP) ## train ISA on the embedded Lamps: some two minutes on two cores
 	$(BIN)/python src/train.py $(ARGS)
@@ -81,7 +103,7 @@ bench-gpu: $(STAMP) ## time and memory of blocks, networks, losses and a run on 
 	$(BIN)/python src/benchmark.py gpu $(ARGS)
 
 notebook: $(STAMP) ## open the notebooks in a browser; installs JupyterLab the first time
-	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check jupyterlab
+	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(PIP) jupyterlab
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: $(STAMP) ## run the notebooks, with their outputs, into outputs/notebooks
@@ -108,8 +130,15 @@ test-slurm: $(STAMP) ## train on a Slurm of this machine, installed by apt if ab
 test-stress: $(STAMP) ## the tests of reliability, search, sweeps and attention, as often and as long as it takes; half an hour
 	ISASEG_STRESS=1 $(BIN)/python -m pytest -n 2 tests/reliability tests/sweep/test_search.py tests/sweep/test_sweep.py tests/models/test_fast_ways.py tests/models/test_any_size.py tests/models/test_families.py tests/training/test_step_profile.py $(ARGS)
 
-lock: ## remake constraints.txt from pyproject.toml (needs uv); pins that still fit stay
-	uv pip compile pyproject.toml --all-extras --python-version 3.11.4 --generate-hashes --no-header --no-annotate -o constraints.txt $(ARGS)
+test-lock: $(STAMP) ## ask the package index whether the lock installs on Linux (x86-64, arm64) and macOS (needs uv); a minute
+	$(BIN)/python -m pytest -m lock tests/test_lock.py $(ARGS)
+
+# one lock for every system; what docs and demo need beside the rest is in a file of its own
+COMPILE = uv pip compile pyproject.toml --quiet --universal --python-version 3.11.4 --no-python-downloads --generate-hashes --no-header --no-annotate
+INSTALLED = onnx sweep report tensorboard mlflow dashboard notebooks browser dev
+lock: ## remake constraints.txt and constraints-more.txt from pyproject.toml (needs uv); pins that still fit stay
+	$(COMPILE) $(addprefix --extra ,$(INSTALLED)) -o constraints.txt $(ARGS)
+	$(COMPILE) --all-extras -c constraints.txt $$(sed -nE 's/^([a-z0-9.-]+)==[^ ]+ \\$$/--no-emit-package \1/p' constraints.txt) -o constraints-more.txt $(ARGS)
 
 clean: ## remove caches
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,8 +25,8 @@ from isaseg.errors import ConfigError, IsasegError
 
 SPLITS = ("train", "val", "test")
 
-# Linux allows 107 bytes for the path of a socket, and multiprocessing appends pymp-NNNNNNNN/listener-NNNNNNNN.
-_LONGEST_TMPDIR = 75
+# macOS allows 103 bytes for the path of a socket, Linux 107; multiprocessing appends pymp-NNNNNNNN/listener-NNNNNNNN.
+_LONGEST_TMPDIR = 71
 
 
 class SegmentationDataModule(lightning.LightningDataModule):
