@@ -11,7 +11,7 @@ UV := $(shell command -v uv 2>/dev/null)
 PIP := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-more train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress test-lock lock clean clean-all
+.PHONY: help install install-more train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress test-lock docs lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -136,6 +136,9 @@ test-lock: $(STAMP) ## ask the package index whether the lock installs on Linux 
 # one lock for every system; what docs and demo need beside the rest is in a file of its own
 COMPILE = uv pip compile pyproject.toml --quiet --universal --python-version 3.11.4 --no-python-downloads --generate-hashes --no-header --no-annotate
 INSTALLED = onnx sweep report tensorboard mlflow dashboard notebooks browser dev
+docs: $(VENV)/.more ## build the pages of docs/ as a site into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build $(ARGS)
+
 lock: ## remake constraints.txt and constraints-more.txt from pyproject.toml (needs uv); pins that still fit stay
 	$(COMPILE) $(addprefix --extra ,$(INSTALLED)) -o constraints.txt $(ARGS)
 	$(COMPILE) --all-extras -c constraints.txt $$(sed -nE 's/^([a-z0-9.-]+)==[^ ]+ \\$$/--no-emit-package \1/p' constraints.txt) -o constraints-more.txt $(ARGS)
