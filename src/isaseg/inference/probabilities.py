@@ -42,7 +42,7 @@ def predict_probabilities(segmenter: Segmenter, image: Tensor, how: Inference) -
 
 def normalised_entropy(probabilities: Tensor) -> Tensor:
     """Return the entropy of probabilities (K, ...) over the K classes, as a share of its largest value, log K."""
-    share = torch.special.entr(probabilities).sum(0) / math.log(max(2, len(probabilities)))
+    share: Tensor = torch.special.entr(probabilities).sum(0) / math.log(max(2, len(probabilities)))
     return share.clamp(0, 1)
 
 
