@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ every_pair = pytest.mark.parametrize(("system", "minor"), PAIRS, ids=lambda valu
 Pins = dict[str, tuple[Requirement, set[str]]]
 
 
+@cache
 def lines(*files: str) -> list[tuple[Requirement, set[str]]]:
     """Return each pin of the lock with its hashes."""
     found = []
@@ -121,18 +123,18 @@ def test_what_is_installed_needs_nothing_that_is_not(system: str, minor: int) ->
         assert requirement.specifier.contains(pinned.version, prereleases=True), requirement
         for extra in {"", *requirement.extras} - {extra for known, extra in seen if known == name}:
             seen.add((name, extra))
-            needs = [Requirement(r) for r in requires(name, pinned.version)]
-            waiting += [r for r in needs if holds(r, there, extra)]
+            waiting += [r for r in requires(name, pinned.version) if holds(r, there, extra)]
     assert {name for name, _ in seen} == pins.keys()
 
 
-def requires(name: str, version: str) -> list[str]:
+@cache
+def requires(name: str, version: str) -> list[Requirement]:
     """Return what an installed package of that version asks for; nothing of a package for another system."""
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return []
-    return (found.requires or []) if found.version == version else []
+    return [Requirement(r) for r in found.requires or []] if found.version == version else []
 
 
 def test_peers_are_compared_on_the_torch_of_the_lock() -> None:
