@@ -86,7 +86,8 @@ study: $(STAMP) ## ISA beside its siblings on Lamps and Cards, three seeds each:
 
 study-camvid: $(STAMP) ## context modules on CamVid's photographs, five seeds; needs ARGS="data.root=... backbone.weights=FILE"
 	$(BIN)/python src/train.py -m sweep=camvid_context experiment=camvid_pretrained $(ARGS)
-	$(BIN)/python src/compare.py $$(ls -t outputs/camvid_pretrained/camvid_context*.sweep | head -n 1) --output outputs/camvid_context --at best
+	list=$$(ls -t outputs/camvid_pretrained/camvid_context*.sweep | head -n 1); for split in val test; do \
+		$(BIN)/python src/compare.py $$list --output outputs/camvid_context_$$split --metric $$split/mIoU --baseline none || exit; done
 
 study-gpu: $(STAMP) ## the same on a GPU, for at most eight minutes; again to go on. CAMVID="data.root=... backbone.weights=FILE" adds CamVid
 	@timeout --signal=TERM --kill-after=30 440 sh -c '$(MAKE) study ARGS="trainer=gpu $(ARGS)" && \

@@ -98,6 +98,26 @@ def test_figures_are_those_of_full_size_logits(
     assert all(min(read(p).shape[:2]) > 200 for p in (*pictures, tmp_path / "out" / "confusion.png"))
 
 
+def test_another_network_is_scored_too_and_what_changed_most_is_drawn(
+    network: Path, own: list[str], tmp_path: Path
+) -> None:
+    other = make_checkpoint(tmp_path / "other.safetensors", 3, scale=-1)
+    words = [*own, "protocol=none", "worst=1"]
+    alone = evaluate_model(compose_from(*words, f"output={tmp_path}/alone", "worst=9"), load_model(other))
+    each = {w["id"]: w["mIoU"] for w in alone["worst"]}
+    ours = evaluate_model(compose_from(*words, f"output={tmp_path}/ours", "worst=9"), load_model(network))
+    gains = sorted((w["mIoU"] - each[w["id"]], w["id"]) for w in ours["worst"])
+    assert gains[0][0] < 0 < gains[-1][0], "the test wants one image that gains and one that loses"
+    cfg = compose_from(*words, f"output={tmp_path}/out", f"against={other}")
+    found = evaluate_model(cfg, load_model(network), load_model(other))
+    assert found["mIoU"] == ours["mIoU"] and found["against"]["mIoU"] == alone["mIoU"]
+    for kind, (gain, name) in (("worse", gains[0]), ("better", gains[-1])):
+        (most,) = found["against"][kind]["most"]
+        assert (most["id"], most["mIoU"] - most["against"]) == (name, pytest.approx(gain))
+        assert found["against"][kind]["images"] == sum((g > 0) == (gain > 0) for g, _ in gains if g)
+        assert len(list((tmp_path / "out" / "changed" / kind).iterdir())) == 1
+
+
 def test_what_is_drawn_of_the_worst_is_what_was_scored(
     network: Path, own: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

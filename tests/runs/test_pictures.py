@@ -76,3 +76,19 @@ def test_wandb_overlays_carry_the_class_names() -> None:
     assert image.image.size == (40, 20) and image.image.getpixel((35, 5)) == (255, 255, 255), "padded"
     assert set(image._masks) == {"ground_truth", "prediction"}
     assert image._caption == "a"
+
+
+def test_what_changed_is_green_where_it_is_right_now_and_red_where_it_was(tmp_path: Path) -> None:
+    truth = torch.tensor([0, 1, 2, 0, 255]).repeat_interleave(6).repeat(20, 1)
+    now = torch.tensor([0, 0, 2, 1, 0]).repeat_interleave(6).repeat(20, 1)
+    before = torch.tensor([0, 1, 0, 2, 1]).repeat_interleave(6).repeat(20, 1)
+    sample = pictures.Sample(torch.zeros(3, 20, 30, dtype=torch.uint8), truth, "a")
+    pictures.save_picture(tmp_path / "a.png", sample, now, Data(), before)
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    row = [tuple(pixel) for pixel in pixels[pixels.shape[0] * 2 // 5]]
+    last = row[4 * len(row) // 5 :]
+    shown = [(232, 232, 232), (213, 60, 40), (0, 150, 90), (120, 120, 120), (255, 255, 255)]
+    counts = [last.count(tuple(np.uint8(colour))) for colour in shown]
+    assert min(counts[:4]) > 20 and max(counts[:4]) - min(counts[:4]) < 4, counts
+    assert [c for c in dict.fromkeys(last) if c in shown[:4]] == shown[:4], "from left to right"

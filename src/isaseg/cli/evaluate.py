@@ -17,12 +17,14 @@ Writes metrics.json, confusion.png and the worst images into a folder below <out
   trainer.precision=bf16-mixed
   data.val_length=100   only this many images
   worst=6               draw this many of the worst images
+  against=FILE          another checkpoint, applied in the same way: draws where this one is better and where worse
   +trust=[mylab]        where the network or the data have parts of your own package
   --config-dir DIR      a folder of your own with more data sets
   output=DIR            instead of a folder below <output_dir>/evaluate
 
 Examples:
   isaseg evaluate checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt
+  isaseg evaluate checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt against=other.ckpt
   isaseg evaluate checkpoint=isanet_r101-d8_512x1024_80k_cityscapes.pth data=cityscapes data.root=/data/cityscapes
 
 Keys: conf/evaluate.yaml, conf/data
@@ -59,7 +61,8 @@ def _work(words: list[str]) -> int:
         from isaseg.inference.evaluate import evaluate_model
 
     model = load_model(path)
-    evaluate_model(_configuration(words, given, model, path), model)
+    cfg = _configuration(words, given, model, path)
+    evaluate_model(cfg, model, None if cfg.against is None else load_model(str(cfg.against)))
     return 0
 
 

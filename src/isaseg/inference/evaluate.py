@@ -124,12 +124,13 @@ class Evaluation(lightning.LightningModule):
         self.scores = {**scores(matrix), **boundary_scores(boundary), "image_mIoU": each}
 
 
-def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
+def evaluate_model(cfg: DictConfig, model: Model, other: Model | None = None) -> dict[str, Any]:
     """Score a network on a labelled split, and write everything into the folder of results.
 
     Args:
         cfg: Of conf/evaluate.yaml.
         model: The network and its description.
+        other: A network to compare it with, of the same classes, as cfg.against names it.
 
     Returns:
         What metrics.json holds; nothing on any process but the first.
@@ -137,23 +138,24 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
     Raises:
         IsasegError: For whatever the user can fix.
     """
-    _check(cfg, model)
+    models = [model] if other is None else [model, other]
+    _check(cfg, models)
     # the protocol resizes by itself
     own_size = {"val_resize": None} if "val_resize" in cfg.data else {}
     datamodule: Data = config.build(cfg.data, "data", **own_size)
     source = datamodule.source(cfg.split)
     how = inference_of(cfg, source.flip_pairs)
-    check_applies(model.segmenter, how)
+    for each in models:
+        check_applies(each.segmenter, how)
     if not datamodule.is_labelled(cfg.split):
         raise ConfigError(
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
             f"`{as_typed('isaseg predict')}` writes what is sent to the server"
         )
-    _compare_names(model, source.classes)
+        _compare_names(each, source.classes)
     folder = _folder(cfg)
-    with warnings.catch_warnings(), ExitStack() as stack:
+    with warnings.catch_warnings():
         quiet()
-        module = Evaluation(model.segmenter.fuse(), how, datamodule, cfg.split, stack)
         trainer: lightning.Trainer = config.build(
             cfg.trainer,
             "trainer",
@@ -167,28 +169,39 @@ def evaluate_model(cfg: DictConfig, model: Model) -> dict[str, Any]:
             benchmark=cfg.trainer.get("benchmark") and how.crop_size is not None,
         )
         datamodule.trainer = trainer  # from which its loaders learn the device
+        modules = [_tested(each.segmenter, how, datamodule, cfg.split, trainer) for each in models]
+    if not trainer.is_global_zero:
+        return {}
+    for module in modules:
+        module.to(trainer.strategy.root_device)  # Lightning took it off the device at the end
+    with trainer.precision_plugin.test_step_context():
+        return _report(cfg, model, modules, folder)
+
+
+def _tested(
+    segmenter: Segmenter, how: Inference, data: Data, split: str, trainer: lightning.Trainer
+) -> Evaluation:
+    with ExitStack() as stack:
+        module = Evaluation(segmenter.fuse(), how, data, split, stack)
         try:
             trainer.test(module, verbose=False)
         except SystemExit as error:  # Lightning's answer to Ctrl-C
             raise (error.__context__ if isinstance(error.__context__, KeyboardInterrupt) else error) from None
-    if not trainer.is_global_zero:
-        return {}
-    module.to(trainer.strategy.root_device)  # Lightning took it off the device at the end
-    with trainer.precision_plugin.test_step_context():
-        return _report(cfg, model, module, folder)
+    return module
 
 
-def _check(cfg: DictConfig, model: Model) -> None:
+def _check(cfg: DictConfig, models: Sequence[Model]) -> None:
     check_nodes(cfg)
     prepare_devices(cfg.trainer)
     config.check_value("split", cfg.split, Literal["train", "val", "test"])
     config.check_value("worst", cfg.worst, NonNegativeInt)
-    classes = model.description["num_classes"]
-    if classes != cfg.data.num_classes:
-        raise CheckpointError(
-            f"expected a network of {cfg.data.num_classes} classes for data={cfg.data.name}, got {classes} in "
-            f"'{cfg.checkpoint}'; set data= to the data set it was trained on"
-        )
+    for model, path in zip(models, (cfg.checkpoint, cfg.against), strict=False):
+        classes = model.description["num_classes"]
+        if classes != cfg.data.num_classes:
+            raise CheckpointError(
+                f"expected a network of {cfg.data.num_classes} classes for data={cfg.data.name}, got {classes} in "
+                f"'{path}'; set data= to the data set it was trained on"
+            )
 
 
 def _compare_names(model: Model, classes: Sequence[str]) -> None:
@@ -209,12 +222,13 @@ def _folder(cfg: DictConfig) -> Path:
     return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
 
 
-def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> dict[str, Any]:
+def _report(cfg: DictConfig, model: Model, modules: Sequence[Evaluation], folder: Path) -> dict[str, Any]:
+    module, *others = modules
     scores, classes = module.scores, module.data.source(cfg.split).classes
     matrix = scores["matrix"].long()
     save_figure(confusion_figure(matrix, classes), folder / "confusion.png")
     worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
-    _draw_worst(module, [name for _, name in worst], folder / "worst")
+    _draw(module, [name for _, name in worst], folder / "worst")
     metrics = {
         "checkpoint": str(cfg.checkpoint),
         "kind": model.kind,
@@ -229,6 +243,7 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
             for key in ("IoU", "acc", "boundary_IoU")
         },
         "worst": [{"id": name, "mIoU": score} for score, name in worst],
+        **({"against": _compare(cfg, module, others[0], folder / "changed")} if others else {}),
         "confusion": matrix.tolist(),
     }
     text = json.dumps(metrics, indent=2, allow_nan=False)
@@ -248,11 +263,38 @@ def _report(cfg: DictConfig, model: Model, module: Evaluation, folder: Path) -> 
     return metrics
 
 
-def _draw_worst(module: Evaluation, names: Sequence[str], folder: Path) -> None:
+def _compare(cfg: DictConfig, module: Evaluation, other: Evaluation, folder: Path) -> dict[str, Any]:
+    """Draw the images that gained and that lost most from `other` to `module`; return both scores of these."""
+    before = {name: score for score, name in other.pictures}
+    gains = sorted((score - before[name], name) for score, name in module.pictures if not math.isnan(score))
+    now = {name: score for score, name in module.pictures}
+    kinds = {
+        "better": [name for gain, name in reversed(gains) if gain > 0],
+        "worse": [name for gain, name in gains if gain < 0],
+    }
+    found: dict[str, Any] = {"checkpoint": str(cfg.against)}
+    found |= {key: finite_number(other.scores[key]) for key in MEANS}
+    for kind, names in kinds.items():
+        _draw(module, names[: cfg.worst], folder / kind, other.segmenter)
+        shown = [{"id": n, "mIoU": now[n], "against": before[n]} for n in names[: cfg.worst]]
+        found[kind] = {"images": len(names), "most": shown}
+    console.print(
+        f"against '{cfg.against}' (mIoU {percent(found['mIoU'])} %): better on {found['better']['images']} images, "
+        f"worse on {found['worse']['images']}; those that changed most are in [bold]{folder}[/]"
+    )
+    return found
+
+
+def _draw(module: Evaluation, names: Sequence[str], folder: Path, other: Segmenter | None = None) -> None:
+    """Draw images of the split beside truth and prediction, in place of what the folder has.
+
+    With `other`, its prediction stands there too, and which pixels changed from wrong to right or the other way.
+    """
     for stale in folder.glob("*.png"):
         stale.unlink()
     source = module.data.source(module.split)
     for rank, sample in enumerate(module.data.samples(module.split, names)):
-        labels = predict_labels(module.segmenter, sample["image"][None], module.how)[0].cpu()
+        networks = [module.segmenter] if other is None else [module.segmenter, other]
+        labels = [predict_labels(n, sample["image"][None], module.how)[0].cpu() for n in networks]
         shown = Sample(sample["image"], sample["mask"], sample["id"])
-        save_picture(folder / f"{rank:02d}_{stem(shown.id)}.png", shown, labels, source)
+        save_picture(folder / f"{rank:02d}_{stem(shown.id)}.png", shown, labels[0], source, *labels[1:])

@@ -65,7 +65,9 @@ def stem(sample_id: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in Path(sample_id).stem)
 
 
-def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source | Labels) -> None:
+def save_picture(
+    path: Path, sample: Sample, prediction: Tensor, source: Source | Labels, before: Tensor | None = None
+) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the classes that occur.
 
     Args:
@@ -73,9 +75,17 @@ def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source 
         sample: The image is shown at the size of the mask.
         prediction: Labels (H, W).
         source: Gives names and colours of the classes; what it ignores is white.
+        before: Labels (H, W) of another network, shown too, with where they are wrong and the prediction is right (in
+            green), or the other way round (in red).
     """
     panels, colours = _panels(sample, prediction, source), _colours(source)
     occurring = np.union1d(_subsampled(sample.mask), _subsampled(prediction))
+    if before is not None:
+        panels |= {
+            "before": colours[_subsampled(before)],
+            "changed": _changes(sample, prediction, before, source),
+        }
+        occurring = np.union1d(occurring, _subsampled(before))
     handles = [
         Patch(fc=colours[label] / 255, ec="0.6", lw=0.5, label=name.replace("$", r"\$"))  # no formula
         for label, name in _names(source).items()
@@ -83,10 +93,10 @@ def save_picture(path: Path, sample: Sample, prediction: Tensor, source: Source 
     ]
     columns = min(len(handles), 7)
     height, width = sample.mask.shape
-    size = (11.0, 3.6 * height / width + 0.22 * math.ceil(len(handles) / columns) + 0.6)
+    size = (11.0 * len(panels) / 3, 3.6 * height / width + 0.22 * math.ceil(len(handles) / columns) + 0.6)
     figure = Figure(figsize=size, dpi=110, facecolor="white", layout="constrained")
     smooth = max(height, width) >= _LONGEST_SIDE // 2
-    for axes, (title, panel) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for axes, (title, panel) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.imshow(panel, interpolation="antialiased" if smooth else "nearest")
         axes.set_title(title, fontsize=10)
         axes.set_xticks([])
@@ -161,6 +171,17 @@ def _panels(sample: Sample, prediction: Tensor, source: Source | Labels) -> dict
     colours = _colours(source)
     truth, found = colours[_subsampled(sample.mask)], colours[_subsampled(prediction)]
     return {"image": _shown(sample), "ground truth": truth, "prediction": found}
+
+
+def _changes(
+    sample: Sample, prediction: Tensor, before: Tensor, source: Source | Labels
+) -> NDArray[np.uint8]:
+    """Return green where a pixel is newly right, red where newly wrong, grey where still wrong, as RGB (H, W, 3)."""
+    truth, now, then = (_subsampled(labels) for labels in (sample.mask, prediction, before))
+    colours = np.array(
+        [[120, 120, 120], [213, 60, 40], [0, 150, 90], [232, 232, 232], [255, 255, 255]], np.uint8
+    )
+    return colours[np.where(truth == source.ignore_index, 4, 2 * (now == truth) + (then == truth))]
 
 
 def _colours(source: Source | Labels) -> NDArray[np.uint8]:
