@@ -13,12 +13,12 @@ import torch
 from omegaconf import DictConfig
 
 from isaseg.analysis.demo import Look, attention_png, examples, look
-from isaseg.checkpoints.description import part_name
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.errors import DataError
 from isaseg.inference.label_files import LabelFormat, label_format
 from isaseg.inference.photographs import Picture, pixels_at_most, read_picture
 from isaseg.inference.predict import chosen_device
+from isaseg.models.description import part_name
 from isaseg.models.segmenter import Segmenter
 
 _SECONDS = 3600  # that uploads, and what a visitor has seen, are kept
