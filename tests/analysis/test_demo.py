@@ -11,8 +11,7 @@ from isaseg.analysis.demo import attention_png, examples, look
 from isaseg.checkpoints.loading import load_model
 from isaseg.data.decode import read_image
 from isaseg.inference.label_files import LabelFormat, label_format
-from isaseg.models.description import build_described
-from isaseg.models.segmenter import Segmenter
+from isaseg.models.segmenter import Segmenter, build_described
 from tests.inference.tiny import make_checkpoint, save_picture
 
 

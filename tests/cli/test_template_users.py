@@ -52,7 +52,7 @@ def test_an_own_backbone_and_data_module_and_loss_by_command(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
     trained = json.loads(Path("run/metrics.json").read_text())
     assert json.loads(Path("scores/metrics.json").read_text())["mIoU"] == pytest.approx(trained["val/mIoU"])
-    assert Path("out/labels/photo.png").is_file() and Path("exported/best.safetensors").is_file()
+    assert Path("out/labels/photo.png").is_file() and Path("exported/model.safetensors").is_file()
 
 
 def test_frozen_stages_by_command(tmp_path: Path) -> None:

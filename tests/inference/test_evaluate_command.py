@@ -64,7 +64,7 @@ def test_what_is_given_comes_before_what_follows(
 ) -> None:
     city = make_checkpoint(tmp_path / "city.safetensors", 19, data="cityscapes", protocol="openseg")
     seen: list[DictConfig] = []
-    monkeypatch.setattr(evaluation, "evaluate_model", lambda cfg, model: seen.append(cfg))
+    monkeypatch.setattr(evaluation, "evaluate_model", lambda cfg, *models: seen.append(cfg))
     assert tool(f"checkpoint={city}", "data.root=x") == 0
     assert tool(f"checkpoint={city}", "data.root=x", "protocol=mmseg", "test.tta=true") == 0
     assert [cfg.data.name for cfg in seen] == ["cityscapes", "cityscapes"]

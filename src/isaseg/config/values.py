@@ -74,7 +74,8 @@ def check_keys(path: str, node: Any, known: Mapping[str, Any], origin: str, is_o
             # it may have come with another `_target_`
             near = suggest(name, known)
             where = origin or ("" if near else f"known here: {', '.join(known)}")
-            removed = f"~{key} removes it" if path and "[" not in path else ""
+            first = f"{key}=0 " if value is None else ""  # Hydra takes null for absent
+            removed = f"{first}~{key} removes it" if path and "[" not in path else ""
             more = "; ".join(part for part in (where, removed) if part)
             raise ConfigError(
                 f"no configuration key '{key}'; {near}" + (f"({more})" if more else "see --help")

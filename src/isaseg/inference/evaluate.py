@@ -152,6 +152,7 @@ def evaluate_model(cfg: DictConfig, model: Model, other: Model | None = None) ->
             f"expected a split with labels, got split={cfg.split}, whose labels are not public; "
             f"`{as_typed('isaseg predict')}` writes what is sent to the server"
         )
+    for each in models:
         _compare_names(each, source.classes)
     folder = _folder(cfg)
     with warnings.catch_warnings():
@@ -265,9 +266,8 @@ def _report(cfg: DictConfig, model: Model, modules: Sequence[Evaluation], folder
 
 def _compare(cfg: DictConfig, module: Evaluation, other: Evaluation, folder: Path) -> dict[str, Any]:
     """Draw the images that gained and that lost most from `other` to `module`; return both scores of these."""
-    before = {name: score for score, name in other.pictures}
-    gains = sorted((score - before[name], name) for score, name in module.pictures if not math.isnan(score))
-    now = {name: score for score, name in module.pictures}
+    before, now = ({name: score for score, name in each.pictures} for each in (other, module))
+    gains = sorted((score - before[name], name) for name, score in now.items() if not math.isnan(score))
     kinds = {
         "better": [name for gain, name in reversed(gains) if gain > 0],
         "worse": [name for gain, name in gains if gain < 0],
