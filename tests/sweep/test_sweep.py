@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -216,6 +217,18 @@ def test_without_a_package_of_the_extra_it_says_what_to_install(
 
 
 # ---------------------------------------------------------------- on this machine
+
+
+def test_a_job_runs_the_code_of_the_checkout_that_starts_it(tmp_path: Path) -> None:
+    """Not that of another checkout, which the environment has installed."""
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    ask = "from isaseg.sweep import jobs; print(jobs.command(jobs.Job('', None, ('seed=1',), None)))"
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path / "src", capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(
+        [sys.executable, f"{tmp_path}/src/train.py", "seed=1", "hydra.mode=RUN"]
+    )
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])
