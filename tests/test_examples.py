@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_the_documented_own_module_is_trained(tmp_path: Path) -> None:
     assert command is not None
     few = ["trainer.max_steps=2", "data.val_length=4", "head.channels=16", "logger=csv", "pictures=0"]
     few += ["score_test=false", "output_dir=out", "trainer.accelerator=cpu"]
-    done = forked.run(command[1], *command[2].split(), *few, cwd=tmp_path)
+    done = forked.run(command[1], *shlex.split(command[2]), *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "out/lamps_isa").iterdir()
     assert run.name.startswith("RowMean_")

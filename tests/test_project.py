@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -189,7 +190,7 @@ OWN = "--config-dir myconf"  # the command of a reader's own module; test_exampl
 
 @pytest.mark.parametrize("command", [c for c in commands("python src/train.py") if OWN not in c])
 def test_documented_training_commands_compose(command: str, compose: Callable[..., DictConfig]) -> None:
-    arguments = [a for a in command.split()[2:] if a not in ("-m", "--help")]
+    arguments = [a for a in shlex.split(command)[2:] if a not in ("-m", "--help")]
     root = [] if "data.root" in command else ["data.root=somewhere"]
     for job in combinations({}, arguments):
         check(compose(*job, *root))
@@ -205,7 +206,7 @@ def test_documented_training_commands_compose(command: str, compose: Callable[..
     ],
 )
 def test_documented_commands_compose(name: str, root: str, command: str) -> None:
-    words = command.split()[2:]
+    words = shlex.split(command)[2:]
     assert name != "data" or words.pop(0) in ("check", "prepare", "cache")
     GlobalHydra.instance().clear()
     config.compose_from(root, words)
