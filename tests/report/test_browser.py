@@ -1,7 +1,6 @@
 """The page of `compare.py` in a real browser, headless: what a click and a key do. `make test-browser`."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,22 +21,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     words = [str(top / "runs"), "--output", str(top / "out"), "--baseline", "dense, name=lamps_isa"]
     assert script.main(words) == 0
     return (top / "out" / "index.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from selenium import webdriver
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert chromium and driver, "expected chromium and chromium-driver (Debian's names) to be installed"
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
 
 
 @pytest.fixture(params=list(WIDTHS))

@@ -86,9 +86,7 @@ def located(path: Path | str, revision: str | None = None, **download: Any) -> P
     try:
         files = [WEIGHTS, DESCRIPTION]
         folder = snapshot_download(name["repo"], revision=revision, allow_patterns=files, **download)
-    except (
-        Exception
-    ) as error:  # of the system or of an HTTP library, as the version of huggingface_hub has it
+    except Exception as error:  # of the system, or of the HTTP library of this version of huggingface_hub
         raise CheckpointError(
             f"expected a file, a folder or a network of the hub, got '{path}': there is no such path, and "
             f"{constants.ENDPOINT} does not give that repository ({reason(error)}). Check the name; log in with "

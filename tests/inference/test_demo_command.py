@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from isaseg.cli import demo as cli
-from tests.inference.conftest import refused, tool  # noqa: F401
 
 COMMAND = cli.main
 
@@ -24,11 +23,11 @@ COMMAND = cli.main
         ("share=true", "no configuration key 'share'"),
     ],
 )
-def test_a_mistake_is_one_sentence(words: str, message: str, refused: Callable[..., str]) -> None:  # noqa: F811
+def test_a_mistake_is_one_sentence(words: str, message: str, refused: Callable[..., str]) -> None:
     assert message in refused("checkpoint=x", *words.split())
 
 
-def test_a_port_that_is_taken_is_reported(refused: Callable[..., str]) -> None:  # noqa: F811
+def test_a_port_that_is_taken_is_reported(refused: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         line = refused("checkpoint=x", f"port={port}")
