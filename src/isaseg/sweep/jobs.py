@@ -14,7 +14,7 @@ from isaseg.trust import as_words, refuse_trust
 
 Compose = Callable[[list[str]], DictConfig]
 
-# Of a checkout its own script, which finds its own code, whatever other checkout is installed.
+# A checkout runs its own script, and so its own code, even where another checkout is installed.
 _SCRIPT = Path(__file__).parents[2] / "train.py"
 _TRAIN = [str(_SCRIPT)] if _SCRIPT.is_file() and _SCRIPT.parent.name == "src" else ["-m", "isaseg.cli.train"]
 
