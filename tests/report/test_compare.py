@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
@@ -124,6 +125,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_what_was_asked_for(study: Pat
     [
         (["{empty}"], "expected run folders (with config.yaml) in"),
         (["{study}/nowhere"], "which is not there"),
+        (["{study}/nowhere.sweep"], "which is not there"),
         (["{study}", "--baseline", "isa-9"], "expected --baseline to be one of dense; isa-4x4"),
         (["{study}", "--metric", "val/miou"], "train/loss, val/loss, val/mIoU"),
         (
@@ -242,6 +244,17 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     line = charts.Line(0, "dense", True, list(range(1001)), list(range(1001)))
     (drawn,) = interactive.interactive([charts.Chart("step", "val/mIoU %", True, [line])]).data
     assert len(drawn.x) == 300 and drawn.x == drawn.y and drawn.x[0] == 0 and drawn.x[-1] == 1000
+
+
+def test_a_curve_of_one_validation_is_a_point(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", curve={100: 0.9})
+    comparison = compared(tmp_path)
+    (chart, *_) = charts.curve_charts(comparison)
+    assert {trace.mode for trace in interactive.interactive([chart]).data} == {"markers"}
+    figures.write_figures(comparison, tmp_path)
+    with Image.open(tmp_path / "curves.png") as picture:
+        left = picture.crop((0, 0, picture.width // 2, picture.height))  # the legend is at the right
+        assert (np.asarray(left.convert("HSV"))[..., 1] > 100).sum() > 20, "no coloured point"
 
 
 def test_the_iou_of_each_class_is_the_mean_over_the_seeds(written: Path) -> None:

@@ -31,7 +31,7 @@ Examples:
   isaseg data check data=folder data.root=/path/to/it 'data.classes=[sky,ground]'
   isaseg data prepare data=lip archives=/path/to/downloads data.root=/path/to/lip
   isaseg data prepare data=folder images=photos masks=coco.json data.root=/path/to/it 'data.classes=[background,dog]'
-  isaseg data cache data=cityscapes data.root=/path/to/cityscapes splits=[train]
+  isaseg data cache data=cityscapes data.root=/path/to/cityscapes 'splits=[train]'
 
 Keys: conf/data_tool.yaml and conf/data
 """

@@ -22,7 +22,7 @@ Every command takes the folder as checkpoint=, and so does isaseg.Segmenter.from
 Examples:
   isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported
   isaseg export checkpoint=outputs/lamps_isa/RUN/checkpoints/best.ckpt output=exported push_to_hub=USER/NAME
-  isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported formats=[onnx]
+  isaseg export checkpoint=isanet_r50-d8_769x769.pth output=exported 'formats=[onnx]'
 
 Each takes `image`, uint8 RGB (batch, 3, height, width), neither scaled nor normalised, and returns `logits`, float32
 (batch, classes, height, width); the largest logit is the class:

@@ -73,7 +73,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
             None if math.isnan(line.sd) else line.sd,
             color=COLOURS[line.place % len(COLOURS)],
             ls=DASHES[line.place % len(DASHES)][0] if chart.is_curve else "none",
-            marker="none" if chart.is_curve else MARKERS[line.place % len(MARKERS)][0],
+            marker="none" if chart.is_curve and len(line.x) > 1 else MARKERS[line.place % len(MARKERS)][0],
             label=_plain(line.label) if line.is_mean else None,
             alpha=1.0 if line.is_mean else 0.4,
             lw=1.9 if line.is_mean else 0.8,

@@ -38,7 +38,7 @@ def _trace(line: Line, is_curve: bool) -> dict[str, Any]:
         "x": [line.x[place] for place in places],
         "y": [float(f"{line.y[place]:.5g}") for place in places],
         "error_y": {"array": [] if math.isnan(line.sd) else [line.sd]},
-        "mode": "lines" if is_curve else "markers",
+        "mode": "lines" if is_curve and len(line.x) > 1 else "markers",
         "line": {"color": colour, "dash": dash, "width": 2.5 if line.is_mean else 1},
         "marker": {"color": colour, "symbol": marker, "size": 10 if line.is_mean else 5},
         "opacity": 1.0 if line.is_mean else 0.45,

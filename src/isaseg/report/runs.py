@@ -106,6 +106,8 @@ def read_runs(places: Sequence[Path]) -> list[Run]:
     """
     folders: dict[Path, Path] = {}
     for place in places:
+        if not place.exists():
+            raise DataError(f"expected a folder or a .sweep file, got {place}, which is not there")
         below = list(_members(place) if place.suffix == ".sweep" else _search(place))
         if not below:
             raise DataError(
@@ -123,8 +125,6 @@ def read_runs(places: Sequence[Path]) -> list[Run]:
 
 
 def _search(place: Path) -> Iterator[Path]:
-    if not place.is_dir():
-        raise DataError(f"expected a folder or a .sweep file, got {place}, which is not there")
     for parent, below, files in os.walk(place):
         if "config.yaml" in files or "failed.txt" in files:
             below.clear()  # a config.yaml inside a run, such as W&B's, is not another run

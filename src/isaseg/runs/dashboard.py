@@ -11,6 +11,7 @@ from isaseg.errors import ConfigError
 
 _STEP = "trainer/global_step"
 _LABEL = wr.Config("attention_label")
+_SCORES = ("mIoU", "boundary_mIoU", "image_mIoU")
 _COLUMNS = (
     "config:attention_label",
     "config:data.name",
@@ -62,7 +63,7 @@ def workspace(
             filters=expr.And(*filters),
             groupby=[expr.Config("attention_label")],
             order=[expr.Ordering(expr.Summary(key), ascending=False)],
-            pinned_columns=[f"summary:{key}", *_COLUMNS],
+            pinned_columns=[*[f"summary:{score}/{mean}" for mean in _SCORES], *_COLUMNS],
         ),
     )
 
@@ -95,6 +96,8 @@ def _sections(score: wr.SummaryMetric) -> list[ws.Section]:
     )
     quality = [
         _curve("val/mIoU", "validation mIoU"),
+        _curve("val/boundary_mIoU", "validation mIoU near the boundaries"),
+        _curve("val/image_mIoU", "validation mIoU, mean of the images"),
         _curve("val/loss", "validation loss", log_y=True),
         _curve("train/loss", "training loss", log_y=True),
     ]
