@@ -173,10 +173,23 @@ def test_nothing_names_a_folder_of_somebodys_machine() -> None:
 
 def commands(start: str) -> list[str]:
     """Return what the documents tell the reader to type, without the comments."""
-    text = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
-    blocks = re.findall(r"^```(?:bash)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"`([^`\n]+)`", text)]
+    lines: list[str] = []
+    for name in DOCUMENTS:
+        text, language = (ROOT / name).read_text().replace("\\\n", " "), None
+        lines += re.findall(r"`([^`\n]+)`", text)
+        for line in map(str.strip, text.splitlines()):
+            if line.startswith("```"):
+                language = line[3:] if language is None else None
+            elif language in ("", "bash"):
+                lines.append(line.removeprefix("srun "))
+        assert language is None, f"{name}: a block of code does not end"
     return sorted({line.split(" #")[0].strip() for line in lines if line.startswith(start)})
+
+
+def test_the_commands_of_the_documents_are_found() -> None:
+    """A fence that is paired wrongly would leave the tests below with hardly any cases."""
+    least = {"train": 40, "evaluate": 8, "predict": 5, "export": 3, "demo": 2, "data": 6, "compare": 4}
+    assert not [name for name, count in least.items() if len(commands(f"python src/{name}.py")) < count]
 
 
 def test_documented_make_targets_exist() -> None:
