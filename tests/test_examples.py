@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from isaseg.config.checks import check
 from isaseg.runs.history import read_history
 from tests import forked
+from tests.conftest import compose_overrides
 from tests.reliability.small import equal, kill, said, train_in_processes, weights
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +31,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "lab")
     monkeypatch.setenv("ISASEG_TRUST", "mylab")
     return tmp_path / "lab"
+
+
+def test_its_loss_serves_an_experiment_that_weighs_the_classes_of_ours(lab: Path) -> None:
+    check(compose_overrides("hydra.searchpath=[file://conf]", "experiment=lamps_isa", "loss=dice"))
 
 
 def test_the_example_trains_is_killed_resumes_and_is_evaluated_and_predicted_from(lab: Path) -> None:

@@ -84,7 +84,7 @@ def quiet() -> None:
 
 def is_share(metric: str) -> bool:
     """Return whether a metric is a fraction, in files and loggers, that people read in per cent."""
-    return re.search(r"iou|acc", metric, re.IGNORECASE) is not None
+    return re.search(r"(iou|acc|accuracy)(_far)?$", metric, re.IGNORECASE) is not None
 
 
 def percent(share: SupportsFloat | None, digits: int = 2) -> str:

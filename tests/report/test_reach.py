@@ -7,14 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from isaseg import config
 from isaseg.data.sets.cards import Cards
 from isaseg.models import baselines, criss_cross, interlaced
 from isaseg.models.backbone import Backbone
 from isaseg.models.layers import conv_norm_act
 from isaseg.report import reach
-from isaseg.report.reach import Bound
+from isaseg.report.reach import Bound, attention_support
+from tests.conftest import compose_overrides
 from tests.models.references import allowed, cross, everything, lattice, window
 
 ISA = interlaced.InterlacedSparseAttention
@@ -136,3 +139,17 @@ def test_the_cues_of_cards_join_the_objects_of_a_hue_with_its_card() -> None:
             objects = inside & (cue == k) & (mask < 7)
             assert (inside & (cue == k) & (mask == 7)).any(), "each cue has its card"
             assert len({(c - 1) // 2 for c in mask[objects]}) <= 1, "and one frame decides all its objects"
+
+
+def test_the_rows_of_every_sweep_can_be_measured() -> None:
+    for path in (config.conf_dir() / "sweep").glob("*.yaml"):
+        swept = OmegaConf.load(path).hydra.sweeper
+        rows = [*swept.get("rows", []), *(f"attention={name}" for name in _modules(swept))]
+        for row in rows:
+            cfg = compose_overrides(*(word for word in row.split() if word.startswith("attention")))
+            module = config.build(cfg.attention, "attention")(reach._CHANNELS)
+            assert attention_support(module, 4, 4).any(1).sum() in (0, 16), row
+
+
+def _modules(swept: DictConfig) -> list[str]:
+    return [name for name in swept.get("params", {}).get("attention", "").split(",") if name]

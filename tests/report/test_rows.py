@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from isaseg.console import is_share
 from isaseg.report import intervals, labels, rows, table
 from isaseg.report.marks import with_stale
 from isaseg.report.page import page
@@ -171,3 +172,12 @@ def test_runs_that_score_the_last_checkpoint_are_told_from_those_that_score_the_
     alone = compared(folder)
     assert "At the last checkpoints, mean over the seeds." in page(alone)
     assert not any("classes and pictures" in note for note in table.notes(alone))
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [("val/mIoU", True), ("val/boundary_mIoU", True), ("test/aAcc", True), ("val/group_acc_far", True)]
+    + [("val/loss", False), ("val/previous_loss", False), ("train/acceleration", False)],
+)
+def test_fractions_are_known_by_their_names(metric: str, expected: bool) -> None:
+    assert is_share(metric) == expected

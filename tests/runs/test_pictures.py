@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from isaseg.runs import pictures
+from isaseg.runs.guarded_loggers import GuardedLogger
 
 CLASSES = ("sky", "road", "lamp")
 
@@ -61,6 +63,16 @@ def test_pictures_show_truth_and_prediction_in_the_palette(tmp_path: Path) -> No
     assert row[width // 6].tolist() == [128, 128, 128]
     assert row[width // 2].tolist() == [255, 0, 0]
     assert row[5 * width // 6].tolist() == [0, 255, 0]
+
+
+def test_pictures_of_one_name_in_two_folders_are_both_logged() -> None:
+    logged: dict[str, Any] = {}
+    logger = Mock(spec=GuardedLogger, log_images=lambda key, images, step: logged.update(images))
+    mask = torch.zeros(20, 30).long()
+    image = torch.zeros(3, 20, 30, dtype=torch.uint8)
+    samples = [pictures.Sample(image, mask, name) for name in ("a/1", "b/1")]
+    pictures.log_pictures([logger], samples, [mask, mask], Data(), 5)  # type: ignore[arg-type]
+    assert list(logged) == ["00_1", "01_1"]
 
 
 def test_a_picture_of_nothing_but_ignored_and_of_great_size(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def test_every_combination_and_the_command_line_replaces_what_a_file_sweeps() ->
     ]
     with pytest.raises(ConfigError, match=r"interval.*optuna"):
         combinations({}, ["optim.lr=interval(0,1)"])
+    with pytest.raises(ConfigError, match=r"got seed=range\(3,0\), which has none"):
+        combinations({}, ["seed=range(3,0)"])
 
 
 def test_a_row_keeps_its_overrides_together_and_the_command_line_replaces_them() -> None:

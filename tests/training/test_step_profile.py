@@ -12,10 +12,11 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from isaseg.config import PROFILED
+from isaseg.config import PROFILED, initialised
 from isaseg.errors import ConfigError
 from isaseg.training.run import train
 from isaseg.training.step_profile import ACTIVE
+from tests.conftest import compose_overrides
 from tests.reliability.small import SMALL, STRESS, loaded
 
 
@@ -35,6 +36,12 @@ def test_a_few_steps_are_watched_and_the_costs_are_listed(
     steps = {e["name"] for e in trace["traceEvents"] if str(e.get("name", "")).startswith("ProfilerStep")}
     assert len(steps) == ACTIVE
     assert not [path.name for path in tmp_path.glob(".*")], "nothing half-written"
+
+
+def test_a_sweep_looks_for_its_runs_where_they_are() -> None:
+    """The few steps are part of a run's name."""
+    cfg = initialised(compose_overrides("trainer=profile"), [])
+    assert cfg.trainer.max_steps == cfg.trainer.val_check_interval == PROFILED
 
 
 def test_training_runs_what_was_compiled(

@@ -43,7 +43,7 @@ def _compare(args: argparse.Namespace) -> int:
         comparison = with_bounds(comparison)
     write(comparison, args.output)
     sys.stdout.write(markdown(comparison))
-    print(f"{len(runs)} runs; tables, figures and the page are in {args.output}", file=sys.stderr)
+    print(f"{len(runs)} runs; everything is in {args.output}", file=sys.stderr)
     return 0
 
 

@@ -65,7 +65,7 @@ def _work(words: list[str]) -> int:
             )
             return None
         try:
-            cfg = config.initialised(config.shortened(cfg), HydraConfig.get().overrides.task)
+            cfg = config.initialised(cfg, HydraConfig.get().overrides.task)
             finished = report_if_complete(cfg)
             if finished is not None:
                 return _score(finished)

@@ -73,6 +73,7 @@ class _Recipe(TypedDict):
     value_bias: bool
     ends_at_last_step: bool
     average: Literal["labelled", "all"]
+    class_weights: list[float] | None
     ohem: Group
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the network of the file `init_from` takes the place of the configured one, except for what words say."""
+"""What follows from a training's words: the network of the file `init_from` takes the place of the configured one."""
 
 import logging
 import re
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from isaseg.config.composition import shortened
 from isaseg.config.targets import check_targets
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import SUFFIXES, sha256
@@ -31,11 +32,12 @@ class _File(NamedTuple):
 
 
 def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
-    """Return a training configuration with the network of the file `init_from`, or itself where there is none.
+    """Return a training configuration with what follows from its words, or itself where nothing does.
 
-    The nodes backbone, attention and head become those of the file, normalisation included. What `words` say of them
-    holds, and what only a training uses (freeze, norm_eval, recompute, label, init) stays. `init_sha256` becomes that of
-    the file, so that a run is named by its content.
+    With `callbacks.profile` it has the few steps that are watched. With `init_from` it has the network of that file: the
+    nodes backbone, attention and head become those of the file, normalisation included. What `words` say of them holds,
+    and what only a training uses (freeze, norm_eval, recompute, label, init) stays. `init_sha256` becomes that of the
+    file, so that a run is named by its content.
 
     Args:
         cfg: The configuration.
@@ -45,6 +47,7 @@ def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
         ConfigError: If there is no such file, or it is another one than `init_sha256` says.
         CheckpointError: If it does not load, or one of init_parts does not fit the network that the words ask for.
     """
+    cfg = shortened(cfg)
     if OmegaConf.select(cfg, "init_from") is None:
         return cfg
     path = initial_file(cfg)

@@ -25,7 +25,7 @@ from isaseg.models.layers import conv_norm_act
 from isaseg.report.rows import Comparison
 
 GROUPS = 3  # lamp colours, frames of cards
-_CHANNELS = 4  # enough to see which cells depend on which
+_CHANNELS = 16  # half of it, the keys, must be divisible by the heads of attention and the groups of CGNL
 
 
 class Scenes(NamedTuple):

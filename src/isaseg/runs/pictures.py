@@ -122,8 +122,8 @@ def log_pictures(
 ) -> None:
     """Send images with truth and prediction after `step` steps: to W&B as overlays, to others side by side."""
     images = {}
-    for sample, labels in zip(samples, predictions, strict=True):
-        images[stem(sample.id)] = np.hstack(list(_panels(sample, labels, source).values()))
+    for number, (sample, labels) in enumerate(zip(samples, predictions, strict=True)):
+        images[f"{number:02d}_{stem(sample.id)}"] = np.hstack(list(_panels(sample, labels, source).values()))
     for logger in loggers:
         if isinstance(logger, NeverFatalWandbLogger):
             shapes = [_subsampled(sample.mask).shape for sample in samples]

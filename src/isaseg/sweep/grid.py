@@ -24,7 +24,7 @@ def combinations(
         rows: Overrides that belong together, separated by blanks; each row is combined with everything else.
 
     Raises:
-        ConfigError: For a sweep that is not a list of values, such as interval(0, 1).
+        ConfigError: For a sweep without values, or that is no list of them, such as interval(0, 1).
     """
     parser = OverridesParser.create()
     parsed = parser.parse_overrides([*(f"{k}={v}" for k, v in params.items()), *arguments])
@@ -35,6 +35,8 @@ def combinations(
             choices[key] = [str(override.input_line)]
         elif override.is_discrete_sweep():
             choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            if not choices[key]:
+                raise ConfigError(f"expected values to sweep, got {override.input_line}, which has none")
         else:
             raise ConfigError(
                 f"expected values to sweep, got {override.input_line}; hydra/sweeper=optuna searches an interval"
