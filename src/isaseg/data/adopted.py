@@ -249,7 +249,7 @@ class EvalBatches:
                 found = _named(batch, self.split, f"{self.split}_{number:05d}")
                 if self.views is not None:
                     image = found.pop("image")
-                    found |= {"views": self.views.make(image), "size": tuple(image.shape[2:])}
+                    found |= {"views": self.views.make(image), "size": tuple(found["mask"].shape[1:])}
                 yield [found]
         if self.world > 1 and number < self.rank:
             yield []
