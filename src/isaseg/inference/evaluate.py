@@ -46,10 +46,8 @@ class Evaluation(lightning.LightningModule):
     """Label the pictures of a split, and count.
 
     Args:
-        segmenter: The network.
-        how: How it is applied.
+        how: How the network is applied.
         data: Has the split.
-        split: Its name.
         stack: Closes the progress bar.
 
     Attributes:
