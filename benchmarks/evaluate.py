@@ -10,7 +10,7 @@ from benchmarks.serve import Timer, Work, serve
 from benchmarks.works import LOGITS, SETS, logits_and_target, smooth_image
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.labels import labels_from_coarse
-from isaseg.inference.metrics import count
+from isaseg.inference.metrics import count_each
 from isaseg.models.backbone import Backbone
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import build_segmenter
@@ -30,14 +30,14 @@ def benchmark(options: Namespace) -> None:
 def _labels_work(name: str, kind: str) -> Work:
     logits, target = logits_and_target(name, kind)
     classes, _, size = SETS[name]
-    return lambda: count(labels_from_coarse(logits, [size], False)[0], target, classes, 255)
+    return lambda: count_each(labels_from_coarse(logits, [size], False), target[None], classes, 255)
 
 
 def _network_work(size: list[int]) -> Work:
     backbone = Backbone("resnet50c", output_stride=8)
     network = build_segmenter(backbone, 19, InterlacedSparseAttention, aux_channels=None).fuse()
     image, target = smooth_image(*size), torch.zeros(size, dtype=torch.uint8)
-    return lambda: count(predict_labels(network, image[None], Inference())[0], target, 19, 255)
+    return lambda: count_each(predict_labels(network, image[None], Inference()), target[None], 19, 255)
 
 
 def _start(task: dict[str, Any]) -> Timer:

@@ -20,7 +20,7 @@ from benchmarks.works import (
 from isaseg import config
 from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.labels import labels_from_coarse
-from isaseg.inference.metrics import count
+from isaseg.inference.metrics import count_each
 from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.fuse import fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
@@ -88,8 +88,8 @@ def _evaluation(network: Segmenter, kind: str, size: tuple[int, int], device: st
 
     def work() -> None:
         with autocast(kind, device):
-            labels = predict_labels(network, image[None], Inference())[0]
-        count(labels, target, classes, 255)
+            labels = predict_labels(network, image[None], Inference())
+        count_each(labels, target[None], classes, 255)
 
     return work
 

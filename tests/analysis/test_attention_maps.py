@@ -246,7 +246,12 @@ MAP = torch.zeros(1, 8, 6, 8)
     ("module", "x", "positions", "message"),
     [
         (ISA(8), MAP, [(0, 0)], "call module.eval"),
-        (baselines.NoContext(8).eval(), MAP, [(0, 0)], "made of attention blocks, got NoContext"),
+        (
+            baselines.NoContext(8).eval(),
+            MAP,
+            [(0, 0)],
+            "attention blocks, got NoContext; choose .* isa, dense or axial",
+        ),
         (criss_cross.CrissCrossAttention(8).eval(), MAP, [(0, 0)], "got CrissCrossAttention"),
         (interlaced.ParallelInterlacedSparseAttention(8).eval(), MAP, [(0, 0)], "give one of module.blocks"),
         (ISA(8).eval(), MAP, [(0, 0), (6, 0)], r"inside 6 x 8, got \(6, 0\)"),

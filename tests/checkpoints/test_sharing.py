@@ -146,7 +146,7 @@ def test_only_what_loads_again_is_shared(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "README.md").write_text("# My thesis\n")
     with pytest.raises(
-        CheckpointError, match="whose README.md is no model card of isaseg; name another folder"
+        CheckpointError, match="whose README.md is not an isaseg model card; name another folder"
     ):
         segmenter.save_pretrained(tmp_path)
     assert (tmp_path / "config.json").exists()

@@ -90,6 +90,15 @@ def test_pictures_at_other_sizes_take_the_place_of_the_image() -> None:
         assert [view.shape[1:] for view in batch["views"]] == [(3, 4, 4), (3, 8, 8)]
 
 
+def test_labels_are_wanted_at_the_size_of_the_mask() -> None:
+    class Finer(Mine):
+        def val_dataloader(self) -> Any:
+            return DataLoader([{**sample(0), "mask": torch.zeros(16, 24, dtype=torch.int64)}], 1)
+
+    ((batch,),) = adopted(Finer()).eval_loader("val", views=Views(lambda image: [image], 1))
+    assert batch["size"] == (16, 24) and batch["views"][0].shape == (1, 3, 8, 8)
+
+
 def test_several_processes_do_not_train_on_the_same_samples() -> None:
     data = adopted()
     data.trainer = SimpleNamespace(world_size=2, global_rank=0)  # type: ignore[assignment]

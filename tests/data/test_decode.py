@@ -11,7 +11,8 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from isaseg.data.decode import DecodeError, read_image, read_labels
+from isaseg.data.decode import _FORMATS, DecodeError, read_image, read_labels
+from isaseg.data.index import IMAGE_ENDINGS
 
 SIZE = (37, 51)
 RNG = np.random.default_rng(0)
@@ -29,6 +30,11 @@ def png(bits: int, kind: int, size: tuple[int, int], rows: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", size[1], size[0], bits, kind, 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def test_a_format_is_read_if_its_files_are_found() -> None:
+    known = Image.registered_extensions()
+    assert {known[ending] for ending in IMAGE_ENDINGS} == set(_FORMATS)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isaseg.inference.apply import Inference, predict_labels, predict_logits
+from isaseg.inference.apply import Inference, predict_labels
 from isaseg.models.backbone import Backbone
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
+from tests.inference.tiny import predict_logits
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["edges", "align_corners"])

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from PIL import Image
 
 from isaseg.checkpoints.loading import Model, load_model
 from isaseg.cli.evaluate import main
+from isaseg.data.adopted import LabelInfo
+from isaseg.data.info import default_palette
 from isaseg.data.resize import fit
 from isaseg.data.sets.lip import INFO as LIP
 from isaseg.inference import apply
 from isaseg.inference import evaluate as evaluation
-from isaseg.inference.apply import predict_labels
+from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.evaluate import evaluate_model
 from isaseg.inference.protocol import inference_of
 from tests import fakes, forked
@@ -327,3 +330,20 @@ def test_a_split_is_enough_of_a_data_set(network: Path, own: list[str], tmp_path
     words = [*own, f"data.root={root}", "split=test", f"output={tmp_path}/out"]
     metrics = evaluate_model(compose_from(*words), load_model(network))
     assert (metrics["split"], metrics["images"], len(files(tmp_path / "out" / "worst"))) == ("test", 2, 2)
+
+
+def test_changes_are_drawn_at_the_size_of_the_mask(network: Path, tmp_path: Path) -> None:
+    """A module of the user's own may have larger masks than images."""
+    sample = {
+        "image": torch.zeros(3, 40, 56, dtype=torch.uint8),
+        "mask": torch.zeros(80, 112).long(),
+        "id": "a",
+    }
+    classes = tuple(NAMES)
+    data = SimpleNamespace(
+        source=lambda _: LabelInfo(classes, default_palette(classes), 255), samples=lambda *_: [sample]
+    )
+    segmenter = load_model(network).segmenter
+    module: Any = SimpleNamespace(segmenter=segmenter, how=Inference(), data=data, split="val")
+    evaluation._draw(module, ["a"], tmp_path / "changed", segmenter)
+    assert [path.name for path in (tmp_path / "changed").iterdir()] == ["00_a.png"]

@@ -8,14 +8,13 @@ from PIL import Image
 
 from isaseg import config
 from isaseg.data.decode import read_labels
-from isaseg.data.info import DatasetInfo, dataset_info
+from isaseg.data.info import DatasetInfo, dataset_info, default_palette
 from isaseg.errors import ConfigError
 from isaseg.inference.label_files import (
     KNOWN,
     known_format,
     label_format,
     own_ids,
-    voc_colours,
     write_label_file,
 )
 
@@ -87,8 +86,7 @@ def test_a_file_holds_ids_and_colours(data: str, tmp_path: Path) -> None:
     assert np.array_equal(read_labels(path, ("L", "P")), form.ids[labels])
 
 
-def test_vocs_colours_are_the_official_ones() -> None:
-    assert voc_colours(256).tolist() == [voc_colour(index) for index in range(256)]
+def test_the_colours_of_pascal_voc_are_the_official_ones() -> None:
     assert known_format("pascal_voc").colours.tolist() == [voc_colour(index) for index in range(21)]
 
 
@@ -113,7 +111,7 @@ def test_a_network_says_what_it_was_trained_on() -> None:
     assert (form.ids.tolist(), form.classes, form.mode) == ([0, 1], ("sky", "ground"), "P")
     assert form.colours.tolist() == mine["palette"]
     unknown = label_format({"num_classes": 256})
-    assert unknown.classes[255] == "255" and unknown.colours[255].tolist() == voc_colour(255)
+    assert unknown.classes[255] == "255" and np.array_equal(unknown.colours, default_palette(unknown.classes))
     assert label_format({**mine, "data": "pascal_voc"}, "folder").ids.tolist() == [0, 1]
 
 

@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from isaseg.checkpoints.loading import load_model
 from isaseg.inference import labels as module
-from isaseg.inference.apply import Inference, predict_labels, predict_logits
+from isaseg.inference.apply import Inference, predict_labels
 from isaseg.inference.labels import labels_from_coarse
 from isaseg.inference.metrics import ConfusionMatrix, SplitScores, count_boundary, count_each, known
 from tests.inference.test_apply import picture
+from tests.inference.tiny import predict_logits
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

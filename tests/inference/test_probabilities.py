@@ -15,9 +15,9 @@ from isaseg.checkpoints.loading import load_segmenter
 from isaseg.cli import predict as cli
 from isaseg.data.decode import read_image
 from isaseg.inference import apply, predict, prediction_files
-from isaseg.inference.apply import Inference, predict_logits
+from isaseg.inference.apply import Inference
 from isaseg.inference.probabilities import collected, normalised_entropy
-from tests.inference.tiny import files, make_checkpoint, read, save_picture
+from tests.inference.tiny import files, make_checkpoint, predict_logits, read, save_picture
 
 COMMAND = cli.main
 VIOLET, YELLOW = (68, 1, 84), (253, 231, 36)

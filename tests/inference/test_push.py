@@ -119,5 +119,5 @@ def test_what_cannot_be_pushed_is_one_sentence(
     (line,) = (text for text in capsys.readouterr().err.splitlines() if text.startswith("error: "))
     assert "'out' is complete: run the same command again" in line
     Path("out/README.md").write_text("# Another project\n")
-    assert "whose README.md is no model card of isaseg" in refused(*words)
+    assert "whose README.md is not an isaseg model card" in refused(*words)
     assert "expected another folder than that of checkpoint='out'" in refused("checkpoint=out", "output=out")

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from isaseg import config
-from isaseg.models.segmenter import build_described
+from isaseg.inference.apply import Inference, in_strips, views
+from isaseg.models.segmenter import Segmenter, build_described
 from isaseg.models.tensor_files import save_safetensors
 
 PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
@@ -35,6 +36,13 @@ def make_checkpoint(path: Path, num_classes: int, scale: float = 1.0, **known: A
         segmenter.head.classifier.bias *= scale
     save_safetensors(segmenter, description, path)
     return path
+
+
+@torch.no_grad()
+def predict_logits(segmenter: Segmenter, image: torch.Tensor, how: Inference) -> torch.Tensor:
+    """Return what `predict_labels` takes the argmax of, float32 (B, K, H, W), held whole."""
+    each = in_strips(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
+    return torch.stack([torch.cat(list(strips), dim=1) for strips in each])
 
 
 def compose_from(*words: str) -> DictConfig:

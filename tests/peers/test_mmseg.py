@@ -18,10 +18,11 @@ from PIL import Image
 
 from isaseg.checkpoints.loading import load_model
 from isaseg.config import compose_from
-from isaseg.inference.apply import Inference, predict_labels, predict_logits
-from isaseg.inference.metrics import count, scores
+from isaseg.inference.apply import Inference, predict_labels
+from isaseg.inference.metrics import count_each, known, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.segmenter import Segmenter
+from tests.inference.tiny import predict_logits
 from tests.peers.peer import PEER, run_peer
 from tests.training.test_initial import check_begins
 from tests.training.test_initial import photos as photos
@@ -218,7 +219,8 @@ def test_scores_are_those_of_mmsegs_metric(classes: int, peer: Path) -> None:
     """It divides in float32: its areas must be ours exactly, its formulas in float64 to 1e-9, its own scores to 1e-6."""
     found = json.loads((peer / "scores.json").read_text())[CLASSES.index(classes)]
     pairs = label_maps(classes)
-    matrix = sum(count(torch.from_numpy(p), torch.from_numpy(t), classes, 255) for p, t in pairs)
+    tensors = [(torch.from_numpy(p)[None], torch.from_numpy(t)[None]) for p, t in pairs]
+    matrix = sum(known(count_each(p, t, classes, 255), 255, t)[0] for p, t in tensors)
     assert isinstance(matrix, torch.Tensor)
     both = matrix.diag()
     areas = [both, matrix.sum(0) + matrix.sum(1) - both, matrix.sum(0), matrix.sum(1)]

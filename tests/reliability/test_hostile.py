@@ -19,9 +19,10 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from isaseg.checkpoints.loading import copy_weights, load_model, load_weights
+from isaseg.checkpoints.loading import copy_weights, load_model
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.models.backbone import Backbone
+from isaseg.models.tensor_files import load_checkpoint
 from isaseg.training.resume import find_resume
 from isaseg.training.run import train
 from tests import forked
@@ -170,7 +171,7 @@ def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
     there = set(os.listdir())
     for refuse in (
         lambda: load_model(path),
-        lambda: load_weights(nn.Linear(1, 1), path),
+        lambda: copy_weights(nn.Linear(1, 1), load_checkpoint(path), path),
         lambda: copy_weights(nn.Linear(1, 1), find_resume(Path("run"), str(path))[1], path),
     ):
         with pytest.raises(CheckpointError, match="hostile") as caught:

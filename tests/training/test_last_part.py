@@ -38,7 +38,7 @@ def test_memory_and_pictures_are_those_of_the_device(
         monkeypatch.setattr(run, name, done)
 
     with_device("_fit", after="cuda:0")
-    with_device("load_weights", before="cpu")
+    with_device("copy_weights", before="cpu")
     with_device("_score", after="meta")
 
     def pictures(segmenter: torch.nn.Module, *args: Any) -> None:

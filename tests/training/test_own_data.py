@@ -26,7 +26,7 @@ SHORT += [*SEARCH, "pictures=2", "trainer.val_check_interval=3", "run_dir=run"]
     [
         (["data=shapes", "data.num_workers=0", "data.batch_size=2"], ["0", "1"]),
         (["data=module"], ["ground", "square"]),
-        (["data=module", "+data.module.named=true"], ["ground", "square"]),
+        (["data=module", "+data.module.named=true", "+data.module.mask_scale=2"], ["ground", "square"]),
     ],
 )
 def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: list[str]) -> None:
@@ -41,7 +41,8 @@ def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: l
     evaluate_model(compose_for("evaluate", *scored), load_model(Path("run/checkpoints/best.ckpt")))
     scores = json.loads(Path("scores/metrics.json").read_text())
     count = 5 if words[0] == "data=shapes" else 4
-    assert scores["images"] == count and sum(map(sum, scores["confusion"])) == count * 40 * 48
+    pixels = 80 * 96 if "+data.module.mask_scale=2" in words else 40 * 48
+    assert scores["images"] == count and sum(map(sum, scores["confusion"])) == count * pixels
     assert len(list(Path("scores/worst").glob("*.png"))) == count
     save_picture(Path("a.png"))
     assert predict_pictures(compose_for("predict", "input=a.png", "output=out", "device=cpu")) == 0

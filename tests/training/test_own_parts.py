@@ -133,7 +133,7 @@ def test_a_loss_of_two_arguments_is_that_of_three_on_resized_logits(align_corner
         ("attention._target_=ownlab.WrongGate", r"\(1, 16, 8, 8\) for one.*got \(1, 16, 8, 7\)"),
         (
             "attention._target_=ownlab.Lazy",
-            "have a shape once they are built, got head.attention.point.weight",
+            "have a shape once they are built, got head.attention.point.weight without one; replace the lazy layer",
         ),
         ("backbone._target_=ownlab.NoChannels", "with `channels`.*got None of NoChannels"),
         (

@@ -37,8 +37,8 @@ class AttentionMaps(NamedTuple):
     stage is left out.
 
     Attributes:
-        stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of their pattern:
-            long_range, short_range, dense or criss_cross; numbered from its second use on, `long_range_2`.
+        stages: The weights of each stage, (M, H, W), in the order in which the stages run, by the name of their pattern,
+            e.g. long_range, short_range, dense, along_rows; numbered from its second use on, `long_range_2`.
         product: The weights of all stages together, (M, H, W): for two stages sum_m w2(i, m) w1(m, j), the share that
             position j of the input has in position i of the output if values passed unchanged from stage to stage.
     """
@@ -54,8 +54,7 @@ def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) 
     Besides what the module itself needs, it holds a few times M maps in memory, never the score matrix.
 
     Args:
-        module: A context module that is a sequence of attention blocks (ISA of any order, dense, plain criss-cross), in
-            evaluation mode.
+        module: A context module whose stages are `AttentionBlock`s, e.g. isa, dense or axial, in evaluation mode.
         x: Its input, (1, C, H, W).
         positions: M positions (row, column) of the map.
 
@@ -66,8 +65,8 @@ def attention_maps(module: nn.Module, x: Tensor, positions: Sequence[Position]) 
     calls = _calls(module, x)
     if not calls:
         raise ValueError(
-            f"expected a context module made of attention blocks, got {type(module).__name__}; "
-            "choose ISA, dense or plain criss-cross attention"
+            f"expected a context module made of attention blocks, got {type(module).__name__}; choose one whose stages "
+            "are `AttentionBlock`s, e.g. isa, dense or axial"
         )
     height, width = x.shape[-2:]
     top, left = 0, 0

@@ -20,6 +20,7 @@ from isaseg.inference.probabilities import predict_probabilities
 from isaseg.models.segmenter import Segmenter
 
 _EMBEDDED = {"lamps": Lamps, "cards": Cards}
+_EXAMPLES = 6
 _ENLARGED = 512  # pixels that a side has at least, so that borders are thin lines and pixels can be hit
 
 
@@ -89,10 +90,10 @@ def attention_png(segmenter: Segmenter, picture: np.ndarray, pixel: Position, na
     return file.getvalue()
 
 
-def examples(data: str | None, count: int = 6) -> list[np.ndarray]:
+def examples(data: str | None) -> list[np.ndarray]:
     """Return scenes of the validation split of an embedded data set, uint8 RGB; none of any other."""
     scenes = _EMBEDDED[data]("val") if data in _EMBEDDED else None
-    return [] if scenes is None else [scenes.load(i).image[:, :] for i in range(count)]
+    return [] if scenes is None else [scenes.load(i).image[:, :] for i in range(_EXAMPLES)]
 
 
 def _tensor(picture: np.ndarray) -> torch.Tensor:

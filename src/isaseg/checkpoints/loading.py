@@ -1,6 +1,5 @@
 """Load weights or whole networks from checkpoint files. Needs neither Lightning nor Hydra."""
 
-import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,63 +12,31 @@ from isaseg.errors import CheckpointError
 from isaseg.models.description import differences
 from isaseg.models.hub import located
 from isaseg.models.segmenter import Segmenter, fitting, network_of
-from isaseg.models.tensor_files import load_checkpoint, load_file
+from isaseg.models.tensor_files import load_file
 
 
-def load_weights(
-    module: nn.Module, path: Path, prefix: str = "", ignore: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Copy weights from a file into `module`: all except those explicitly ignored, or none at all.
+def copy_weights(module: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
+    """Copy the weights of a checkpoint into `module`: all of them, or none.
 
     Args:
         module: Receives the weights.
-        path: A checkpoint with a `state_dict`, or a bare state dict.
-        prefix: Only entries whose names start with it are used, and it is removed: "segmenter." takes the network out
-            of a training checkpoint.
-        ignore: Patterns, e.g. "head.classifier.*" for a network of other classes. What they match keeps its value in
-            `module`, and may be absent from the file or of another shape there.
-
-    Returns:
-        The whole checkpoint.
+        checkpoint: What `path` holds: a checkpoint with a `state_dict`, or a bare state dict.
+        path: The file, for messages.
 
     Raises:
-        CheckpointError: If the file does not load, names or shapes differ (lists all that differ), or a pattern of
-            `ignore` matches nothing.
+        CheckpointError: If names, shapes or types differ; lists all that differ.
     """
-    checkpoint = load_checkpoint(path)
-    copy_weights(module, checkpoint, path, prefix, ignore)
-    return checkpoint
-
-
-def copy_weights(
-    module: nn.Module, checkpoint: dict[str, Any], path: Path, prefix: str = "", ignore: Sequence[str] = ()
-) -> None:
-    """Do what `load_weights` does, with a checkpoint that was read from `path`."""
     content = checkpoint.get("state_dict", checkpoint)
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(f"expected named tensors in '{path}', got none; use another file")
-    theirs = {
-        k.removeprefix(prefix): v
-        for k, v in content.items()
-        if k.startswith(prefix) and isinstance(v, Tensor)
-    }
-    ours = module.state_dict()
-    for pattern in ignore:
-        if not fnmatch.filter([*ours, *theirs], pattern):
-            raise CheckpointError(
-                f"expected ignore={pattern!r} to match a tensor of the model or of '{path}', got none that it matches"
-            )
-    ours, theirs = (
-        {name: t for name, t in weights.items() if not any(fnmatch.fnmatchcase(name, i) for i in ignore)}
-        for weights in (ours, theirs)
-    )
-    listed = differences(ours, theirs, str)
+    theirs = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    listed = differences(module.state_dict(), theirs, str)
     if listed:
         raise CheckpointError(
             f"expected the weights of this model in '{path}', got others. {listed}. "
             "Build the model from the configuration with which the file was made"
         )
-    module.load_state_dict(theirs, strict=not ignore)
+    module.load_state_dict(theirs)
 
 
 class Model(NamedTuple):
@@ -163,8 +130,8 @@ def _recognise(content: dict[str, Any]) -> published.Published:
     ours = any(name.startswith(("segmenter.", "backbone.model.")) for name in weights)
     if "isaseg" not in content and ours:
         raise CheckpointError(
-            "expected a description of the network beside its weights, got none: an older version wrote it. Build the "
-            "network and use load_weights, or continue the run (`resume`)"
+            "expected a description of the network beside its weights, got none: an older version wrote it. Continue "
+            "the run (`resume`), or load its state_dict yourself"
         )
     if "isaseg" not in content:
         return published.recognise(content, weights)

@@ -23,8 +23,8 @@ def copy_parts(
 ) -> dict[str, str]:
     """Copy parts of the network in a file into `segmenter`, and log what is kept, what is new and why.
 
-    The classifiers of both heads are kept only for the same classes. A file that does not name its classes is taken
-    at its word where the number is the same.
+    The classifiers of both heads are kept only for the same classes. If the file does not name its
+    classes, the same number counts as the same classes.
 
     Args:
         segmenter: Receives the weights.
@@ -53,7 +53,7 @@ def copy_parts(
     }
     segmenter.load_state_dict(kept, strict=False)
     counts = {part: sum(part_of(name) == part for name in kept) for part in PARTS}
-    told = ", ".join(f"{count} tensors of {part}" for part, count in counts.items() if count)
+    kept_words = ", ".join(f"{count} tensors of {part}" for part, count in counts.items() if count)
     reasons = {part: "not in init_parts" for part in PARTS if part not in parts}
     if "head" in parts:
         if others:
@@ -61,7 +61,7 @@ def copy_parts(
         if segmenter.aux_head is not None and not any(name.startswith("aux_head.") for name in weights):
             reasons["aux_head"] = "the file has none"
     new = ", ".join(f"{part} ({why})" for part, why in reasons.items())
-    log.info("kept of '%s': %s; new: %s", path, told, new or "nothing")
+    log.info("kept of '%s': %s; new: %s", path, kept_words, new or "nothing")
     if (
         "head" in parts
         and segmenter.aux_head is None
@@ -72,7 +72,7 @@ def copy_parts(
         log.info(
             "'%s' does not name its %d classes: they are taken for those of the data", path, len(classes)
         )
-    return {"init_kept": told, "init_new": new}
+    return {"init_kept": kept_words, "init_new": new}
 
 
 def part_of(name: str) -> str:

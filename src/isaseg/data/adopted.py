@@ -15,7 +15,7 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from isaseg.data.dataset import Views
 from isaseg.data.info import default_palette
 from isaseg.data.loader import Batch
-from isaseg.data.module import SegmentationDataModule
+from isaseg.data.module import SegmentationDataModule, place_of
 from isaseg.errors import ConfigError, DataError
 
 _STAGES = {
@@ -26,7 +26,7 @@ _STAGES = {
 _TRANSFERS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-class Labels(NamedTuple):
+class LabelInfo(NamedTuple):
     """What is known about the labels of a split, as a `Source` has it."""
 
     classes: tuple[str, ...]
@@ -41,7 +41,7 @@ class AdoptedData(lightning.LightningDataModule):
 
     Its loaders give dicts with `image`, uint8 RGB (B, 3, H, W), `mask`, integers (B, H, W), and perhaps `id`, B names.
     Those of training give crops of one size; a mask of val and test may have another size than its image. A run resumes
-    as Lightning resumes such loaders, and its samples are the module's own affair, also between several processes.
+    as far as Lightning can resume such loaders; which samples each process gets is up to the module.
 
     Args:
         module: The LightningDataModule; without hooks that change a batch on its way to the device.
@@ -135,11 +135,11 @@ class AdoptedData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> "EvalBatches":
         """Return the validation split, see `eval_loader`."""
-        return self.eval_loader("val", *self._place())
+        return self.eval_loader("val", *place_of(self.trainer))
 
     def test_dataloader(self) -> "EvalBatches":
         """Return the test split, see `eval_loader`."""
-        return self.eval_loader("test", *self._place())
+        return self.eval_loader("test", *place_of(self.trainer))
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Give a training batch ids if it has none; Lightning passes the summary's image too."""
@@ -156,11 +156,11 @@ class AdoptedData(lightning.LightningDataModule):
         """Return whether the module has a loader of a split for evaluation."""
         return split in ("val", "test") and _has(self.module, split)
 
-    def source(self, split: str) -> Labels:
+    def source(self, split: str) -> LabelInfo:
         """Return what is known about the labels of a split.
 
         Raises:
-            ConfigError: If it is no split for evaluation, or the names are not those of K classes.
+            ConfigError: If the split is not one for evaluation, or the names are not those of K classes.
         """
         if not self.is_labelled(split):
             raise ConfigError(f"expected split=val, or test if data.module has test_dataloader, got {split=}")
@@ -173,7 +173,7 @@ class AdoptedData(lightning.LightningDataModule):
             )
         classes = tuple(str(name) for name in names)
         palette = default_palette(classes) if self.colours is None else np.array(self.colours, np.uint8)
-        return Labels(classes, palette, self.ignore_index)
+        return LabelInfo(classes, palette, self.ignore_index)
 
     def check(self) -> None:
         """Check the first batch of train and val.
@@ -223,10 +223,6 @@ class AdoptedData(lightning.LightningDataModule):
             self.prepare_data()
             self.setup(_STAGES[split][0])
 
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-
 
 Data = SegmentationDataModule | AdoptedData
 
@@ -249,7 +245,7 @@ class EvalBatches:
                 found = _named(batch, self.split, f"{self.split}_{number:05d}")
                 if self.views is not None:
                     image = found.pop("image")
-                    found |= {"views": self.views.make(image), "size": tuple(image.shape[2:])}
+                    found |= {"views": self.views.make(image), "size": tuple(found["mask"].shape[1:])}
                 yield [found]
         if self.world > 1 and number < self.rank:
             yield []

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from albumentations import D4, BaseCompose, BasicTransform, Compose, HorizontalFlip, Transpose, VerticalFlip
 
+from isaseg.data.check import shown
 from isaseg.errors import ConfigError
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray | None]
@@ -85,10 +86,10 @@ def check_augment(transforms: Sequence[Any], crop_size: tuple[int, int], ignore_
                     f"which fails: {' '.join(str(error).split())[:200]}"
                 ) from error
             for part, before in sample.items():
-                if _form(done[part]) != _form(before):
+                if shown(done[part]) != shown(before):
                     raise ConfigError(
-                        f"expected {key} to keep size and type, {_form(before)} for data.crop_size={list(crop_size)}, "
-                        f"got {name}, which makes the {part} {_form(done[part])}"
+                        f"expected {key} to keep size and type, {shown(before)} for data.crop_size={list(crop_size)}, "
+                        f"got {name}, which makes the {part} {shown(done[part])}"
                     )
             new = set(np.unique(done["mask"]).tolist()) - {*np.unique(sample["mask"]).tolist(), ignore_index}
             if new:
@@ -123,7 +124,7 @@ def _leaves(transform: BasicTransform | BaseCompose) -> Iterator[BasicTransform]
 
 
 def _noise(size: tuple[int, int], seed: int) -> dict[str, np.ndarray]:
-    """Return image, mask and far; among the labels is no 0, with which albumentations fills if it is not told else."""
+    """Return image, mask and far; among the labels is no 0, with which albumentations fills unless told otherwise."""
     rng = np.random.default_rng(seed)
     image, labels = rng.integers(0, 256, (*size, 3), np.uint8), np.array([1, 101, 201], np.uint8)
     return {"image": image, "mask": rng.choice(labels, size), "far": rng.integers(0, 2, size, np.uint8)}
@@ -136,7 +137,3 @@ def _applied(
     whole.set_random_state(rng, Draws(rng))
     done: dict[str, Any] = transform(force_apply=True, **sample)
     return done
-
-
-def _form(value: Any) -> str:
-    return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -74,7 +74,9 @@ def write_picture(path: Path, picture: np.ndarray, source: Path, *more: Any) -> 
 
 
 def cached_picture(path: Path, source: Path, *more: Any) -> LazyArray | None:
-    """Return the cached picture of `source` as it is now; None if it is absent, older, or of another place or `more`.
+    """Return the cached picture of `source` as it is now.
+
+    None if there is none, or it was made from another file, an earlier version of it, or with other `more`.
 
     Raises:
         CacheError: If it is damaged.
@@ -105,7 +107,7 @@ class CachedPicture:
         with path.open("rb") as file:
             start = file.read(len(_MAGIC) + _START.size)
             if len(start) < len(_MAGIC) + _START.size or not start.startswith(_MAGIC):
-                raise _damaged(path, "is no cache file of this version")
+                raise _damaged(path, "is not a cache file of this version")
             header_bytes, tiles, checksum = _START.unpack(start[len(_MAGIC) :])
             text, numbers = file.read(header_bytes), file.read(4 * tiles)
             if zlib.crc32(text + numbers) != checksum:

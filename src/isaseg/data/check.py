@@ -19,7 +19,6 @@ def check_files(source: FileSource, strict_size: bool = False) -> None:
     """Check the size of a split, and every pair, or about 500 evenly spaced ones if there are more than 5000.
 
     Args:
-        source: The split.
         strict_size: Whether a number of images that is not the published one is an error instead of a warning.
 
     Raises:
@@ -45,22 +44,22 @@ def check_first(source: Source, split: str) -> None:
     """
     where, count = f"from data.source for the split {split}", len(source.classes)
     if np.shape(source.palette) != (count, 3):
-        raise DataError(f"expected a palette uint8 ({count}, 3) {where}, got {_shown(source.palette)}")
+        raise DataError(f"expected a palette uint8 ({count}, 3) {where}, got {shown(source.palette)}")
     if len(source) == 0:
         raise DataError(
             f"expected at least one sample {where}, got none; return None if there is no such split"
         )
     loaded = source.load(0)
     if not isinstance(loaded, tuple) or not 2 <= len(loaded) <= 3:
-        raise DataError(f"expected load to return (image, mask) {where}, got {_shown(loaded)}")
+        raise DataError(f"expected load to return (image, mask) {where}, got {shown(loaded)}")
     image, mask, _ = Loaded(*loaded)
     size = getattr(image, "shape", (0, 0))[:2]
     if getattr(image, "shape", ())[2:] != (3,) or _type(image) != np.uint8:
-        raise DataError(f"expected an RGB image, uint8 (H, W, 3), {where}, got {_shown(image)}")
+        raise DataError(f"expected an RGB image, uint8 (H, W, 3), {where}, got {shown(image)}")
     if mask is None and split == "test":
         return
     if getattr(mask, "shape", None) != size or _type(mask) != np.uint8:
-        raise DataError(f"expected a mask, uint8 {size} as its image, {where}, got {_shown(mask)}")
+        raise DataError(f"expected a mask, uint8 {size} as its image, {where}, got {shown(mask)}")
     assert mask is not None
     strange = np.setdiff1d(mask[:, :], [*range(count), source.ignore_index])
     if len(strange):
@@ -73,7 +72,8 @@ def _type(picture: Any) -> Any:
     return picture[:1, :1].dtype if len(getattr(picture, "shape", ())) >= 2 else None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return type and shape of an array, or the type of anything else, for messages."""
     return f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 

@@ -29,7 +29,6 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     """A source as tensors.
 
     Args:
-        source: The samples.
         transform: The training transform; None: whole images.
         seed: Seed of the transform.
         length: Use only the first `length` samples; None: all.
@@ -57,7 +56,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
-        """Return image and id; mask, or size where there are no labels; far where the source has it.
+        """Return `image` and `id`; `mask`, or `size` if there are no labels; and `far` if the source has it.
 
         image is uint8 (3, h, w), channels last in memory; mask uint8 (H, W); size (H, W); far bool (H, W). If there are
         `views`, views, a list of such images, takes the place of image, and size is there with labels, too.

@@ -12,7 +12,7 @@ import scipy.io
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 # Pillow decodes others by programs, as PostScript by Ghostscript, whatever the file is called
-_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _WIDE = ("I;16", "I;16B")
 _MASKS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", *_WIDE)  # Pillow's modes
 _RGB = np.array([1 << 16, 1 << 8, 1], np.int32)

@@ -91,7 +91,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.batch_size, self.val_batch_size, self.num_workers = batch_size, val_batch_size, num_workers
         self.seed, self.transform = seed, transform
         self.max_steps, self.accumulate = max_steps, accumulate
-        self.name, self.root, self.val_length, self.val_resize = name, root, val_length, val_resize
+        self.name, self.val_length, self.val_resize = name, val_length, val_resize
         self.cache, self.timeout = None if cache is None else Path(cache), timeout
         self.strict_size = strict_size
         self._sources: dict[str, Source | None] = {}
@@ -207,7 +207,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         Raises:
             ConfigError: If a step's samples cannot be shared by the processes and their accumulated batches.
         """
-        rank, world = self._place()
+        rank, world = place_of(self.trainer)
         self._check_batch(world)
         dataset = SegmentationDataset(self.source("train"), self.transform, self.seed)
         plan = BatchPlan(
@@ -217,11 +217,11 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
     def val_dataloader(self) -> EvalLoader:
         """Return the validation split, see `eval_loader`."""
-        return self.eval_loader("val", *self._place())
+        return self.eval_loader("val", *place_of(self.trainer))
 
     def test_dataloader(self) -> EvalLoader:
         """Return the test split, see `eval_loader`."""
-        return self.eval_loader("test", *self._place())
+        return self.eval_loader("test", *place_of(self.trainer))
 
     def eval_loader(
         self, split: str, rank: int = 0, world: int = 1, views: Views | None = None
@@ -232,8 +232,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
 
         Args:
             split: Its name.
-            rank: Of the process.
-            world: How many processes there are.
+            rank: Of the process, of which there are `world`.
             views: The loader's workers resize the images so; a batch has fewer of them, as they are larger together.
         """
         dataset = self.eval_dataset(split, views)
@@ -256,10 +255,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 + " or ".join(str(n) for n in (below, below + share) if n)
             )
 
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-
     def _loading(self) -> dict[str, Any]:
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return {
@@ -271,6 +266,11 @@ class SegmentationDataModule(lightning.LightningDataModule):
             # a loader draws a seed for its workers; not from the global state, which resuming restores
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+def place_of(trainer: lightning.Trainer | None) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def _start_worker(worker: int) -> None:

@@ -1,6 +1,6 @@
 """Labels as people see them: a picture under the colours of its classes, and the legend of the colours."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -70,12 +70,18 @@ def write_jpeg(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(file, "JPEG", quality=90)
 
 
+def legend_handles(names: Sequence[str], colours: Iterable[np.ndarray]) -> list[Patch]:
+    """Return what a legend shows of each name: its colour, uint8 (3,), beside it."""
+    return [
+        Patch(fc=colour / 255, ec="0.5", label=name.replace("$", r"\$"))  # no formula
+        for name, colour in zip(names, colours, strict=True)
+    ]
+
+
 def write_legend(path: Path, classes: Sequence[str], ids: np.ndarray, colours: np.ndarray) -> None:
     """Write a PNG that shows each class's colour, id and name, whole or not at all."""
-    handles = [
-        Patch(fc=colour / 255, ec="0.5", label=f"{number}  {name[:_NAME]}".replace("$", r"\$"))  # no formula
-        for number, name, colour in zip(ids, classes, colours, strict=True)
-    ]
+    names = [f"{number}  {name[:_NAME]}" for number, name in zip(ids, classes, strict=True)]
+    handles = legend_handles(names, colours)
     figure = Figure(dpi=110)
     figure.legend(handles=handles, ncols=min(4, len(handles)), loc="center", frameon=False)
     with replace_file(path) as file:

@@ -1,6 +1,6 @@
 """Which samples make up step k: a pure function of the seed, k and the rank, so that a run resumes exactly.
 
-A plan holds all batches of a run, permutation after permutation; epochs do not show outside.
+A plan holds all batches of a run, permutation after permutation; epochs are invisible outside.
 """
 
 from collections.abc import Iterator
@@ -20,12 +20,10 @@ class BatchPlan(Sampler[list[Key]]):
     dropped. The samples of a step do not depend on how processes and accumulated batches share them.
 
     Args:
-        length: Number of samples.
         batch_size: Samples of an optimizer step; a multiple of `world` times `accumulate`.
         steps: Number of optimizer steps.
         seed: Seed of the permutations.
-        rank: This process.
-        world: Number of processes.
+        rank: Of this process, of `world` processes.
         accumulate: Batches that a process takes for a step.
 
     Raises:

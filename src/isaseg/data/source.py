@@ -58,7 +58,7 @@ class Source(Protocol):
 
 
 def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> None:
-    """Give a source what it lacks: names, colours, ignored label, no groups and no pairs.
+    """Set what a source does not define: names, colours, ignored label, no groups, no pairs.
 
     Raises:
         ConfigError: If it has no length or loads nothing.
@@ -90,9 +90,7 @@ class FileSource:
     """One split of a data set in files.
 
     Args:
-        info: Of the data set.
         split: Name of the split, for messages; its published size is in `info.splits`.
-        pairs: The files.
         modes: Pillow modes that a label image may have: L, P, I;16.
         variable: Name of the label matrix in MATLAB files.
         ids: Raw id in the label files to train id; None: `info.ids`. Every id that is missing here is an error.

@@ -40,8 +40,8 @@ class Inference:
         average: What is averaged over several views: probabilities (mmsegmentation) or logits (openseg).
         scaling: What the scales apply to. file: the 8-bit picture; the logits of each view are resized to the picture's
             own size (mmsegmentation). network: the normalised and padded input, bilinear with align_corners; the logits
-            are added at that size and resized to the picture's own size at the end (openseg). paddleseg: the same without
-            align_corners, as PaddleSeg does, and so are the logits of each view resized.
+            are added at that size and resized to the picture's own size at the end (openseg). paddleseg: the same, but
+            nothing is resized with align_corners, nor are the logits of each view.
         pad_size: Unless for file: the normalised input is padded with zeros, right and bottom, to at least (H, W).
         pad_multiple: Unless for file: likewise, to a multiple of it.
         final: Unless for file: interpolation with which the sum is resized to the picture's own size.
@@ -69,7 +69,6 @@ def predict_labels(segmenter: Segmenter, image: Tensor, how: Inference) -> Tenso
     Args:
         segmenter: The network, in evaluation mode; the work is done on its device.
         image: uint8 RGB (B, 3, H, W), at the file's own size, on any device.
-        how: The protocol.
 
     Returns:
         uint8 (B, H, W), on the network's device.
@@ -82,10 +81,8 @@ def labels_of_views(segmenter: Segmenter, images: Sequence[Tensor], size: Size, 
     """Do what `predict_labels` does, with pictures that are resized already.
 
     Args:
-        segmenter: As for `predict_labels`.
         images: What `views` returns, on any device.
-        size: (H, W) of the file.
-        how: The protocol.
+        size: (H, W) of the labels: of the file, or of the mask.
     """
     height, width = size
     if how.crop_size is None and len(how.scales) == 1 and not how.flip:
@@ -99,22 +96,11 @@ def labels_of_views(segmenter: Segmenter, images: Sequence[Tensor], size: Size, 
     )
 
 
-@torch.no_grad()
-def predict_logits(segmenter: Segmenter, image: Tensor, how: Inference) -> Tensor:
-    """Return what `predict_labels` takes the argmax of, (B, K, H, W) float32, held whole.
-
-    Of one view these are its logits; of several the mean of their probabilities or the sum of their logits.
-    """
-    each = in_strips(segmenter, views(image, how), (image.shape[2], image.shape[3]), how)
-    return torch.stack([torch.cat(list(strips), dim=1) for strips in each])
-
-
 def views(image: Tensor, how: Inference) -> list[Tensor]:
     """Return pictures at the sizes at which the protocol resizes their pixels, in 8 bits on the CPU.
 
     Args:
         image: uint8 RGB (B, 3, H, W).
-        how: The protocol.
 
     Returns:
         uint8 (B, 3, h, w): one for each of `how.scales` if they apply to the file, else one. At the picture's own size it
@@ -145,7 +131,11 @@ def _device(segmenter: Segmenter) -> torch.device:
 def in_strips(
     segmenter: Segmenter, images: Sequence[Tensor], size: Size, how: Inference
 ) -> Iterator[Iterator[Tensor]]:
-    """Yield for each picture what `predict_logits` returns, in strips (K, n, W); arguments as of `labels_of_views`."""
+    """Yield for each picture what `predict_labels` takes the argmax of, float32, in strips (K, n, W).
+
+    Of one view these are its logits; of several the mean of their probabilities or the sum of their logits. The arguments
+    are those of `labels_of_views`.
+    """
     for i in range(len(images[0])):
         yield _strips(segmenter, [x[i : i + 1] for x in images], size, how)
 

@@ -30,7 +30,7 @@ from isaseg.data.dataset import Views
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.files import replace_file
-from isaseg.inference.apply import Inference, check_applies, labels_of_views, predict_labels, views
+from isaseg.inference.apply import Inference, check_applies, labels_of_views, views
 from isaseg.inference.metrics import MEANS, boundary_scores, count_boundary, count_each, known, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.description import other_name
@@ -46,10 +46,8 @@ class Evaluation(lightning.LightningModule):
     """Label the pictures of a split, and count.
 
     Args:
-        segmenter: The network.
-        how: How it is applied.
+        how: How the network is applied.
         data: Has the split.
-        split: Its name.
         stack: Closes the progress bar.
 
     Attributes:
@@ -295,6 +293,7 @@ def _draw(module: Evaluation, names: Sequence[str], folder: Path, other: Segment
     source = module.data.source(module.split)
     for rank, sample in enumerate(module.data.samples(module.split, names)):
         networks = [module.segmenter] if other is None else [module.segmenter, other]
-        labels = [predict_labels(n, sample["image"][None], module.how)[0].cpu() for n in networks]
+        images, size = views(sample["image"][None], module.how), tuple(sample["mask"].shape)
+        labels = [labels_of_views(n, images, size, module.how)[0].cpu() for n in networks]
         shown = Sample(sample["image"], sample["mask"], sample["id"])
         save_picture(folder / f"{rank:02d}_{stem(shown.id)}.png", shown, labels[0], source, *labels[1:])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from isaseg.data.info import DatasetInfo, dataset_info, dataset_names
+from isaseg.data.info import DatasetInfo, dataset_info, dataset_names, default_palette
 from isaseg.errors import ConfigError
 from isaseg.files import replace_file
 
@@ -75,7 +75,7 @@ def label_format(description: Mapping[str, Any], data: str | None = None) -> Lab
         raise ConfigError(f"expected a network of at most 256 classes, as a palette holds, got {count}")
     names, palette = description.get("classes"), description.get("palette")
     classes = tuple(str(name) for name in (range(count) if names is None else names))
-    colours = voc_colours(count) if palette is None else np.array(palette, np.uint8)
+    colours = default_palette(classes) if palette is None else np.array(palette, np.uint8)
     return LabelFormat("the network's classes", classes, colours, np.arange(count, dtype=np.uint8))
 
 
@@ -84,17 +84,6 @@ def known_format(data: str) -> LabelFormat:
     known = dataset_info(data)
     mode = "L" if data == "cityscapes" else "P"
     return LabelFormat(known.title, known.classes, known.palette, own_ids(known), mode, known.flip_pairs)
-
-
-def voc_colours(count: int) -> np.ndarray:
-    """Return the first `count` colours of PASCAL VOC's label colour map (VOClabelcolormap.m), uint8 (count, 3).
-
-    The bits of the index, three at a time from the lowest, are the bits of red, green and blue from the highest.
-    """
-    colours = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        colours |= ((np.arange(count)[:, None] >> (3 * bit + np.arange(3)) & 1) << (7 - bit)).astype(np.uint8)
-    return colours
 
 
 def write_label_file(path: Path, labels: np.ndarray, form: LabelFormat) -> None:

@@ -107,28 +107,12 @@ class SplitScores(ConfusionMatrix):
         return super().compute() | boundary_scores(self.boundary) | {"image_mIoU": total / _ONE / number}
 
 
-def count(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Return how often each (target, prediction) pair occurs, int64 (K, K), rows are targets.
-
-    Args:
-        prediction: Classes, integers of any shape.
-        target: Classes or `ignore_index`, integers of the same shape.
-        num_classes: K.
-        ignore_index: Target that is left out.
-
-    Raises:
-        ValueError: If a target is neither a class nor `ignore_index`.
-    """
-    counts = count_each(prediction[None], target[None], num_classes, ignore_index)
-    return known(counts, ignore_index, target)[0]
-
-
 def count_each(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     """Count the pairs of each picture; on CUDA all pictures at once, and nothing waits for the device.
 
     Args:
         prediction: Classes, integers (B, ...).
-        target: Integers of the same shape.
+        target: Classes or `ignore_index`, integers of the same shape.
         num_classes: K.
         ignore_index: Target that is left out.
 
@@ -261,7 +245,7 @@ def scores(matrix: Tensor) -> dict[str, Tensor]:
     mmsegmentation's IoUMetric.
 
     Args:
-        matrix: What `count` returns, summed over pictures.
+        matrix: What `known` returns, summed over pictures.
     """
     matrix = matrix.cpu().double()  # not every device has float64
     correct, in_target = matrix.diag(), matrix.sum(1)

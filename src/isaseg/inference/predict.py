@@ -139,7 +139,7 @@ def _label_all(pictures: Sequence[Picture], read: Reader, labeller: Labeller, wr
 
 
 def _labeller(segmenter: Segmenter, cfg: DictConfig, form: LabelFormat, folder: Path) -> Labeller:
-    """Return what labels a picture, and writes its probabilities, which it need not hold, if they are asked for."""
+    """Return the function that labels a picture and, if requested, writes its probabilities strip by strip."""
     device = next(segmenter.parameters()).device
     windows, half = windowed(cfg, form.flip_pairs), cfg.precision == "bf16"
 

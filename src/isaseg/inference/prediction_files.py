@@ -43,7 +43,7 @@ class PredictionFiles:
             picture: Its file and name.
             image: uint8 RGB (H, W, 3).
             labels: Train ids, uint8 (H, W).
-            entropy: Normalised, times 255, uint8 (H, W); None if it is not asked for.
+            entropy: Normalised, times 255, uint8 (H, W); None if there is none.
         """
         clear, colours = backgrounds(self.form.classes), self.form.colours
         small = tile(image, cv2.INTER_AREA)

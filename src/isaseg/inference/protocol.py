@@ -1,7 +1,7 @@
 """How a network is tested, from the node `test` of a configuration."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, PositiveInt
@@ -14,6 +14,7 @@ from isaseg.inference.apply import Inference
 _Pixels = Annotated[
     tuple[PositiveInt, PositiveInt] | None, Field(description="[height, width] in pixels or null")
 ]
+_OF = get_type_hints(Inference)
 _KEYS: dict[str, Any] = {
     "mode": Literal["whole", "slide"],
     "crop_size": _Pixels,
@@ -25,12 +26,12 @@ _KEYS: dict[str, Any] = {
         Field(min_length=1, description="a list of factors above 0 and at most 16"),
     ],
     "flip": bool,
-    "average": Literal["probabilities", "logits"],
-    "scaling": Literal["file", "network", "paddleseg"],
+    "average": _OF["average"],
+    "scaling": _OF["scaling"],
     "pad_size": _Pixels,
     "pad_multiple": PositiveInt,
     "tta_pad_multiple": PositiveInt,
-    "final": Literal["linear", "cubic"],
+    "final": _OF["final"],
     "batch": PositiveInt,
 }
 _PLAIN = ("average", "scaling", "final", "batch")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isaseg.models.attention_kernels import attend
-from isaseg.models.heads import offset_bias
+from isaseg.models.multi_head import offset_bias
 from isaseg.models.regroup import (
     Kind,
     Size,
@@ -76,12 +76,9 @@ def grouped(
     A map that is not a multiple of `group_size` is padded; padding is never attended to.
 
     Args:
-        q: Query.
-        k: Key.
-        v: Value.
         group_size: (P_h, P_w).
         kind: `long_range`, positions that lie a multiple of `group_size` apart, or `short_range`, each P_h x P_w window.
-        fits: Promises that the map is a multiple, which cannot be asked while an ONNX graph is recorded.
+        fits: Promises that the map is a multiple, which cannot be tested while an ONNX graph is recorded.
         heads: As in `dense`.
         position_bias: As in `dense`, for offsets inside a group.
     """
@@ -110,9 +107,6 @@ def grouped_within(
     """Attend as `grouped` does on a map that is a multiple of `group_size`, to positions `inside` alone.
 
     Args:
-        q: Query.
-        k: Key.
-        v: Value.
         inside: Of every position, (B, 1, H, W), above 0 if it may be attended to; None means all.
         group_size: (P_h, P_w).
         kind: As in `grouped`.
@@ -154,5 +148,8 @@ def grouped_by_operator(
 
 
 def _some(mask: Tensor) -> Tensor:
-    """Let groups (..., L) without a single token attend to all of them: they are cropped, but must not become NaN."""
+    """Let a group (..., L) that may attend to nothing attend to all of its tokens.
+
+    Its result is cropped away, but must not be NaN.
+    """
     return mask | ~mask.any(-1, keepdim=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isaseg.models.heads import in_heads
+from isaseg.models.multi_head import in_heads
 from isaseg.models.regroup import for_any_size
 
 _HALVES = (torch.bfloat16, torch.float16)
@@ -71,7 +71,7 @@ def holds_scores(
 def key_width(keys: int, values: int, dtype: torch.dtype, device: str, masked: bool) -> int:
     """Return how wide the fused kernel wants query and key, which are padded with zeros: these change no product.
 
-    Otherwise torch falls back without a word to a kernel that holds the score matrix. By its source (`sdp_utils.cpp` and
+    Otherwise torch silently falls back to a kernel that holds the score matrix. By its source (`sdp_utils.cpp` and
     `sdp_utils_cpp.cpp`, read, not measured) flash kernels, on a CPU and on a GPU, want keys as wide as the values. Those
     of a GPU take half precision, at most 256 channels and no mask. The memory-efficient kernel takes all else, keys of
     any width that fills 16 bytes.
@@ -102,7 +102,7 @@ def attend(
         v: (G, L, V).
         scale: Factor of the scores.
         mask: Tokens that may be attended to, bool (G, 1, L); None means all.
-        few: Promises that groups are small, which cannot be asked while torch.compile records a graph for any size.
+        few: Promises that groups are small, which cannot be tested while torch.compile records a graph for any size.
         heads: K, how many slices of the channels attend each on its own; it divides D and V.
         bias: (K, L, L); with it the scores are held in memory.
 

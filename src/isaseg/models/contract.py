@@ -19,9 +19,6 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
     """Run the parts of a network that are not of this project on a black image, in a copy, and compare shapes.
 
     Args:
-        segmenter: The network; it stays as it is.
-        height: Of the image.
-        width: Of the image.
         device: Where the copy runs.
 
     Raises:
@@ -32,7 +29,8 @@ def check_parts(segmenter: Segmenter, height: int, width: int, device: str = "cp
         return
     if lazy := [name for name, parameter in segmenter.named_parameters() if is_lazy(parameter)]:
         raise ConfigError(
-            f"expected parameters that have a shape once they are built, got {lazy[0]} without one"
+            f"expected parameters that have a shape once they are built, got {lazy[0]} without one; replace the lazy "
+            "layer by one with its sizes"
         )
     network = copy.deepcopy(segmenter).to(device).eval()
     image = torch.zeros(1, 3, height, width, dtype=torch.uint8, device=device)
@@ -86,15 +84,10 @@ def check_loss(loss: Callable[..., Any], num_classes: int, ignore_index: int) ->
 
 @torch.no_grad()
 def check_one_sample(segmenter: Segmenter, height: int, width: int) -> None:
-    """Check that a network can be trained with one sample a forward pass, by a trial on the meta device, in a copy.
+    """Check that a network can be trained with one sample, (height, width), in a forward pass.
 
-    A batch norm of a single position a map has nothing to average then, and torch refuses it at the first step. Whatever
-    else fails in the trial is no matter of this check: not every module runs on that device.
-
-    Args:
-        segmenter: The network; it stays as it is.
-        height: Of the crop.
-        width: Of the crop.
+    The trial runs in a copy, on the meta device. A batch norm of a single position a map has nothing to average then, and
+    torch refuses it at the first step. Any other failure of the trial is ignored: not every module runs on that device.
 
     Raises:
         ConfigError: If a norm needs more than one sample; it names the module and says what to do.

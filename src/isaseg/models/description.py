@@ -25,7 +25,7 @@ _MODEL_ARGS |= {"patch_size", "window_size", "always_partition", "init_values", 
 _MODEL_ARGS |= {f"{part}drop_rate" for part in ("", "pos_", "proj_", "attn_", "patch_")}
 _MODEL_ARGS |= {"drop_path_rate", "drop_block_rate", "feature_cls"}
 _HEAD = {"channels", "dropout", "aux_channels", "align_corners"}
-_ABSENT = {"norm"}  # in a head that was described before there was a choice
+_HEAD_OPTIONAL = {"norm"}  # in a head that was described before there was a choice
 _REQUIRED = {"backbone", "attention", "head", "num_classes"}
 _OPTIONAL = {"negative_slope", "data", "protocol", "classes", "palette"}
 
@@ -50,7 +50,7 @@ def described_parts(description: Any) -> tuple[Callable[[], Backbone], dict[str,
     _check_names(description, "the description", _REQUIRED | _OPTIONAL, _REQUIRED)
     _check_facts(description)
     head = description["head"]
-    _check_arguments(head, "head", _HEAD | _ABSENT, _HEAD)
+    _check_arguments(head, "head", _HEAD | _HEAD_OPTIONAL, _HEAD)
     backbone = _backbone(description["backbone"])
     return backbone, {
         "num_classes": description["num_classes"],
@@ -92,7 +92,10 @@ def part_name(part: Any) -> Any:
 
 
 def other_name(theirs: Sequence[str], ours: Sequence[str]) -> tuple[int, str, str] | None:
-    """Return number and names of the first class that two lists of one length name otherwise, by their letters."""
+    """Return index and both names of the first class on which two lists of equal length differ; None if they agree.
+
+    Case, punctuation and synonyms after a comma are ignored.
+    """
     pairs = enumerate(zip(theirs, ours, strict=True))
     return next(((number, a, b) for number, (a, b) in pairs if _letters(a) != _letters(b)), None)
 

@@ -89,7 +89,7 @@ def located(path: Path | str, revision: str | None = None, **download: Any) -> P
     except Exception as error:  # of the system, or of the HTTP library of this version of huggingface_hub
         raise CheckpointError(
             f"expected a file, a folder or a network of the hub, got '{path}': there is no such path, and "
-            f"{constants.ENDPOINT} does not give that repository ({reason(error)}). Check the name; log in with "
+            f"{constants.ENDPOINT} does not serve that repository ({reason(error)}). Check the name; log in with "
             "`hf auth login` if it is private; without a network, give a folder, or the cache of a machine that has "
             "fetched it as HF_HOME; for another server, set HF_ENDPOINT"
         ) from error
@@ -116,7 +116,7 @@ def check_card(folder: Path) -> None:
     card = folder / CARD
     if card.exists() and _OURS not in card.read_text(errors="replace")[:500]:
         raise CheckpointError(
-            f"expected a folder for the network alone, got '{folder}', whose {CARD} is no model card of isaseg; "
+            f"expected a folder for the network alone, got '{folder}', whose {CARD} is not an isaseg model card; "
             "name another folder"
         )
 

@@ -1,8 +1,8 @@
 """Interlaced sparse self-attention over maps: the science of this project.
 
 Pure PyTorch. Each context module maps a feature map (B, C, H, W) to (B, `out_channels`, H, W) for any H and W, adds no
-outer residual, and reports its analytic `cost(height, width)`, so that one can replace another. The others are in
-criss_cross.py and baselines.py.
+outer residual, and reports its analytic `cost(height, width)`, so that one can replace another. The other
+context modules are in the files beside this one.
 
 Legend: B batch, C channels, H W map, D key channels, V value channels, N positions; `group_size` P = (P_h, P_w) is the
 number of long-range groups and the short-range window, per axis; Q = (ceil(H / P_h), ceil(W / P_w)).
@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from isaseg.models.attention_block import AttentionBlock, run_block, run_on_tokens
 from isaseg.models.attention_cores import dense, grouped
 from isaseg.models.attention_kernels import is_by_definition
-from isaseg.models.heads import offset_bias
 from isaseg.models.layers import Cost, total
+from isaseg.models.multi_head import offset_bias
 from isaseg.models.regroup import (
     Kind,
     compiles,
@@ -202,10 +202,6 @@ class ParallelInterlacedSparseAttention(nn.Module):
         channels: C of the input; the output has len(group_sizes) * C.
         group_sizes: One (P_h, P_w) for each block.
         key_channels: This and the rest as in `InterlacedSparseAttention`.
-        value_channels: See there.
-        order: See there.
-        mask_padding: See there.
-        value_bias: See there.
 
     Raises:
         ValueError: If there is no group size, or one is not two positive integers.

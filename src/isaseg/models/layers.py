@@ -60,7 +60,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     On one CPU thread torch has a slow kernel for 1x1 convolutions of fewer than 16 images (`use_mkldnn` in ATen's
     Convolution.cpp). A matrix product over channels-last memory is faster. Without gradients, oneDNN's convolution is
-    faster still, up to 1.6 times: the positions of a map pass for 16 images.
+    faster still, up to 1.6 times, if the positions of the map are presented as 16 images.
     """
     if x.device.type != "cpu" or for_any_size():  # ONNX Runtime optimises convolutions, not matrix products
         return F.conv2d(x, weight, bias)

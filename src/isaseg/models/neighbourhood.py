@@ -100,7 +100,7 @@ def neighbourhood(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: i
 def _one_by_one(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, dilation: int, complete: bool) -> Tensor:
     """Compute `neighbourhood` with a copy of its K * K keys and values for each position.
 
-    `complete` says that H and W are numbers, so that it can be asked whether every window has all its neighbours.
+    `complete` says that H and W are numbers, so that it can be tested whether every window has all its neighbours.
     """
     batch, keys, height, width = q.shape
     row, row_inside = neighbours(height, kernel_size, dilation, q.device)

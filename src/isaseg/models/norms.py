@@ -16,7 +16,7 @@ ABN_SLOPE = 0.01  # of InPlaceABN's activation below zero, lib/extensions/inplac
 
 
 class _Absolute:
-    """Makes whoever reads `weight`, such as `forward`, get |weight| + eps; the parameter of that name keeps its sign."""
+    """A mixin whose `weight` reads as |weight| + eps, in `forward` too; the stored parameter keeps its sign."""
 
     _parameters: dict[str, Any]
     eps: float
@@ -68,7 +68,7 @@ def set_norms(module: nn.Module, norm: Norm) -> None:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Return whether a module is a batch norm of maps whose function is known: torch's, timm's, or one with |weight|."""
+    """Return whether a module is a 2-d batch norm whose arithmetic is known: torch's, timm's, or one with |weight|."""
     return type(module) in _ABSOLUTE or type(module) in _PLAIN
 
 
@@ -81,7 +81,7 @@ def make_absolute(module: nn.Module) -> None:
     """Let every batch norm of a network multiply by |weight| + eps; its tensors stay as they are.
 
     Raises:
-        ValueError: If one is of a class of which it is not known how it uses its weight.
+        ValueError: If a norm is of a class whose use of `weight` is unknown.
     """
     for name, part in module.named_modules():
         is_known = is_norm(part) or getattr(part, "weight", None) is None

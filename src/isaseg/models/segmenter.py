@@ -15,7 +15,7 @@ from isaseg.models.description import described_parts, differences, part_name
 from isaseg.models.fuse import fuse
 from isaseg.models.head import AuxHead, ContextHead
 from isaseg.models.hub import CARD, check_card, model_card, read_shared
-from isaseg.models.initial import Init, initialise
+from isaseg.models.initialisation import Init, initialise
 from isaseg.models.norms import ABN_SLOPE, Norm, make_leaky, set_norms
 from isaseg.models.tensor_files import save_folder
 
@@ -54,7 +54,6 @@ class Segmenter(nn.Module, ModelHubMixin):
         """Return logits (B, K, H, W) for `image`, uint8 RGB (B, 3, H, W).
 
         Args:
-            image: The images.
             size: (H, W) of the logits, if it differs from that of `image`: labels may not have been resized with it. The
                 logits are then resized twice, as in mmsegmentation.
 
@@ -173,7 +172,7 @@ class FusedSegmenter(Segmenter):
         """Accept evaluation mode alone.
 
         Raises:
-            RuntimeError: If training mode is asked for: the norms have no statistics any more.
+            RuntimeError: If training mode is requested: the norms have no statistics any more.
         """
         if mode:
             raise RuntimeError(
@@ -207,7 +206,7 @@ def build_segmenter(
         negative_slope: Slope of the heads' activations below zero; 0 is ReLU.
         norm: `batch`, or `inplace_abn` as in openseg's master: all batch norms, those of the backbone too, multiply by
             |weight| + eps, and the activations of the heads have a slope of 0.01 below zero.
-        init: How the heads begin; see `isaseg.models.initial`.
+        init: How the heads begin; see `isaseg.models.initialisation`.
 
     Raises:
         ValueError: If the backbone has no `channels` or a single map where there is to be an auxiliary head, `norm` or

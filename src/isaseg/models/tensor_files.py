@@ -27,8 +27,7 @@ def load_checkpoint(path: Path, *, is_checked: bool = False, mapped: bool = Fals
     """Read tensors, numbers, strings, lists and dicts from a file. Nothing in it is executed.
 
     Args:
-        path: The file.
-        is_checked: Its checksums were compared a moment ago, which reads the whole file.
+        is_checked: Skip the checksums, which were verified a moment ago.
         mapped: Leave tensors in the file: only what is looked at is read. Not for a file that may change meanwhile.
 
     Raises:
@@ -68,7 +67,7 @@ def _mapped(path: Path) -> Any:
 
 
 def _damage(path: Path) -> str:
-    """Return what is wrong with a file of `torch.save` of which torch says little or nothing."""
+    """Return what is wrong with a file of `torch.save`, where torch's own message says little or nothing."""
     with path.open("rb") as file:
         begin = file.read(4)
     if not begin.startswith((b"PK", b"\x80")):  # a zip, or of torch before 1.6 a pickle
@@ -108,7 +107,7 @@ def weights_of(folder: Path) -> Path:
     if file is None:
         raise CheckpointError(
             f"expected a file of a network, or a folder with {WEIGHTS} and {DESCRIPTION} as `isaseg export` writes them, "
-            f"got '{folder}' without {WEIGHTS}; name the file, of a run checkpoints/best.ckpt"
+            f"got '{folder}' without {WEIGHTS}; name the file itself; in a run folder, checkpoints/best.ckpt"
         )
     return file
 

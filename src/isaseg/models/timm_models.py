@@ -44,14 +44,10 @@ def create(
     args: dict[str, Any],
     is_bgr: bool = False,
 ) -> Any:
-    """Return a timm model that gives feature maps; the arguments are those of `Backbone`.
+    """Return a timm model that gives feature maps; the arguments not named here are those of `Backbone`.
 
     Args:
-        name: See there.
-        out_indices: See there.
-        pretrained: See there.
-        weights: See there; a file of MIT CSAIL's ResNet is renamed.
-        weights_sha256: See there.
+        weights: As there; the tensors of MIT CSAIL's ResNet are renamed.
         args: Further arguments of the timm model.
         is_bgr: Whether the image is given as BGR with statistics other than timm's, which CSAIL's weights need.
 
@@ -79,7 +75,7 @@ def create(
     try:
         model = _extractor(name, out_indices=out_indices, pretrained=pretrained, **args)
     except Exception as error:
-        # timm asserts it without a word, or does not know the argument
+        # timm fails with an empty assertion, or does not know the argument
         if args.get("output_stride") is not None and (not str(error) or "output_stride" in str(error)):
             raise ConfigError(
                 f"expected an output stride that timm has for backbone.name='{name}' (8, 16 or 32 where it can be "
@@ -154,7 +150,7 @@ def input_multiple(model: Any, name: str, made_of: str) -> int:
                 ]
         except Exception:  # whatever a layer raises for a size that it cannot take
             continue
-        # some layers take any size without a word and reshape it to their own; unpadded convolutions lose a few rows
+        # some layers silently take any size and reshape it to their own; unpadded convolutions lose a few rows
         if len(maps) == len(claimed) and all(
             m.shape[1] == channels
             and all(-4 <= got - n // stride <= 1 for got, n in zip(m.shape[2:], sides, strict=True))
@@ -169,7 +165,7 @@ def input_multiple(model: Any, name: str, made_of: str) -> int:
 
 
 def depths(model: nn.Module, name: str, coarse: bool = True) -> dict[str, tuple[str, int]]:
-    """Return the name in timm and the depth of each parameter of a model made by `create`, by its name in that model.
+    """Return, for each parameter of a model made by `create`, its name in timm's plain model and its depth.
 
     The stem has depth 0; stages count from 1, or blocks if not `coarse`, as timm groups them for layer-wise decay.
 
@@ -202,7 +198,7 @@ def undecayed(model: nn.Module, name: str) -> set[str]:
 
 @cache
 def _whole(name: str) -> Any:
-    """Return the model that features are taken of, with neither memory for its weights nor random numbers."""
+    """Return timm's plain model of that name on the meta device: no memory, no random numbers."""
     with torch.device("meta"):
         return timm.create_model(name)
 

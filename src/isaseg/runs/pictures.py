@@ -12,11 +12,11 @@ import wandb
 from lightning.pytorch.loggers import Logger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from isaseg.data.adopted import Data, Labels
+from isaseg.data.adopted import Data, LabelInfo
+from isaseg.data.overlay import legend_handles
 from isaseg.data.source import Source
 from isaseg.files import replace_file
 from isaseg.runs.guarded_loggers import GuardedLogger
@@ -66,7 +66,7 @@ def stem(sample_id: str) -> str:
 
 
 def save_picture(
-    path: Path, sample: Sample, prediction: Tensor, source: Source | Labels, before: Tensor | None = None
+    path: Path, sample: Sample, prediction: Tensor, source: Source | LabelInfo, before: Tensor | None = None
 ) -> None:
     """Write image, ground truth and prediction side by side, with a legend of the classes that occur.
 
@@ -86,11 +86,8 @@ def save_picture(
             "changed": _changes(sample, prediction, before, source),
         }
         occurring = np.union1d(occurring, _subsampled(before))
-    handles = [
-        Patch(fc=colours[label] / 255, ec="0.6", lw=0.5, label=name.replace("$", r"\$"))  # no formula
-        for label, name in _names(source).items()
-        if label in occurring
-    ]
+    names = {label: name for label, name in _names(source).items() if label in occurring}
+    handles = legend_handles([*names.values()], colours[[*names]])
     columns = min(len(handles), 7)
     height, width = sample.mask.shape
     size = (11.0 * len(panels) / 3, 3.6 * height / width + 0.22 * math.ceil(len(handles) / columns) + 0.6)
@@ -117,7 +114,7 @@ def log_pictures(
     loggers: Sequence[Logger],
     samples: Sequence[Sample],
     predictions: Sequence[Tensor],
-    source: Source | Labels,
+    source: Source | LabelInfo,
     step: int,
 ) -> None:
     """Send images with truth and prediction after `step` steps: to W&B as overlays, to others side by side."""
@@ -135,7 +132,7 @@ def log_pictures(
 
 
 def wandb_image(
-    sample: Sample, prediction: Tensor, source: Source | Labels, size: tuple[int, int]
+    sample: Sample, prediction: Tensor, source: Source | LabelInfo, size: tuple[int, int]
 ) -> wandb.Image:
     """Return the image with ground truth and prediction as overlays that can be switched on and off in W&B.
 
@@ -166,7 +163,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
-def _panels(sample: Sample, prediction: Tensor, source: Source | Labels) -> dict[str, NDArray[np.uint8]]:
+def _panels(sample: Sample, prediction: Tensor, source: Source | LabelInfo) -> dict[str, NDArray[np.uint8]]:
     """Return image, truth and prediction in colour, each (H, W, 3), by title."""
     colours = _colours(source)
     truth, found = colours[_subsampled(sample.mask)], colours[_subsampled(prediction)]
@@ -174,7 +171,7 @@ def _panels(sample: Sample, prediction: Tensor, source: Source | Labels) -> dict
 
 
 def _changes(
-    sample: Sample, prediction: Tensor, before: Tensor, source: Source | Labels
+    sample: Sample, prediction: Tensor, before: Tensor, source: Source | LabelInfo
 ) -> NDArray[np.uint8]:
     """Return green where a pixel is newly right, red where newly wrong, grey where still wrong, as RGB (H, W, 3)."""
     truth, now, then = (_subsampled(labels) for labels in (sample.mask, prediction, before))
@@ -184,14 +181,14 @@ def _changes(
     return colours[np.where(truth == source.ignore_index, 4, 2 * (now == truth) + (then == truth))]
 
 
-def _colours(source: Source | Labels) -> NDArray[np.uint8]:
+def _colours(source: Source | LabelInfo) -> NDArray[np.uint8]:
     """Return the colour of each label (256, 3); what is ignored is white."""
     colours = np.full((256, 3), 255, np.uint8)
     colours[: len(source.palette)] = source.palette
     return colours
 
 
-def _names(source: Source | Labels) -> dict[int, str]:
+def _names(source: Source | LabelInfo) -> dict[int, str]:
     """Return the names of all labels, the ignored one last."""
     return {**dict(enumerate(source.classes)), source.ignore_index: "ignored"}
 

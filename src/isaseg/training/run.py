@@ -15,13 +15,14 @@ from rich.console import Console
 from torch import Tensor
 
 from isaseg import config
-from isaseg.checkpoints.loading import copy_weights, load_weights
+from isaseg.checkpoints.loading import copy_weights
 from isaseg.config.checks import check, prepare_devices
 from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
 from isaseg.files import replace_file
 from isaseg.models.contract import check_one_sample
+from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.facts import run_facts
 from isaseg.runs.guarded_loggers import NeverFatalLogger
 from isaseg.runs.history import begin_history
@@ -186,7 +187,10 @@ def _score(
     # there is no best one if the run was cut before its first validation, or its score was always NaN
     held = [folder / "checkpoints" / f"{name}.ckpt" for name in (cfg.score, "last", "best")]
     chosen = next((path for path in held if path.exists()), held[0])
-    step = load_weights(module, chosen)["global_step"]
+    checkpoint = load_checkpoint(chosen)
+    copy_weights(module, checkpoint, chosen)
+    step = checkpoint["global_step"]
+    del checkpoint  # validation needs its memory
     for logger in trainer.loggers:
         if isinstance(logger, NeverFatalLogger):
             logger.scored = chosen.stem

@@ -4,6 +4,8 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from isaseg.data.info import DatasetInfo
 from isaseg.data.sets.cityscapes import cityscapes
 from isaseg.data.source import FileSource
 from isaseg.data.tools.contact_sheet import contact_sheet
-from isaseg.data.tools.inspection import SplitReport, as_json, inspect_split, tables
+from isaseg.data.tools.inspection import SplitReport, as_json, inspect_sample, inspect_split, tables
 from tests import fakes
 
 SIZES = [(12, 20), (14, 16), (30, 40), (12, 20)]  # height, width
@@ -61,6 +63,19 @@ def test_a_sound_split_is_counted_to_the_pixel(tmp_path: Path) -> None:
     assert report.pixels.tolist() == [total - 20, 8, 0, 12], "road, car, cow, ignored"
     assert report.occurs.tolist() == [4, 4, 0, 4]
     assert report.warning is not None and "has 4 images, the published split 9: " in report.warning
+
+
+def test_pixels_are_counted_exactly_however_many_there_are() -> None:
+    labels = np.zeros((4097, 4097), np.uint8)  # more than float32 counts one by one
+    source: Any = SimpleNamespace(
+        pairs=[Pair("a", Path("a.png"), Path("a.png"))],
+        decode_image=lambda _: labels,
+        decode_labels=lambda _: labels,
+        check_sizes=lambda *_: None,
+        to_train_ids=lambda raw, _: raw,
+    )
+    size, pixels, faults = inspect_sample(source, 0)
+    assert (size, faults) == ((4097, 4097), []) and pixels.tolist() == [4097**2] + 255 * [0]
 
 
 def test_every_fault_of_every_file_is_found(tmp_path: Path) -> None:

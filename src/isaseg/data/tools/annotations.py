@@ -35,7 +35,7 @@ def read_annotations(path: Path) -> tuple[str, list[Drawing]]:
         path: A folder of LabelMe's JSON files, one JSON of COCO, or one XML of CVAT ("CVAT for images 1.1").
 
     Raises:
-        DataError: If it is none of these, damaged, or holds what is no area.
+        DataError: If it is none of these, damaged, or holds a shape that has no area.
     """
     if path.is_dir():
         files = sorted(file for file in path.rglob("*.json") if not file.name.startswith("."))
@@ -122,7 +122,7 @@ def _labelme_mask(code: str, x0: int, y0: int, x1: int, y1: int, height: int, wi
     try:
         opened = Image.open(io.BytesIO(content), formats=["PNG"])
     except UnidentifiedImageError:  # its text holds an address in memory
-        raise ValueError("a mask that is no PNG") from None
+        raise ValueError("a mask that is not a PNG") from None
     with opened as picture:
         if picture.size != (x1 - x0 + 1, y1 - y0 + 1):
             raise ValueError(f"a mask of {picture.size} in a box of {(x1 - x0 + 1, y1 - y0 + 1)}")
@@ -185,7 +185,7 @@ def _coco(path: Path) -> list[Drawing]:
         parts = annotation.segmentation
         areas = [partial(_coco_rle, parts)] if isinstance(parts, _Rle) else [*map(_coco_polygon, parts)]
         if not areas:
-            raise ValueError(f"{where} has no segmentation: a box alone is no mask")
+            raise ValueError(f"{where} has no segmentation: a box is not a mask")
         drawings[annotation.image_id].shapes.extend(
             Shape(labels[annotation.category_id], area) for area in areas
         )

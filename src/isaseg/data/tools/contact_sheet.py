@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from isaseg.data.info import backgrounds
-from isaseg.data.overlay import overlay
+from isaseg.data.overlay import legend_handles, overlay
 from isaseg.data.resize import fit
 from isaseg.data.source import FileSource
 from isaseg.data.tools.inspection import SplitReport
@@ -56,7 +55,7 @@ def draw_tiles(
             picture, name = tiles[number]
             axes.imshow(picture, interpolation="nearest")
             axes.set_title(_elided(name), fontsize=8, parse_math=False)
-    handles = [Patch(fc=colour / 255, ec="grey", label=name.replace("$", r"\$")) for name, colour in legend]
+    handles = legend_handles([name for name, _ in legend], [colour for _, colour in legend])
     figure.legend(handles=handles, ncols=_COLUMNS, loc="outside lower center", fontsize=9, frameon=False)
     return figure
 

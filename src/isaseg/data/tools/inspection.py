@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rich.console import Group
 from rich.table import Column, Table
@@ -81,9 +80,9 @@ def inspect_split(source: FileSource, workers: int | None = None) -> SplitReport
 
 
 def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndarray, list[Fault]]:
-    """Decode a sample; return its size, the pixels of each train id, uint32 (256,), and all its faults."""
+    """Decode a sample; return its size, the pixels of each train id, int64 (256,), and all its faults."""
     pair = source.pairs[index]
-    pixels = np.zeros(256, np.uint32)
+    pixels = np.zeros(256, np.int64)
     faults: list[Fault] = []
 
     def attempt(file: Path, work: Callable[..., Any], *args: Any) -> Any:
@@ -104,8 +103,8 @@ def inspect_sample(source: FileSource, index: int) -> tuple[Size | None, np.ndar
     ids = attempt(pair.mask, source.to_train_ids, raw, index)
     if ids is None:
         faults[-1] = replace(faults[-1], unknown_ids=source.unknown_ids(raw))
-    else:  # counts are float32, so exact up to 16 million pixels of an id
-        pixels = cv2.calcHist([ids], [0], None, [256], [0, 256]).ravel().astype(np.uint32)
+    else:
+        pixels = np.bincount(ids.ravel(), minlength=256)
     return size, pixels, faults
 
 

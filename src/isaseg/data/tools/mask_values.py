@@ -48,7 +48,6 @@ def mask_tables(
         void: Label for what is left out.
         palette: Colours of the classes, (K, 3).
         ignored: Colours and names that get `void`.
-        files: The masks.
 
     Raises:
         ConfigError: If a colour is given twice.
@@ -105,12 +104,11 @@ def refuse_unknown(
     has_palette: bool,
     are_masks: bool,
 ) -> None:
-    """Raise a DataError that lists what is no class, the most frequent first, if there is any.
+    """Raise a DataError that lists the values that match no class, the most frequent first, if there is any.
 
     Args:
         unknown: For each file, colours, labels or names with their numbers of pixels or shapes.
         place: What `masks=` names.
-        info: Classes.
         has_palette: Whether colours of the classes are known.
         are_masks: Whether pixels were counted; otherwise shapes.
     """

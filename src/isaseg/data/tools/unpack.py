@@ -49,7 +49,6 @@ def unpack(archive: Path, target: Path, place: Place = str) -> None:
     """Unpack a .zip, .tar, .tar.gz or .tgz into a folder.
 
     Args:
-        archive: The archive.
         target: The folder, which is made if it does not exist.
         place: Maps the name of a file to its path below `target`; None leaves the file out.
 

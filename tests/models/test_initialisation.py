@@ -9,7 +9,7 @@ from torch import nn
 
 from isaseg.models.backbone import Backbone
 from isaseg.models.head import AuxHead, ContextHead
-from isaseg.models.initial import initialise
+from isaseg.models.initialisation import initialise
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
 

@@ -41,8 +41,6 @@ def offset_bias(table: Tensor, height: int, width: int) -> Tensor:
     Args:
         table: A number for each offset from a position to the one that it attends to, up to R rows and columns either
             way, (K, 2R + 1, 2R + 1). Offsets beyond take that of the nearest.
-        height: Of the group.
-        width: Of the group.
     """
     far = table.shape[1] // 2
     down, right = (_offsets(length, table.device).clamp(-far, far) + far for length in (height, width))
