@@ -53,8 +53,6 @@ def test_the_whole_that_the_authors_measure_is_two_convolutions_more_than_the_bl
     convs = 9 * 2048 * 512 + 1024 * 512
     assert whole["mult_adds"] - block["mult_adds"] == convs * 128**2
     assert whole["parameters"] - block["parameters"] == convs + 2 * 2 * 512  # each with a batch norm
-    with started({"isa": ours("modules", module="isa", channels=[64, 32], memory=None)}) as served:
-        assert served["isa"].ask({"what": "time", "work": "whole 13", "kind": "float32"})["seconds"] > 0
 
 
 class FakeServed:

@@ -37,8 +37,11 @@ SHORT_CUTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("kwargs", SHORT_CUTS)
-@pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("kwargs", "dtype", "bound"),
+    [(kwargs, torch.float64, 1e-10) for kwargs in SHORT_CUTS]
+    + [(kwargs, torch.float32, 1e-5) for kwargs in ({}, {"mask_padding": True}, {"recompute": True})],
+)
 @settings(deadline=None, max_examples=8, derandomize=True)
 @given(
     batch=st.integers(1, 3),

@@ -108,19 +108,6 @@ def test_a_module_is_its_definition(name: str, size: Size) -> None:
         torch.testing.assert_close(module(x), want, rtol=0, atol=1e-12)
 
 
-@every_module
-@pytest.mark.parametrize("size", [(8, 12), (7, 10), (1, 9)])
-def test_a_pixel_sees_what_the_stages_join_and_nothing_else(name: str, size: Size) -> None:
-    module, x = make(name), random_map(1, 6, *size).requires_grad_()
-    first, second = MODULES[name][1](size)
-    cells = list(product(range(size[0]), range(size[1])))
-    for cell in (cells[0], cells[len(cells) // 2 + 1], cells[-1]):
-        through = [other for other in cells if second(cell, other)]
-        want = torch.tensor([any(first(middle, source) for middle in through) for source in cells])
-        (gradient,) = torch.autograd.grad(module(x)[0, :, cell[0], cell[1]].sum(), x)
-        assert torch.equal(gradient[0].abs().sum(0).flatten() > 0, want)
-
-
 def test_a_grid_has_at_most_its_positions_on_maps_of_any_size() -> None:
     """So the scores of the grid stage grow with the positions alone, here in a map sixteen times as large."""
     with torch.device("meta"):

@@ -1,6 +1,5 @@
 """Known operators that ISA's partitions and stages are equal to: timm's, and papers' by their index rules."""
 
-from itertools import product
 from typing import Any, cast
 
 import pytest
@@ -165,12 +164,3 @@ def test_shifted_windows_are_swins_cyclic_shift_and_mask(size: Size, window: Siz
     carry(module, isa, short_range="window")
     x = random_map(2, 6, *size)
     torch.testing.assert_close(module(x), rolled(module.shifted, isa(x), window), rtol=0, atol=1e-12)
-
-
-@MAPS
-def test_a_cell_of_the_lattice_is_where_its_rule_says(size: Size) -> None:
-    """Position (i, j) joins group (i mod P_h, j mod P_w), at (i // P_h, j // P_w)."""
-    x = random_map(1, 1, *size)
-    groups = interlace(x, P).view(*P, size[0] // 8, size[1] // 8)
-    for i, j in product(range(size[0]), range(size[1])):
-        assert groups[i % 8, j % 8, i // 8, j // 8] == x[0, 0, i, j]
