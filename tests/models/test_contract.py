@@ -21,7 +21,7 @@ from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlac
 from isaseg.models.neighbourhood import Neighbourhood
 from isaseg.models.pooled_keys import PooledKeys
 from isaseg.models.shifted_windows import ShiftedWindows
-from tests.models.references import Size, random_map, randomise
+from tests.models.references import Size, made, random_map
 from tests.reliability.small import STRESS
 
 ISA: Any = InterlacedSparseAttention  # to be called wrongly, too
@@ -55,8 +55,8 @@ every_module = pytest.mark.parametrize("name", MODULES)
 
 def make(name: str, channels: int = 16) -> nn.Module:
     """Return a float64 module in eval mode whose batch norms and gates do something."""
-    torch.manual_seed(0)
-    return randomise(MODULES[name](channels))
+    module: nn.Module = made(MODULES[name], channels)
+    return module
 
 
 @every_module

@@ -13,7 +13,7 @@ from isaseg.models.attention_kernels import by_definition
 from isaseg.models.axial import Axial
 from isaseg.models.grid_block import GridBlock
 from isaseg.models.shifted_windows import ShiftedWindows
-from tests.models.references import Pattern, Size, lattice, offset, random_map, randomise, reference_stage
+from tests.models.references import Pattern, Size, lattice, made, offset, random_map, reference_stage
 
 # several windows, no multiples, one row, one column, smaller than a window, one position more than a window
 SIZES = [(8, 12), (7, 10), (1, 9), (9, 1), (2, 3), (5, 4), (1, 1)]
@@ -82,8 +82,8 @@ every_module = pytest.mark.parametrize("name", MODULES)
 
 
 def make(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    return randomise(MODULES[name][0]())
+    module: nn.Module = made(MODULES[name][0])
+    return module
 
 
 def defined(name: str, module: nn.Module, x: Tensor) -> Tensor:

@@ -23,24 +23,16 @@ from tests.models.references import (
     Pattern,
     Size,
     everything,
+    made,
     offset,
+    pixels_of,
     project,
     random_map,
-    randomise,
     reference_stage,
     replace_relu,
     window,
 )
 from tests.models.test_grouped_siblings import MODULES
-
-
-def make(kind: Any) -> Any:
-    torch.manual_seed(0)
-    return randomise(kind)
-
-
-def pixels_of(image: Tensor) -> dict[Size, Tensor]:
-    return {(r, c): image[:, r, c] for r, c in product(range(image.shape[1]), range(image.shape[2]))}
 
 
 def as_map(pixels: dict[Size, Tensor], size: Size) -> Tensor:
@@ -82,7 +74,7 @@ def test_neighbourhood_equals_its_definition(
 ) -> None:
     monkeypatch.setattr(patterns, "_SIDE", 2)  # of tiles, of which there are then several
     monkeypatch.setattr(patterns, "_TILES", 1)
-    module = cast(Neighbourhood, make(Neighbourhood(6, kernel_size=kernel, dilations=dilations)))
+    module = made(Neighbourhood, 6, kernel_size=kernel, dilations=dilations)
     x = random_map(2, 6, *size)
     images = []
     for image in x:
@@ -109,7 +101,7 @@ def test_tiles_have_the_gradients_of_the_definition(size: Size, kernel: int, dil
 
 @pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 7)])
 def test_a_large_neighbourhood_is_dense_attention(size: Size) -> None:
-    dense = make(SelfAttention2d(6))
+    dense = made(SelfAttention2d, 6)
     for kernel in (7, 13):
         module = Neighbourhood(6, kernel_size=kernel, dilations=[1]).double().eval()
         module.blocks[0].load_state_dict(dense.block.state_dict())
@@ -235,7 +227,7 @@ def pooled_stage(
     ],
 )
 def test_pooled_keys_equal_their_definition(size: Size, group: Size) -> None:
-    module = cast(PooledKeys, make(PooledKeys(6, window_size=group)))
+    module = made(PooledKeys, 6, window_size=group)
     x, shift = random_map(2, 6, *size), offset(size, group)
     images = []
     for image in x:
@@ -245,7 +237,7 @@ def test_pooled_keys_equal_their_definition(size: Size, group: Size) -> None:
 
 
 def test_pooled_keys_of_single_positions_are_dense_attention() -> None:
-    module, dense = make(PooledKeys(6, window_size=(1, 1))), make(SelfAttention2d(6))
+    module, dense = made(PooledKeys, 6, window_size=(1, 1)), made(SelfAttention2d, 6)
     dense.block.load_state_dict(module.pooled.state_dict())
     x = random_map(2, 6, 5, 4)
     alone = module.windows(x, lambda q, k, v: v)  # of a single position the context is its value
@@ -264,7 +256,7 @@ def test_the_pooled_stage_has_a_score_for_every_position_and_window() -> None:
 @pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 3)])
 def test_linear_attention_equals_its_definition(size: Size) -> None:
     """The matrix of all weights is formed, which linear attention is there to avoid."""
-    module = cast(LinearAttention, make(LinearAttention(6)))
+    module = made(LinearAttention, 6)
     block, x = module.block, random_map(2, 6, *size)
     images = []
     for image in x:
@@ -317,7 +309,7 @@ SUPPORTS: dict[str, tuple[Callable[[], nn.Module], list[Pattern]]] = {
 @pytest.mark.parametrize("name", SUPPORTS)
 def test_a_position_depends_on_what_the_stages_join_and_nothing_else(name: str) -> None:
     build, stages = SUPPORTS[name]
-    module = make(build())
+    module = made(build)
     replace_relu(module, nn.Softplus)  # a ReLU may hide a path
     x = random_map(1, 6, *PLACES).requires_grad_()
     gradients = [torch.autograd.grad(y, x, retain_graph=True)[0][0] for y in module(x)[0].sum(0).flatten()]
