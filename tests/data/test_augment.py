@@ -9,12 +9,10 @@ import albumentations as A
 import albumentations.pytorch
 import numpy as np
 import pytest
-import torch
 
 from isaseg import config
 from isaseg.data.augment import Draws, check_augment, check_mirrors
 from isaseg.data.info import dataset_info
-from isaseg.data.module import SegmentationDataModule
 from isaseg.data.transforms import (
     HorizontalFlip,
     PaddleDistortion,
@@ -109,21 +107,6 @@ def test_a_mirror_that_leads_but_for_colours_leaves_padding_where_it_is() -> Non
             mirrored.add(mask[0, mask[0] != 255].tobytes())
         assert found == sides
         assert mirrored == {line.tobytes() for line in (sample()[1][0], sample()[1][0, ::-1])}
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of two cores
-def test_any_number_of_workers_gives_the_same_batches(tmp_path: Path) -> None:
-    middle = "{_target_: albumentations.GridDistortion, p: 0.9, fill_mask: 255}"
-    blur = "{_target_: albumentations.OneOf, transforms: [{_target_: albumentations.GaussianBlur}], p: 0.5}"
-    flip = "{_target_: isaseg.data.transforms.HorizontalFlip, p: 0.5}"
-    cfg = compose_overrides(*SMALL, "trainer.max_steps=3", f"data.transform.augment=[{flip},{middle},{blur}]")
-    images = []
-    for workers in (0, 2):
-        cfg.data.num_workers = workers
-        data = config.build(cfg.data, "data")
-        assert isinstance(data, SegmentationDataModule)
-        images.append(torch.stack([batch["image"] for batch in data.train_dataloader()]))
-    assert torch.equal(*images)
 
 
 def test_left_and_right_change_places_in_a_mirror_and_nowhere_else() -> None:

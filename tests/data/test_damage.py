@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 from isaseg.data.check import check_files, size_fault
 from isaseg.data.source import FileSource
 from isaseg.errors import DataError
-from tests.data.cases import SHARED, Case, every_case, mask_of
+from tests.data.cases import BY_NAME, CASES, SHARED, Case, every_case, mask_of
+from tests.reliability.small import STRESS
 
 
 @pytest.fixture
@@ -66,23 +68,21 @@ def test_real_samples_pass(case: Case, split: str) -> None:
     check_files(case.load(SHARED / "data" / case.real, split))
 
 
-@every_case
+SPOILT: dict[str, tuple[Callable[[FileSource, Case], Path], str, str]] = {
+    "image": (truncated, "readable file", "file"),
+    "mask": (partial(truncated, mask=True), "readable file", "file"),
+    "size": (other_size, "image and mask of one size, got .*x.* in image=.* and .*x.* in mask=", "sizes"),
+    "id": (unknown_id, "got the id ID in 3 pixels", "ids"),
+}
+# one with masks as PNG, one of Matlab: for what does not depend on the data set otherwise
+TWO = CASES if STRESS else [BY_NAME["camvid"], BY_NAME["coco_stuff"]]
+
+
 @pytest.mark.parametrize(
-    ("spoil", "message", "cure"),
-    [
-        (truncated, "readable file", "file"),
-        (partial(truncated, mask=True), "readable file", "file"),
-        (
-            other_size,
-            "image and mask of one size, got .*x.* in image=.* and .*x.* in mask=",
-            "sizes",
-        ),
-        (unknown_id, "got the id ID in 3 pixels", "ids"),
-    ],
+    ("case", "spoilt"), [*product(CASES, ("mask", "id")), *product(TWO, ("image", "size"))], ids=str
 )
-def test_d3_to_d6_a_wrong_file_is_refused_by_name(
-    case: Case, root: Path, spoil: Callable[[FileSource, Case], Path], message: str, cure: str
-) -> None:
+def test_d3_to_d6_a_wrong_file_is_refused_by_name(case: Case, root: Path, spoilt: str) -> None:
+    spoil, message, cure = SPOILT[spoilt]
     source = case.load(root)
     path = spoil(source, case)
     message = message.replace("ID", str(case.wrong_id))
@@ -125,8 +125,9 @@ def test_d2_another_number_of_files_is_reported(
         check_files(source, strict_size=True)
 
 
-@every_case
-@pytest.mark.parametrize("what", ["image", "mask", "images", "masks"])
+@pytest.mark.parametrize(
+    ("case", "what"), [*product(CASES, ("image", "masks")), *product(TWO, ("mask", "images"))], ids=str
+)
 def test_d9_links_out_of_root_are_refused(case: Case, tmp_path: Path, what: str) -> None:
     root = case.fake(tmp_path / "root")
     pair = case.load(root).pairs[-1]

@@ -26,7 +26,7 @@ def count(pairs: list[tuple[Tensor, Tensor]], classes: int = 5) -> ConfusionMatr
     return metric
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_scores_equal_brute_force(seed: int) -> None:
     pairs = split(seed)
     y = np.concatenate([t.numpy().ravel() for _, t in pairs])
@@ -85,7 +85,7 @@ def test_a_wrong_label_is_refused(label: int) -> None:
         count([(torch.tensor([0, 0]), torch.tensor([0, label]))])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_group_accuracy_equals_brute_force(seed: int) -> None:
     pairs, group_of = split(seed), {0: 0, 3: 0, 1: 1}  # 2 and 4 belong to no group
     hits = [

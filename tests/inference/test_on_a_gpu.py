@@ -45,27 +45,30 @@ def fake() -> Iterator[Kernels]:
         yield kernels
 
 
-@pytest.mark.parametrize(("pictures", "pieces"), [(1, 1), (4, 1), (14, 3)])
-def test_a_batch_is_labelled_at_once_below_a_limit_of_memory(pictures: int, pieces: int) -> None:
-    with fake() as kernels:
-        coarse = torch.empty(pictures, 19, 128, 256, device="cuda")
-        labels = labels_from_coarse(coarse, [(1024, 2048)], False)
-    assert labels.shape == (pictures, 1024, 2048) and labels.dtype == torch.uint8
-    assert labels.device.type == "cuda"
-    together = ["cat"] if pieces > 1 else []
-    assert kernels.names == ["upsample_bilinear2d", "argmax", "_to_copy"] * pieces + together
+def test_a_batch_is_labelled_at_once_below_a_limit_of_memory() -> None:
+    started = {}
+    for pictures in (1, 4, 14):
+        with fake() as kernels:
+            coarse = torch.empty(pictures, 19, 128, 256, device="cuda")
+            labels = labels_from_coarse(coarse, [(1024, 2048)], False)
+        assert labels.shape == (pictures, 1024, 2048) and labels.dtype == torch.uint8
+        assert labels.device.type == "cuda"
+        started[pictures] = kernels.names
+    assert started[4] == started[1]
+    assert started[14][:-1] == 3 * started[1], "three pieces, which the last kernel joins"
 
 
-@pytest.mark.parametrize("pictures", [1, 8])
-def test_a_batch_is_counted_by_the_same_few_kernels(pictures: int) -> None:
-    with fake() as kernels:
-        labels, masks = (
-            torch.empty(pictures, 1024, 2048, dtype=torch.uint8, device="cuda") for _ in range(2)
-        )
-        counts = count_each(labels, masks, 19, 255)
-    assert counts.shape == (pictures, 20, 19) and counts.dtype == torch.int64
-    assert len(kernels.names) <= 13
-    assert kernels.names.count("histc") == 1
+def test_a_batch_is_counted_by_the_same_few_kernels() -> None:
+    started = []
+    for pictures in (1, 8):
+        with fake() as kernels:
+            labels, masks = (
+                torch.empty(pictures, 1024, 2048, dtype=torch.uint8, device="cuda") for _ in range(2)
+            )
+            counts = count_each(labels, masks, 19, 255)
+        assert counts.shape == (pictures, 20, 19) and counts.dtype == torch.int64
+        started.append(kernels.names)
+    assert started[0] == started[1] and len(started[0]) < 20
 
 
 def test_a_validation_counts_without_waiting() -> None:

@@ -47,6 +47,12 @@ def randomise(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
+def made(build: Callable[..., nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """Return a module with weights and statistics that are random, but the same in every run."""
+    torch.manual_seed(0)
+    return randomise(build(*args, **kwargs))
+
+
 def random_map(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
@@ -100,6 +106,11 @@ def project(layers: nn.Module, x_NC: Tensor) -> Tensor:
     return x_NC
 
 
+def pixels_of(image: Tensor) -> dict[Size, Tensor]:
+    """Return the positions of a map (C, H, W), row by row."""
+    return {(r, c): image[:, r, c] for r, c in product(range(image.shape[1]), range(image.shape[2]))}
+
+
 def reference_stage(
     block: AttentionBlock, pixels: dict[Size, Tensor], pattern: Pattern
 ) -> dict[Size, Tensor]:
@@ -145,8 +156,7 @@ def replace_relu(module: nn.Module, make: Callable[[], nn.Module]) -> None:
 
 
 def make_isa(**kwargs: Any) -> InterlacedSparseAttention:
-    torch.manual_seed(0)
-    return cast(InterlacedSparseAttention, randomise(InterlacedSparseAttention(6, **kwargs)))
+    return cast(InterlacedSparseAttention, made(InterlacedSparseAttention, 6, **kwargs))
 
 
 def published_like(dtype: torch.dtype, **kwargs: Any) -> InterlacedSparseAttention:

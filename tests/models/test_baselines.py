@@ -1,7 +1,7 @@
 """ASPP, double attention and CGNL against their papers' definitions, written out slowly in float64."""
 
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -13,6 +13,8 @@ from isaseg.models.criss_cross import CrissCrossAttention, PlainCrissCross
 from tests.models.references import (
     Size,
     cross,
+    made,
+    pixels_of,
     project,
     random_map,
     randomise,
@@ -22,22 +24,13 @@ from tests.models.references import (
 SIZES = pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 3)])
 
 
-def make(kind: Any) -> Any:
-    torch.manual_seed(0)
-    return randomise(kind)
-
-
-def pixels_of(x: Tensor) -> dict[Size, Tensor]:
-    return {(r, c): x[:, r, c] for r, c in product(range(x.shape[1]), range(x.shape[2]))}
-
-
 def test_criss_cross_starts_as_the_identity() -> None:
     x = torch.randn(1, 16, 4, 5)
     assert torch.equal(CrissCrossAttention(16)(x), x)
 
 
 def test_criss_cross_equals_its_definition() -> None:
-    module = cast(CrissCrossAttention, make(CrissCrossAttention(16)))
+    module = made(CrissCrossAttention, 16)
     x = random_map(1, 16, 3, 4)
     expected = x[0].flatten(1).T
     cells = list(product(range(3), range(4)))
@@ -54,7 +47,7 @@ def test_criss_cross_equals_its_definition() -> None:
 
 
 def test_plain_criss_cross_equals_its_definition() -> None:
-    module = cast(PlainCrissCross, make(PlainCrissCross(16)))
+    module = made(PlainCrissCross, 16)
     x = random_map(1, 16, 3, 4)
     pixels = {(r, c): x[0, :, r, c] for r, c in product(range(3), range(4))}
     for block in module.blocks:
@@ -80,7 +73,7 @@ def pool(count: int, length: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [(12, 6), (7, 5), (1, 9)])
 def test_pyramid_pooling_equals_its_definition(size: Size) -> None:
-    module = cast(PyramidPooling, make(PyramidPooling(16)))
+    module = made(PyramidPooling, 16)
     x = random_map(2, 16, *size)
     parts = []
     for count, branch in zip((1, 2, 3, 6), module.branches, strict=True):
@@ -93,7 +86,7 @@ def test_pyramid_pooling_equals_its_definition(size: Size) -> None:
 @SIZES
 def test_double_attention_equals_its_definition(size: Size) -> None:
     """One position after the other: its shares of descriptors that are means over all positions."""
-    module = cast(DoubleAttention, make(DoubleAttention(6, value_channels=4, descriptors=3)))
+    module = made(DoubleAttention, 6, value_channels=4, descriptors=3)
     x = random_map(2, 6, *size)
     images = []
     for image in x:
@@ -114,7 +107,7 @@ def test_double_attention_equals_its_definition(size: Size) -> None:
 @pytest.mark.parametrize("groups", [1, 2])
 def test_cgnl_equals_dense_attention_over_channels_and_positions(size: Size, groups: int) -> None:
     """The matrix of every channel and position with every other is formed, which CGNL is there to avoid."""
-    module = cast(CGNL, make(CGNL(6, key_channels=4, groups=groups)))
+    module = made(CGNL, 6, key_channels=4, groups=groups)
     x = random_map(2, 6, *size)
     wide = 4 // groups
     images = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from isaseg.checkpoints.loading import Model
 from isaseg.errors import ConfigError
@@ -53,25 +53,26 @@ def images(height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_takes_two_steps_at_two_sizes_and_scores_a_third(family: str) -> None:
+def test_a_family_takes_a_step_at_each_of_two_sizes_and_scores_a_third(family: str) -> None:
     segmenter = make(family)
     backbone = segmenter.backbone
     assert backbone.input_multiple == FAMILIES[family][2]
     optimizer = torch.optim.SGD(segmenter.parameters(), lr=0.01)
     before = [parameter.clone() for parameter in segmenter.parameters()]
     for size in ((96, 128), (128, 128)):
-        for _ in range(2):
-            optimizer.zero_grad()
-            for logits in segmenter.coarse_with_aux(images(*size)):
-                assert logits is not None
-                logits.logsumexp(1).mean().backward(retain_graph=True)
-            optimizer.step()
+        optimizer.zero_grad()
+        for logits in segmenter.coarse_with_aux(images(*size)):
+            assert logits is not None
+            logits.logsumexp(1).mean().backward(retain_graph=True)
+        optimizer.step()
     changed = [not torch.equal(a, b) for a, b in zip(before, segmenter.parameters(), strict=True)]
     assert sum(changed) > 0.7 * len(changed)  # HRNet's last fusion at the finest scales is not read
     segmenter.eval()
     fused = segmenter.fuse()
+    if family != "MaxViT":  # whose blocks begin with a norm
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in fused.modules())
     with torch.no_grad():
-        for size in ((70, 94), (33, 161), (96, 128)):
+        for size in ((33, 161), (96, 128)):
             maps = backbone(images(*size))
             assert [m.shape[1] for m in maps] == backbone.channels
             for m, stride in zip(maps, backbone.strides, strict=True):

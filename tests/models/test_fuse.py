@@ -22,12 +22,16 @@ from isaseg.models.fuse import FusedBlock, fuse
 from isaseg.models.interlaced import InterlacedSparseAttention
 from isaseg.models.segmenter import Segmenter, build_segmenter
 from tests.conftest import compose_overrides
-from tests.models.references import random_map, randomise, relative
+from tests.models.references import made, random_map, randomise, relative
+from tests.reliability.small import STRESS
 
 # Of the layers of another option
 DEEPER = {"convnext_base", "hrnet_w48", "hrnet_w48_openseg", "resnet101_csail"}
 DEEPER |= {"resnet101_d8", "resnet101d_d8", "resnet101s_d8"}
-BACKBONES = sorted({path.stem for path in (config.conf_dir() / "backbone").glob("[!_]*.yaml")} - DEEPER)
+# test_families.py fuses every family
+BACKBONES = ["efficientnet_lite0", "hrnet_w18", "resnet50d_d8", "tiny_d8"]
+if STRESS:
+    BACKBONES = sorted({path.stem for path in (config.conf_dir() / "backbone").glob("[!_]*.yaml")} - DEEPER)
 ISA = partial(InterlacedSparseAttention, group_size=(4, 4))
 BLOCKS: dict[str, Callable[[int], nn.Module]] = {
     "isa": ISA,
@@ -94,8 +98,7 @@ def test_blocks_are_fused_however_many_tokens_run_at_a_time(
     name: str, size: tuple[int, int], tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isaseg.models.interlaced._TOKENS", tokens)
-    torch.manual_seed(0)
-    module = randomise(BLOCKS[name](24))
+    module = made(BLOCKS[name], 24)
     fused = fuse(module)
     assert any(isinstance(part, FusedBlock) for part in fused.modules())
     x = random_map(2, 24, *size)
@@ -200,8 +203,7 @@ def test_a_gradient_with_respect_to_the_input_is_right() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", BLOCKS)
 def test_under_autocast_a_block_fused_or_not_is_as_exact_as_its_definition(name: str) -> None:
-    torch.manual_seed(0)
-    module = randomise(BLOCKS[name](24))
+    module = made(BLOCKS[name], 24)
     x = random_map(2, 24, 24, 20)
     want = module(x)
     errors = []

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from isaseg.models.baselines import SelfAttention2d
 from isaseg.models.interlaced import InterlacedSparseAttention, ParallelInterlacedSparseAttention
 from tests.models.references import (
     CASES,
@@ -58,15 +57,6 @@ def test_depth_repeats_the_stages_with_weights_of_their_own(order: Any) -> None:
     assert count == len(deep.state_dict())
     torch.testing.assert_close(deep(x), expected, rtol=0, atol=1e-12)
     assert not torch.equal(*(deep.get_parameter(f"short_range{n}.value.weight") for n in ("", "_2")))
-
-
-@pytest.mark.parametrize("group, order", [((1, 1), "long"), ((5, 7), "short")])
-def test_degenerate_groups_are_dense_attention(group: Size, order: Any) -> None:
-    full = cast(SelfAttention2d, randomise(SelfAttention2d(6, value_channels=12)))
-    isa = make_isa(group_size=group, order=order, value_channels=12)
-    isa.get_submodule(f"{order}_range").load_state_dict(full.block.state_dict())
-    x = random_map(2, 6, 5, 7)
-    torch.testing.assert_close(isa(x), full(x), rtol=0, atol=1e-12)
 
 
 def test_no_group_is_masked_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:

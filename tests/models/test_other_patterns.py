@@ -1,6 +1,7 @@
 """Neighbourhood attention, pooled keys and linear attention against their definitions, written out slowly in float64."""
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import product
 from types import SimpleNamespace
@@ -21,46 +22,21 @@ from isaseg.models.pooled_keys import PooledKeys
 from tests.models.references import (
     Pattern,
     Size,
+    everything,
+    made,
     offset,
+    pixels_of,
     project,
     random_map,
-    randomise,
     reference_stage,
     replace_relu,
     window,
 )
-
-
-def make(kind: Any) -> Any:
-    torch.manual_seed(0)
-    return randomise(kind)
-
-
-def pixels_of(image: Tensor) -> dict[Size, Tensor]:
-    return {(r, c): image[:, r, c] for r, c in product(range(image.shape[1]), range(image.shape[2]))}
+from tests.models.test_grouped_siblings import MODULES
 
 
 def as_map(pixels: dict[Size, Tensor], size: Size) -> Tensor:
     return torch.stack(list(pixels.values()), dim=1).reshape(-1, *size)
-
-
-def influence(module: nn.Module, size: Size) -> Tensor:
-    """Return whether input n changes output m, (N, N); no ReLU hides a path."""
-    replace_relu(module, nn.Softplus)
-    x = random_map(1, 6, *size).requires_grad_()
-    out = module(x)[0].sum(0).flatten()
-    return (
-        torch.stack([torch.autograd.grad(o, x, retain_graph=True)[0][0].abs().sum(0) for o in out]).flatten(1)
-        > 0
-    )
-
-
-def reached(size: Size, patterns: list[Pattern]) -> Tensor:
-    cells = list(product(range(size[0]), range(size[1])))
-    out = torch.eye(len(cells))
-    for pattern in patterns:
-        out = torch.tensor([[float(pattern(a, b)) for b in cells] for a in cells]) @ out
-    return out > 0
 
 
 # ---------------------------------------------------------------- neighbourhood attention
@@ -98,7 +74,7 @@ def test_neighbourhood_equals_its_definition(
 ) -> None:
     monkeypatch.setattr(patterns, "_SIDE", 2)  # of tiles, of which there are then several
     monkeypatch.setattr(patterns, "_TILES", 1)
-    module = cast(Neighbourhood, make(Neighbourhood(6, kernel_size=kernel, dilations=dilations)))
+    module = made(Neighbourhood, 6, kernel_size=kernel, dilations=dilations)
     x = random_map(2, 6, *size)
     images = []
     for image in x:
@@ -123,18 +99,9 @@ def test_tiles_have_the_gradients_of_the_definition(size: Size, kernel: int, dil
     torch.testing.assert_close(*found, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size, kernel, dilations", NEIGHBOURS)
-def test_neighbourhood_depends_on_its_neighbours_alone(
-    size: Size, kernel: int, dilations: tuple[int, ...]
-) -> None:
-    module = make(Neighbourhood(6, kernel_size=kernel, dilations=dilations))
-    stages = [near(size, kernel, dilation) for dilation in dilations]
-    assert torch.equal(influence(module, size), reached(size, stages))
-
-
 @pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 7)])
 def test_a_large_neighbourhood_is_dense_attention(size: Size) -> None:
-    dense = make(SelfAttention2d(6))
+    dense = made(SelfAttention2d, 6)
     for kernel in (7, 13):
         module = Neighbourhood(6, kernel_size=kernel, dilations=[1]).double().eval()
         module.blocks[0].load_state_dict(dense.block.state_dict())
@@ -229,6 +196,11 @@ def test_natten_is_left_out_where_it_does_not_fit(
 # ---------------------------------------------------------------- pooled keys
 
 
+def shifted(group: Size, shift: Size) -> Pattern:
+    inside = window(group)
+    return lambda a, b: inside((a[0] + shift[0], a[1] + shift[1]), (b[0] + shift[0], b[1] + shift[1]))
+
+
 def pooled_stage(
     block: AttentionBlock, pixels: dict[Size, Tensor], group: Size, shift: Size
 ) -> dict[Size, Tensor]:
@@ -243,7 +215,7 @@ def pooled_stage(
     return dict(zip(pixels, project(block.proj, torch.stack(context)), strict=True))
 
 
-WINDOWS = pytest.mark.parametrize(
+@pytest.mark.parametrize(
     "size, group",
     [
         ((4, 6), (2, 3)),
@@ -254,16 +226,8 @@ WINDOWS = pytest.mark.parametrize(
         ((4, 5), (1, 1)),
     ],
 )
-
-
-def shifted(group: Size, shift: Size) -> Pattern:
-    inside = window(group)
-    return lambda a, b: inside((a[0] + shift[0], a[1] + shift[1]), (b[0] + shift[0], b[1] + shift[1]))
-
-
-@WINDOWS
 def test_pooled_keys_equal_their_definition(size: Size, group: Size) -> None:
-    module = cast(PooledKeys, make(PooledKeys(6, window_size=group)))
+    module = made(PooledKeys, 6, window_size=group)
     x, shift = random_map(2, 6, *size), offset(size, group)
     images = []
     for image in x:
@@ -272,13 +236,8 @@ def test_pooled_keys_equal_their_definition(size: Size, group: Size) -> None:
     torch.testing.assert_close(module(x), torch.stack(images), rtol=0, atol=1e-12)
 
 
-@WINDOWS
-def test_pooled_keys_reach_everything(size: Size, group: Size) -> None:
-    assert influence(make(PooledKeys(6, window_size=group)), size).all()
-
-
 def test_pooled_keys_of_single_positions_are_dense_attention() -> None:
-    module, dense = make(PooledKeys(6, window_size=(1, 1))), make(SelfAttention2d(6))
+    module, dense = made(PooledKeys, 6, window_size=(1, 1)), made(SelfAttention2d, 6)
     dense.block.load_state_dict(module.pooled.state_dict())
     x = random_map(2, 6, 5, 4)
     alone = module.windows(x, lambda q, k, v: v)  # of a single position the context is its value
@@ -297,7 +256,7 @@ def test_the_pooled_stage_has_a_score_for_every_position_and_window() -> None:
 @pytest.mark.parametrize("size", [(5, 4), (1, 6), (7, 3)])
 def test_linear_attention_equals_its_definition(size: Size) -> None:
     """The matrix of all weights is formed, which linear attention is there to avoid."""
-    module = cast(LinearAttention, make(LinearAttention(6)))
+    module = made(LinearAttention, 6)
     block, x = module.block, random_map(2, 6, *size)
     images = []
     for image in x:
@@ -326,9 +285,36 @@ def test_linear_attention_of_halves_sums_in_float32() -> None:
         assert (out == 3).all()
 
 
-def test_linear_attention_reaches_everything_at_a_cost_that_grows_with_the_map() -> None:
-    assert influence(make(LinearAttention(6)), (3, 5)).all()
+def test_linear_attention_has_a_cost_that_grows_with_the_map() -> None:
     with FlopCounterMode(display=False) as counter, by_definition():
         LinearAttention(6)(torch.randn(1, 6, 4, 5))
     assert counter.get_total_flops() == 2 * LinearAttention(6).cost(4, 5).mult_adds
     assert LinearAttention(6).cost(8, 5).mult_adds == 2 * LinearAttention(6).cost(4, 5).mult_adds
+
+
+# ---------------------------------------------------------------- what reaches a position
+
+PLACES = (7, 10)
+SUPPORTS: dict[str, tuple[Callable[[], nn.Module], list[Pattern]]] = {
+    "neighbourhood, dilated": (
+        lambda: Neighbourhood(6, kernel_size=3, dilations=(3, 1)),
+        [near(PLACES, 3, 3), near(PLACES, 3, 1)],
+    ),
+    "pooled keys": (lambda: PooledKeys(6, window_size=(2, 3)), [everything]),
+    "linear": (lambda: LinearAttention(6), [everything]),
+    **{name: (build, stages(PLACES)) for name, (build, stages, _) in MODULES.items()},
+}
+
+
+@pytest.mark.parametrize("name", SUPPORTS)
+def test_a_position_depends_on_what_the_stages_join_and_nothing_else(name: str) -> None:
+    build, stages = SUPPORTS[name]
+    module = made(build)
+    replace_relu(module, nn.Softplus)  # a ReLU may hide a path
+    x = random_map(1, 6, *PLACES).requires_grad_()
+    gradients = [torch.autograd.grad(y, x, retain_graph=True)[0][0] for y in module(x)[0].sum(0).flatten()]
+    cells = list(product(range(PLACES[0]), range(PLACES[1])))
+    want = torch.eye(len(cells))
+    for joins in stages:
+        want = torch.tensor([[float(joins(a, b)) for b in cells] for a in cells]) @ want
+    assert torch.equal(torch.stack(gradients).abs().sum(1).flatten(1) > 0, want > 0)

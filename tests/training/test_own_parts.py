@@ -60,11 +60,10 @@ def test_a_run_with_own_parts_is_trained_resumed_evaluated_predicted_and_exporte
     save_picture(Path("a.png"))
     assert predict_pictures(compose_for("predict", "input=a.png", "output=out", "device=cpu")) == 0
     assert Path("out/labels/a.png").exists()
-    export_checkpoint(compose_for("export", "output=exported", "formats=[safetensors,onnx]"))
+    export_checkpoint(compose_for("export", "output=exported", "formats=[safetensors]"))
     image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
     again = load_model(Path("exported")).segmenter
     assert torch.equal(again(image), model.segmenter(image))
-    assert Path("exported/model.onnx").exists()
 
     monkeypatch.setenv(VARIABLE, "otherlab")
     for refuse in (

@@ -32,6 +32,7 @@ from tests.data.tools.archives import (
     pack,
     voc_aug,
 )
+from tests.reliability.small import STRESS
 
 PUBLISHED = dict(SHA256)
 
@@ -145,7 +146,7 @@ def test_an_interrupted_run_goes_on_and_equals_a_clean_one(tmp_path: Path, case:
     prepare(name, tmp_path / "archives", tmp_path / "clean")
     clean = files(tmp_path / "clean")
     moves = len(clean) + len(manifest(tmp_path / "clean")["steps"])  # manifests too
-    for at in range(1, moves, 3):
+    for at in range(1, moves, 3 if STRESS else 7):
         root = tmp_path / str(at)
         with killed_after(at):
             prepare(name, tmp_path / "archives", root)
