@@ -152,8 +152,8 @@ def no_source(split):
 
 
 class Tensors(Dataset):
-    def __init__(self, source, named, fault):
-        self.source, self.named, self.fault = source, named, fault
+    def __init__(self, source, fault):
+        self.source, self.fault = source, fault
 
     def __len__(self):
         return len(self.source)
@@ -163,16 +163,16 @@ class Tensors(Dataset):
         if self.fault == "float":
             image = image.float()
         sample = {"image": image.permute(2, 0, 1), "mask": mask.long() + (9 if self.fault == "labels" else 0)}
-        return {**sample, "id": f"shape {index}"} if self.named else sample
+        return sample
 
 
 class ShapesData(LightningDataModule):
-    def __init__(self, batch_size: int = 2, named: bool = False, fault: str = ""):
+    def __init__(self, batch_size: int = 2, fault: str = ""):
         super().__init__()
-        self.batch_size, self.named, self.fault = batch_size, named, fault
+        self.batch_size, self.fault = batch_size, fault
 
     def setup(self, stage):
-        self.data = Tensors(Shapes(stage), self.named, self.fault)
+        self.data = Tensors(Shapes(stage), self.fault)
 
     def train_dataloader(self):
         return DataLoader(self.data, self.batch_size, shuffle=True)

@@ -26,7 +26,6 @@ SHORT += [*SEARCH, "pictures=2", "trainer.val_check_interval=3", "run_dir=run"]
     [
         (["data=shapes", "data.num_workers=0", "data.batch_size=2"], ["0", "1"]),
         (["data=module"], ["ground", "square"]),
-        (["data=module", "+data.module.named=true"], ["ground", "square"]),
     ],
 )
 def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: list[str]) -> None:
