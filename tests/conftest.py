@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")  # W&B keeps f
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
@@ -33,7 +32,11 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig
 
 from isaseg import config
+from isaseg.models.segmenter import Segmenter
+from isaseg.runs import facts
+from isaseg.training import run
 from isaseg.trust import VARIABLE
+from tests import composed
 from tests.ownlab import CONF, OWNLAB
 
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
@@ -86,11 +89,28 @@ def _read_once(self: ConfigSource, config_path: str) -> ConfigResult:
 _Files.load_config = _read_once
 
 
+# Curves take a sixth of a small training. Those who look at them draw them: tests/training/test_train.py.
+run.plot_curves = lambda folder: None
+_count = facts._outside
+_counts: dict[tuple[str, tuple[int, ...]], tuple[int | None, tuple[int, int] | None]] = {}
+
+
+def _count_once(segmenter: Segmenter, crop_size: Sequence[int]) -> tuple[int | None, tuple[int, int] | None]:
+    """Count the operations of a network once; `tests/runs/test_facts.py` counts them anew."""
+    key = repr(segmenter), tuple(crop_size)
+    if key not in _counts:
+        _counts[key] = _count(segmenter, crop_size)
+    return _counts[key]
+
+
+facts._outside = _count_once
+
+
 def compose_overrides(*overrides: str) -> DictConfig:
     """Return the configuration that `train.py` would get from this command line."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return hydra_compose("train", overrides=config.with_experiment(overrides))
+        return composed.compose("train", config.with_experiment(overrides))
 
 
 @pytest.fixture

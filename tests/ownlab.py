@@ -152,8 +152,8 @@ def no_source(split):
 
 
 class Tensors(Dataset):
-    def __init__(self, source, named, fault, mask_scale=1):
-        self.source, self.named, self.fault, self.mask_scale = source, named, fault, mask_scale
+    def __init__(self, source, fault, mask_scale=1):
+        self.source, self.fault, self.mask_scale = source, fault, mask_scale
 
     def __len__(self):
         return len(self.source)
@@ -164,17 +164,17 @@ class Tensors(Dataset):
             image = image.float()
         mask = mask.repeat_interleave(self.mask_scale, 0).repeat_interleave(self.mask_scale, 1)
         sample = {"image": image.permute(2, 0, 1), "mask": mask.long() + (9 if self.fault == "labels" else 0)}
-        return {**sample, "id": f"shape {index}"} if self.named else sample
+        return sample
 
 
 class ShapesData(LightningDataModule):
-    def __init__(self, batch_size: int = 2, named: bool = False, fault: str = "", mask_scale: int = 1):
+    def __init__(self, batch_size: int = 2, fault: str = "", mask_scale: int = 1):
         super().__init__()
-        self.batch_size, self.named, self.fault, self.mask_scale = batch_size, named, fault, mask_scale
+        self.batch_size, self.fault, self.mask_scale = batch_size, fault, mask_scale
 
     def setup(self, stage):
-        self.data = Tensors(Shapes(stage), self.named, self.fault)
-        self.val_data = Tensors(Shapes(stage), self.named, self.fault, self.mask_scale)
+        self.data = Tensors(Shapes(stage), self.fault)
+        self.val_data = Tensors(Shapes(stage), self.fault, self.mask_scale)
 
     def train_dataloader(self):
         return DataLoader(self.data, self.batch_size, shuffle=True)

@@ -59,6 +59,7 @@ def test_a_context_module_a_data_set_and_a_backbone_are_new_files_alone(tree: Pa
             label.save(tree / "fields" / split / "labels" / f"{number}.png")
     words = ["attention=global_mean", "data=fields", f"data.root={tree / 'fields'}", "backbone=mobilenetv3"]
     words += ["trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0"]
+    words += ["head.channels=16", "head.aux_channels=8", "pictures=0"]
     run(tree, "train.py", *words, "logger=csv", "score_test=false", "run_dir=run")
     metrics = json.loads((tree / "run" / "metrics.json").read_text())
     assert metrics["step"] == 2

@@ -1,6 +1,7 @@
 """What all benchmarks share: what follows from the rows, what is written, and what is refused."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 import pytest
 from benchmarks.attention import CEILING, SPEEDS
+from benchmarks.command import main
 from benchmarks.harness import OURS, PEER, Measurement, Report, ratios, started, take_turns
 
 from isaseg.errors import ConfigError
 from tests import forked
+from tests.reliability.small import STRESS
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
@@ -86,22 +89,44 @@ def test_a_process_that_dies_is_reported_with_its_last_line() -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("attention --sizes 0", "argument --sizes: expected an integer of at least 1, got '0'"),
-        ("attention --device abacus", "argument --device: invalid choice: 'abacus'"),
-        ("step --size 16", "expected an integer of at least 32, got '16'"),
-        ("evaluate --size 64 8", "expected an integer of at least 32, got '8'"),
-        ("modules --modules isaa", "argument --modules: invalid choice: 'isaa' (choose from"),
-        ("data ade20k", "expected NAME=ROOT"),
-        ("data cityscape=/x", "no option 'cityscape' in the group data; did you mean 'cityscapes'"),
-        ("data ade20k=/nowhere", "data set not found"),
-        ("data lamps=/x", "expected a data set of files, got lamps"),
-        ("data ade20k=/x --samples 4", "expected an integer of at least 8, got '4'"),
-    ],
-)
-def test_bad_input_is_one_sentence(arguments: str, message: str, tmp_path: Path) -> None:
+BAD = [
+    ("attention --sizes 0", "argument --sizes: expected an integer of at least 1, got '0'"),
+    ("attention --device abacus", "argument --device: invalid choice: 'abacus'"),
+    ("step --size 16", "expected an integer of at least 32, got '16'"),
+    ("evaluate --size 64 8", "expected an integer of at least 32, got '8'"),
+    ("modules --modules isaa", "argument --modules: invalid choice: 'isaa' (choose from"),
+    ("data ade20k", "expected NAME=ROOT"),
+    ("data cityscape=/x", "no option 'cityscape' in the group data; did you mean 'cityscapes'"),
+    ("data ade20k=/nowhere", "data set not found"),
+    ("data lamps=/x", "expected a data set of files, got lamps"),
+    ("data ade20k=/x --samples 4", "expected an integer of at least 8, got '4'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_sentence(
+    arguments: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments.split(), "--output", str(tmp_path)])
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        code = main()
+    except SystemExit as end:  # argparse's
+        code = int(end.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    err = capsys.readouterr().err
+    assert code == 2 and message in err
+    assert len([line for line in err.splitlines() if "error: " in line]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD if STRESS else [BAD[0], BAD[-3]])
+def test_so_it_is_from_the_command(arguments: str, message: str, tmp_path: Path) -> None:
     done = forked.run("benchmark.py", *arguments.split(), "--output", str(tmp_path), cwd=ROOT)
     assert done.returncode == 2
     assert message in done.stderr

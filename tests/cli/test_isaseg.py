@@ -66,18 +66,39 @@ def test_help_is_asked_for_before_two_dashes(words: list[str], capsys: pytest.Ca
     assert command.main(text, lambda given: len(given), ["--", *words], "") == 1 + len(words)
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "evaluate", "predict", "export", "dashboard", "demo", "data check"]
-)
-def test_a_typo_is_reported_before_slow_imports(name: str, tmp_path: Path) -> None:
-    for slow in ("torch", *(["pydantic"] if name != "data check" else [])):
-        (tmp_path / f"{slow}.py").write_text(f"raise SystemExit('{slow} was imported')")
-    words = [sys.executable, "-m", "isaseg.cli", *name.split(), "outputt=x"]
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    assert done.stderr.startswith("error: no configuration key 'outputt'; ")
-    assert done.stderr.count("\n") == 1
+# Forks each command from an interpreter that has Hydra and nothing of ours, and prints how each ended
+FRESH = """
+import json, os, sys
+import hydra
+answers = []
+for number, (words, fails) in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{number}.{stream}", os.O_WRONLY | os.O_CREAT), stream)
+        sys.path[:0] = fails
+        from isaseg.cli.__main__ import main
+        sys.exit(main(words))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    answers.append([code, *(open(f"{number}.{stream}").read() for stream in (1, 2))])
+print(json.dumps(answers))
+"""
+
+
+def test_a_typo_is_reported_before_slow_imports(tmp_path: Path) -> None:
+    """Of `data check`, pydantic is none."""
+    for slow in ("torch", "pydantic"):
+        (tmp_path / slow).mkdir()
+        (tmp_path / slow / f"{slow}.py").write_text(f"raise SystemExit('{slow} was imported')")
+    names = ["train", "evaluate", "predict", "export", "dashboard", "demo", "data check"]
+    fails = [["torch"] if name == "data check" else ["torch", "pydantic"] for name in names]
+    asked = json.dumps([([*n.split(), "outputt=x"], f) for n, f in zip(names, fails, strict=True)])
+    line = [sys.executable, "-c", FRESH, asked]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    for name, (code, out, err) in zip(names, json.loads(done.stdout), strict=True):
+        assert (code, out) == (2, ""), (name, err)
+        assert err.startswith("error: no configuration key 'outputt'; "), name
+        assert err.count("\n") == 1, name
 
 
 @pytest.fixture(scope="module")

@@ -119,12 +119,6 @@ def test_a_schedule_goes_with_any_optimizer_from_the_command_line_or_an_experime
         assert cfg.optim.schedule._target_ == f"isaseg.training.schedules.{schedule}"
 
 
-def test_the_published_learning_rates_are_those_of_the_experiments() -> None:
-    for experiment, lr, decay in (("ade20k_isa", 0.02, 1e-4), ("cityscapes_isa", 0.01, 5e-4)):
-        optim = load(f"experiment={experiment}").optim
-        assert (optim.lr, optim.weight_decay) == (lr, decay)
-
-
 @pytest.mark.parametrize(
     ("steps", "wanted", "interval"),
     [(420, 70, 70), (100, 70, 50), (100, 30, 25), (101, 30, 30), (101, 60, 101), (4, 10, 4)],
@@ -143,23 +137,12 @@ def test_each_default_is_stated_once() -> None:
     assert (plain["data"]["seed"], plain["data"]["max_steps"]) == (5, 123)
 
 
-def test_a_transform_of_albumentations_can_be_added_and_asks_no_server() -> None:
-    code = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): sys.exit('a connection was opened')\n"
-        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
-        "from isaseg import config\n"
-        "cfg = config.compose_from('train', ['data=cityscapes', 'loss.class_weights=null', 'data.root=x',\n"
-        "  'data.transform.augment=[{_target_: albumentations.GaussianBlur, p: 0.2}]'])\n"
-        "print(config.build(cfg.data.transform, 'data.transform').augment)"
-    )
+def test_albumentations_asks_no_server_for_a_newer_version() -> None:
+    """`isaseg` sets the variable that turns this off, before it imports any of it."""
     env = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
-    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env=env, cwd=CONF.parent, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert "GaussianBlur" in done.stdout
+    code = "import isaseg, os, sys; print(os.environ['NO_ALBUMENTATIONS_UPDATE'], 'albumentations' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env)
+    assert done.stdout.split() == ["1", "False"]
 
 
 DATA = [p.stem for p in sorted((CONF / "data").glob("*.yaml")) if not p.stem.startswith("_")]
@@ -179,8 +162,9 @@ def test_every_published_data_set_has_both_protocols() -> None:
     assert {f"{d}_isa" for d in main} <= {p.stem for p in (CONF / "experiment").glob("*.yaml")}
 
 
-@pytest.mark.parametrize(("data", "protocol"), PUBLISHED)
-def test_a_protocol_brings_the_values_of_its_data_set(data: str, protocol: str) -> None:
+def test_a_protocol_brings_the_values_of_its_data_set() -> None:
+    """Of the one recipe without a source; tests/protocols holds the others against theirs."""
+    data, protocol = "lip", "mmseg"
     cfg = load(f"data={data}", f"protocol={protocol}", "data.root=x", "experiment=cityscapes_isa")
     check(cfg)
     recipe = OmegaConf.load(CONF / "recipe" / f"{data}_{protocol}.yaml")

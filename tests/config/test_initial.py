@@ -17,6 +17,7 @@ from isaseg.errors import CheckpointError, ConfigError, IsasegError
 from isaseg.models.segmenter import build_described
 from isaseg.models.tensor_files import save_safetensors
 from tests import forked
+from tests.reliability.small import attempted
 
 DESCRIPTION: dict[str, Any] = {
     "backbone": {"name": "test_resnet", "output_stride": 8, "out_indices": [-2, -1], "mean": [1.0, 2.0, 3.0]},
@@ -202,25 +203,31 @@ class Runs:
         return os.system, ("touch ran",)
 
 
-def test_the_command_refuses_before_anything_is_made(file: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_before_anything_is_made(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A missing file, a hostile one without running it, a conflict before any job starts."""
     torch.save({"state_dict": Runs()}, tmp_path / "evil.pth")
     torch.save({"state_dict": {"a": torch.zeros(1000)}}, tmp_path / "cut.pth")
     (tmp_path / "cut.pth").write_bytes((tmp_path / "cut.pth").read_bytes()[:2000])
     (tmp_path / "page.pth").write_text("<html>404</html>")
-    for words, said in (
-        ([f"init_from={tmp_path / 'evil.pth'}"], "loading the rest might run code"),
-        (["init_from=cut.pth"], "writes it, got 'cut.pth': its end is missing; copy or download it again\n"),
-        (["init_from=page.pth"], "writes it, got 'page.pth': it does not begin like one; copy or "),
-        ([f"init_from={file}", "-m", "attention=isa,dense"], "got attention=dense"),
+    monkeypatch.chdir(tmp_path)
+    for path, words, said in (
+        ("cut.pth", [], "writes it, got 'cut.pth': its end is missing; copy or download it again\n"),
+        ("page.pth", [], "writes it, got 'page.pth': it does not begin like one; copy or "),
         (
-            [f"init_from={file}", "init_parts=null", "head.dropout=0"],
+            file,
+            ["init_parts=null", "head.dropout=0"],
             "expected init_parts to be a list of backbone, attention",
         ),
-        (
-            ["init_from=nowhere.ckpt"],
-            "expected a file as init_from, got 'nowhere.ckpt', which does not exist",
-        ),
+        ("nowhere.ckpt", [], "expected a file as init_from, got 'nowhere.ckpt', which does not exist"),
+    ):
+        assert attempted(f"init_from={path}", *words, "output_dir=out") == 2
+        err = capsys.readouterr().err
+        assert said in err and err.splitlines()[-1].startswith("error: "), err
+    for words, said in (
+        ([f"init_from={tmp_path / 'evil.pth'}"], "loading the rest might run code"),
+        ([f"init_from={file}", "-m", "attention=isa,dense"], "got attention=dense"),
     ):
         done = forked.run("train.py", *words, "output_dir=out", cwd=tmp_path)
         assert (done.returncode, said in done.stderr) == (2, True), done.stderr

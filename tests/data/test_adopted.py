@@ -114,6 +114,15 @@ def test_samples_are_found_by_place_and_by_name(data: Any) -> None:
     assert adopted(Mine(data)).length("val") == 7
 
 
+def test_names_of_the_modules_own_are_kept() -> None:
+    named = [{**sample(index), "id": f"shape {index}"} for index in range(7)]
+    data = adopted(Mine(named))
+    names = [name for (batch,) in data.eval_loader("val") for name in batch["id"]]
+    assert names == [f"shape {index}" for index in range(7)]
+    (found,) = data.samples("val", ["shape 5"])
+    assert int(found["image"].max()) == 5
+
+
 def test_what_a_module_knows_is_kept() -> None:
     data = adopted()
     assert data.classes == ("a", "b", "c") and data.source("val").palette.shape == (K, 3)

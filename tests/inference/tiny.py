@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from isaseg import config
 from isaseg.inference.apply import Inference, in_strips, views
 from isaseg.models.segmenter import Segmenter, build_described
 from isaseg.models.tensor_files import save_safetensors
+from tests import composed
 
 PALETTE = [[10 * i, 255 - 20 * i, i] for i in range(7)]
 
@@ -46,8 +45,7 @@ def predict_logits(segmenter: Segmenter, image: torch.Tensor, how: Inference) ->
 
 
 def compose_from(*words: str) -> DictConfig:
-    GlobalHydra.instance().clear()
-    return config.compose_from("evaluate", ["checkpoint=none", *words])
+    return composed.compose_from("evaluate", ["checkpoint=none", *words])
 
 
 def save_picture(path: Path, height: int = 40, width: int = 56, mode: str = "RGB") -> Path:

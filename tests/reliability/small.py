@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from isaseg import config
+from isaseg.cli import command
 from isaseg.runs.history import read_history
 from isaseg.training.module import SegmentationModule
 from isaseg.training.run import train
@@ -77,6 +78,21 @@ def forked(work: Callable[[int], object], processes: int = 1) -> list[int]:
                 os._exit(code)
         children.append(child)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def attempted(*words: str) -> int:
+    """Return the exit code of `isaseg train WORDS`, which is to refuse them, in this process; its report is on stderr."""
+    handler = signal.getsignal(signal.SIGTERM)
+    typed = command._one_word(words)
+
+    def work() -> int:
+        train(config.initialised(compose_overrides(*typed), typed))
+        return 0
+
+    try:
+        return command.run(work, "", typed)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def train_in_processes(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.reliability.small import SMALL, STRESS, loaded
+from tests.reliability.small import SMALL, loaded
 from tests.wandb_file import read_run_folder
 
 ROOT = Path(__file__).parents[2]
@@ -44,38 +44,34 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 CODES = {
     0: ("", ["attention=dense", "seed=1", "data.num_workers=2"]),
-    1: ("bug", []),
+    1: ("bug", ["logger=wandb"]),
     2: ("", ["attention.group_size=[0,8]"]),
-    3: ("", ["optim.lr=1e30"]),
+    3: ("", ["optim.lr=1e30", "trainer.gradient_clip_val=null"]),
     4: ("memory", []),
     130: ("SIGINT", []),
-    143: ("SIGTERM", []),
+    143: ("SIGTERM", ["logger=wandb"]),
 }
 
 
 @pytest.mark.parametrize("code", CODES)
 def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) -> None:
-    """A run that is not complete never ends with 0; after a signal the same command continues."""
+    """A run that is not complete never ends with 0; a signal leaves a checkpoint, with which r4 goes on."""
     fault, words = CODES[code]
     run = tmp_path / "run"
-    words = [*FEW, "logger=wandb", *words, f"run_dir={run}"]
+    words = [*FEW, *words, f"run_dir={run}"]
     (tmp_path / "faulty.py").write_text(FAULTS + TRAIN)
     done = forked.run(tmp_path / "faulty.py", *words, cwd=tmp_path, FAULT=fault)
     assert done.returncode == code, done.stderr
     assert (run / "metrics.json").exists() == (code == 0)
     errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
     assert len(errors) == (code not in (0, 1))
-    assert "gradient_clip_val" not in done.stderr, "which the experiment has"
+    assert ("lower optim.lr, or set trainer.gradient_clip_val=1" in done.stderr) == (code == 3)
     assert ("Traceback" in done.stderr) == (code == 1), done.stderr
     assert (run / "failed.txt").exists() == (code in (1, 3, 4))
-    if code != 2:
-        assert read_run_folder(run).exit_code == (code != 0), "W&B's file was closed"
+    if "logger=wandb" in words:
+        assert read_run_folder(run).exit_code == 1, "W&B's file was closed"
     if code > 100:
         assert loaded(run / "checkpoints" / "last.ckpt")["global_step"] == 2, "due at the last step alone"
-    if code == 143 or (STRESS and code == 130):
-        again = forked.run("train.py", *words, cwd=tmp_path)
-        assert again.returncode == 0, again.stderr
-        assert "last.ckpt at step 2" in again.stderr
 
 
 def test_c2_a_disk_without_room_for_a_small_file_is_reported(tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Kind(source, path, path.read_bytes(), request.param not in ("matlab", "jpeg"))
 
 
-@settings(max_examples=40 if STRESS else 8, deadline=None, database=None)
+@settings(max_examples=40 if STRESS else 3, deadline=None, database=None)
 @given(seed=st.integers(0, 2**64))
 def test_d3_a_file_damaged_at_random_is_refused_by_name_or_gives_a_sample(seed: int, kind: Kind) -> None:
-    """800 of each kind, 4000 by `make test-stress`; with a checksum, labels are those that were written, or none."""
+    """300 of each kind, 4000 by `make test-stress`; with a checksum, labels are those that were written, or none."""
     rng, data = random.Random(seed), SegmentationDataset(kind.source)
     try:
         kind.path.write_bytes(kind.content)

@@ -145,6 +145,9 @@ CHECKPOINTS: dict[str, Callable[[], bytes]] = {
 }
 
 
+TRAINED = ("a command", "no storage", "numbers for names")  # a whole run refuses these too, by `find_resume`
+
+
 @pytest.fixture(scope="module")
 def cfg() -> DictConfig:
     return compose_overrides(*SMALL, "trainer.max_steps=1", "resume=hostile.ckpt", "run_dir=run")
@@ -179,7 +182,7 @@ def test_c7_a_hostile_checkpoint_is_refused_and_runs_nothing(
         assert len(str(caught.value)) < 2000
     with pytest.raises(ConfigError, match="hostile"):
         Backbone("test_resnet", weights=str(path))
-    if suffix == ".ckpt":
+    if suffix == ".ckpt" and (STRESS or kind in TRAINED):
         with pytest.raises(CheckpointError, match="hostile"):
             train(cfg)
     assert set(os.listdir()) == there
@@ -207,14 +210,19 @@ def test_c7_what_is_no_file_is_refused(kind: str, tmp_path: Path) -> None:
         Backbone("test_resnet", weights=str(path))
 
 
+MORE_COMMANDS = [
+    ("train.py", [*SMALL, "trainer.max_steps=1", "backbone.weights=evil.ckpt"]),
+    ("predict.py", ["checkpoint=evil.ckpt", "input=a.png", "output=out"]),
+    ("export.py", ["checkpoint=evil.ckpt", "output=out"]),
+]
+
+
 @pytest.mark.parametrize(
     ("script", "words"),
     [
         ("train.py", [*SMALL, "trainer.max_steps=1", "resume=evil.ckpt"]),
-        ("train.py", [*SMALL, "trainer.max_steps=1", "backbone.weights=evil.ckpt"]),
         ("evaluate.py", ["checkpoint=evil.ckpt", "output=out"]),
-        ("predict.py", ["checkpoint=evil.ckpt", "input=a.png", "output=out"]),
-        ("export.py", ["checkpoint=evil.ckpt", "output=out"]),
+        *(MORE_COMMANDS if STRESS else []),
     ],
 )
 def test_c7_no_command_runs_a_checkpoint(script: str, words: list[str], tmp_path: Path) -> None:

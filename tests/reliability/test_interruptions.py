@@ -52,8 +52,7 @@ def check_equal(cut: Path, whole: Path) -> None:
 
 AVERAGED = "callbacks=[default,ema,early_stopping] callbacks.ema.decay=0.5"
 MIXED = {
-    "attention=isa": (2, 2, 2),
-    "attention=dense optim.layer_decay=0.7 backbone.freeze=[stem,1] backbone.norm_eval=true": (2, 0, 2),
+    "attention=dense optim.layer_decay=0.7 backbone.freeze=[stem,1] backbone.norm_eval=true": (2, 0),
     f"attention=isa attention.heads=2 attention.position_bias=2 optim=muon {AVERAGED}": (0, 2, 0),
 }
 if STRESS:
@@ -74,10 +73,17 @@ def test_r1_r2_a_run_that_is_killed_again_and_again_equals_one_that_is_not(
         check_resumed(words, sorted(cuts), workers, tmp_path / f"cut{number}", whole)
 
 
-def test_r1_so_do_two_processes_that_are_killed_twice(tmp_path: Path) -> None:
-    words, whole = [*TWELVE, *AVERAGED.split()], tmp_path / "whole"
-    assert train_in_processes([*words, "data.num_workers=0"], whole, 2) == [0, 0], said(whole)
-    check_resumed(words, (2, 8), (0, 0, 0), tmp_path / "cut", whole, processes=2)
+def wait_no_longer(step: int, rank: int) -> None:
+    """End a process by an alarm if it waits for the other in vain."""
+    signal.alarm(60)
+
+
+def test_r1_so_do_two_processes_that_are_killed(tmp_path: Path) -> None:
+    """All but the last batch of a step skip communication, which a static graph does not allow."""
+    words, whole = [*TWELVE, *AVERAGED.split(), "trainer.accumulate_grad_batches=2"], tmp_path / "whole"
+    ended = train_in_processes([*words, "data.num_workers=0"], whole, 2, wait_no_longer)
+    assert ended == [0, 0], said(whole)
+    check_resumed(words, (8,), (0, 0), tmp_path / "cut", whole, processes=2)
 
 
 VALIDATING = [
@@ -101,9 +107,12 @@ def validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("sent", "step", "every", "saved"),
     [
         (signal.SIGTERM, 4, 3, 4),
-        (signal.SIGKILL, 4, 3, 3),
         (signal.SIGKILL, 12, 4, 12),
-        *([(signal.SIGKILL, 8, 4, 8), (signal.SIGTERM, 12, 5, 12)] if STRESS else []),
+        *(
+            [(signal.SIGKILL, 4, 3, 3), (signal.SIGKILL, 8, 4, 8), (signal.SIGTERM, 12, 5, 12)]
+            if STRESS
+            else []
+        ),
     ],
 )
 def test_r4_a_validation_that_is_cut_is_repeated(
@@ -152,9 +161,9 @@ def test_r4_sigterm_saves_the_step_at_which_it_comes(validated: Path, tmp_path: 
 def test_r1_tensorboard_changes_no_bit_and_shows_each_step_once(validated: Path, tmp_path: Path) -> None:
     """Also those that a run has logged after its last checkpoint, before it was killed."""
     cut = tmp_path / "cut"
-    check_resumed([*VALIDATING, "logger=tensorboard"], (5, 11), (1, 0, 1), cut, validated)
+    check_resumed([*VALIDATING, "logger=tensorboard"], (5,), (1, 0), cut, validated)
     shown, expected = curves(cut), read_history(validated).curves
-    assert len(list((cut / "tensorboard").glob("events.*"))) == 3
+    assert len(list((cut / "tensorboard").glob("events.*"))) == 2
     for key in expected.keys() - {"train/images_per_second"}:
         assert [step for step, _ in shown[key]] == sorted(expected[key]), key
         assert dict(shown[key]) == pytest.approx(expected[key], rel=1e-6), key
@@ -173,13 +182,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["attention=dense"], "SelfAttention2d', attention.depth: 1 -> nothing"),
         (["attention.group_size=[4,4]"], "attention.group_size: [8, 8] -> [4, 4]"),
-        (["backbone=tiny", "head.aux_channels=null"], "backbone."),
-        (["data.seed=7"], "data.seed: "),
-        (["data.batch_size=2"], "data.batch_size: 4 -> 2"),
-        (["optim.lr=0.5"], "optim.lr: 0.004 -> 0.5"),
         (["optim=sgd_poly"], "optim.optimizer.momentum: nothing -> 0.9"),
-        (["trainer.max_steps=4"], "optim.total_steps: 2 -> 4"),
-        (["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches: 1 -> 2"),
         (["seed=3"], "seed: 0 -> 3"),
     ],
 )
@@ -226,17 +229,3 @@ def test_r5_under_slurm_the_same_command_goes_on(tmp_path: Path, monkeypatch: py
     assert "is complete" in finished.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
     assert {"run"} <= set(os.listdir(tmp_path)) <= {"run", "outputs"}  # the latter empty: Hydra makes it
-
-
-def wait_no_longer(step: int, rank: int) -> None:
-    """End a process by an alarm if it waits for the other in vain."""
-    signal.alarm(60)
-
-
-def test_two_processes_accumulate_batches(tmp_path: Path) -> None:
-    """All but the last batch of a step skip communication, which a static graph does not allow."""
-    words = [*SMALL, "trainer.max_steps=3", "trainer.val_check_interval=3", "data.num_workers=0"]
-    words += ["data.batch_size=8", "trainer.accumulate_grad_batches=2"]
-    ended = train_in_processes(words, tmp_path, 2, wait_no_longer)
-    assert ended == [0, 0], said(tmp_path)
-    assert loaded(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 3

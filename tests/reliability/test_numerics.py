@@ -94,11 +94,9 @@ def test_n3_large_activations_give_no_nan_in_half_precision(option: str, mode: s
         assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
 
 
-@pytest.mark.parametrize("trainer", ["default", "deterministic"])
-def test_n4_the_same_seed_twice_is_the_same_run(
-    trainer: str, compose: Callable[..., DictConfig], tmp_path: Path
-) -> None:
-    words = [*FOUR, f"trainer={trainer}", "trainer.accelerator=cpu", "head.dropout=0.5"]
+def test_n4_the_same_seed_twice_is_the_same_run(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    """(By the default too: tests/reliability/test_interruptions.py.)"""
+    words = [*FOUR, "trainer=deterministic", "trainer.accelerator=cpu", "head.dropout=0.5"]
     metrics = []
     try:
         for number, seed in enumerate((5, 5)):

@@ -13,12 +13,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from isaseg.runs import facts
 from isaseg.runs.facts import git_commit, run_facts
 from isaseg.training.build import build_module
 from isaseg.training.module import SegmentationModule
+from tests import conftest
 
 SOURCE = SimpleNamespace(groups=None, palette=torch.zeros(8, 3, dtype=torch.uint8))
 DATA: Any = SimpleNamespace(classes="abcdefgh", source=lambda split: SOURCE)
+
+
+@pytest.fixture(autouse=True)
+def counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_outside", conftest._count)
 
 
 def counted_by_hand(module: SegmentationModule, size: tuple[int, int]) -> tuple[int, list[tuple[int, ...]]]:

@@ -2,15 +2,14 @@
 
 import json
 import re
-import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isaseg.config import run_name
 from isaseg.config.checks import check
@@ -20,8 +19,10 @@ from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.history import read_history
 from isaseg.runs.loggers import HistoryLogger, build_loggers, finish_loggers
 from tests import forked
+from tests.conftest import compose_overrides
 from tests.event_files import curves, read_events
-from tests.reliability.small import SMALL, kill, said, train_in_processes
+from tests.reliability.small import SMALL
+from tests.reliability.small import forked as forked_here
 
 WORDS = [*SMALL, "trainer.max_steps=4", "trainer.val_check_interval=2", "data.num_workers=0"]
 
@@ -49,14 +50,39 @@ def test_tensorboard_has_what_metrics_csv_has_and_pictures(tmp_path: Path) -> No
     assert "| background | " in text.tensor_proto.string_val[0].decode()
 
 
-def test_mlflow_goes_on_in_the_run_that_was_killed(tmp_path: Path) -> None:
+def test_mlflow_goes_on_in_the_run_that_was_begun(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """And was ended from outside; steps after its last checkpoint are logged again."""
     folder = tmp_path / "run"
-    words = [*WORDS, "logger=mlflow", f"output_dir={tmp_path / 'out'}", f"run_dir={folder}"]
-    assert train_in_processes(words, folder, at_step=kill(3)) == [-signal.SIGKILL], said(folder)
-    done = forked.run("train.py", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    folder.mkdir()
+    cfg = compose_overrides(*WORDS, "logger=mlflow", f"output_dir={tmp_path / 'out'}", f"run_dir={folder}")
+    known: Any = OmegaConf.to_container(cfg, resolve=True)
+
+    def log(steps: range, seed: float) -> Sequence[Logger]:
+        used = build_loggers(cfg, folder, known)
+        for step in steps:
+            for logger in used:
+                logger.log_metrics({"train/loss": seed / (1 + step), "epoch": 0}, step)
+                if step % 2:
+                    logger.log_metrics({"val/mIoU": seed * step / 9}, step)
+                logger.save()
+            if step % 2:
+                used[1].log_images("val/pictures", {"a": np.zeros((2, 2, 3))})  # type: ignore[attr-defined]
+        return used
+
+    def twice(rank: int) -> None:
+        log(range(3), 1.0)
+        used = log(range(2, 4), 0.5)
+        for logger in used:
+            logger.finalize("success")
+        used[1].log_metrics({"val/mIoU": 0.75}, 3)
+        used[1].log_images("val/confusion", {"matrix": np.zeros((2, 2, 3))})  # type: ignore[attr-defined]
+        used[1].log_table("val/classes", ["class"], [["sky"]])  # type: ignore[attr-defined]
+        finish_loggers(used)
+
+    assert forked_here(twice) == [0]
+    said = capfd.readouterr()
     for noise in ("Warning", "Traceback", "INFO", "not found"):
-        assert noise not in done.stderr + said(folder), noise
+        assert noise not in said.out + said.err, noise
     from mlflow.tracking import MlflowClient  # takes seconds, and configures logging
 
     client = MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}")
@@ -66,12 +92,16 @@ def test_mlflow_goes_on_in_the_run_that_was_killed(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("isa-8x8_test_resnet_seed0_")
     assert run.data.params["trainer/max_steps"] == "4"
-    for key, curve in read_history(folder).curves.items():
+    history = read_history(folder).curves
+    assert {key: sorted(curve) for key, curve in history.items()} == {
+        "train/loss": [1, 2, 3, 4],
+        "val/mIoU": [2, 4],
+    }
+    for key, curve in history.items():
         points = client.get_metric_history(run.info.run_id, key)
         found = {point.step: point.value for point in sorted(points, key=lambda point: point.timestamp)}
         assert found == pytest.approx(curve, rel=1e-6), key
-    metrics = json.loads((folder / "metrics.json").read_text())
-    assert run.data.metrics["best/mIoU"] == pytest.approx(metrics["val/mIoU"])
+    assert run.data.metrics["best/mIoU"] == 0.75
     images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
     assert {step for path in images if "pictures" in path for step in re.findall(r"\+step\+(\d)", path)} == {
         "2",

@@ -11,6 +11,7 @@ from tests.conftest import compose_overrides
 # A few steps of the real train.py
 TINY = ["data.val_length=4", "data.batch_size=2", "trainer.max_steps=2", "trainer.val_check_interval=2"]
 TINY += ["logger=csv", "pictures=0", "score_test=false", "data.num_workers=0"]
+TINY += ["data.crop_size=[32,32]", "head.channels=16"]
 
 # Notes that it starts and ends, waits while its file is there, saves if it is asked to end, continues from what was
 # saved, and fails for seed 13.

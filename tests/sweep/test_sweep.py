@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -368,37 +369,24 @@ def test_gpus_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatc
     assert visible_gpus() == ["0", "1"]
 
 
-PARENT = """
-import sys
-from pathlib import Path
-from rich.console import Console
-from tests.sweep.fake import jobs_of
-from isaseg.sweep import jobs as jobs_module
-from isaseg.sweep.launch import members_file, plan_sweep, write_members
-from isaseg.sweep.local import Local
-from isaseg.sweep.supervise import supervise
-here = Path(sys.argv[1])
-jobs_module._TRAIN = [str(here / "fake_train.py")]
-jobs = jobs_of(here, [1])
-supervise(jobs, Local(jobs), Console(stderr=True))
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends a process with its parent")
 def test_a_job_dies_with_a_sweep_that_is_killed(tmp_path: Path, script: Path) -> None:
     """Or the same command again would train it twice, in one folder, at the same time."""
     (tmp_path / "hold1").touch()
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path)], cwd=ROOT, stderr=subprocess.DEVNULL
-    )
+    jobs = jobs_of(tmp_path, [1])
+    parent = os.fork()
+    if parent == 0:
+        try:
+            supervise(jobs, Local(jobs), quiet())
+        finally:
+            os._exit(1)
     try:
         child = Path("/proc") / until(lambda: order(script))[0][-1]
         assert child.exists()
-        parent.kill()
-        parent.wait()
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
         until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
     finally:
-        parent.kill()
         (tmp_path / "hold1").unlink()
 
 
@@ -406,7 +394,7 @@ def test_a_job_dies_with_a_sweep_that_is_killed(tmp_path: Path, script: Path) ->
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return forked.run("train.py", *arguments, cwd=cwd, seconds=500)
+    return forked.run("train.py", *arguments, cwd=cwd, seconds=500, children=True)
 
 
 @pytest.mark.parametrize(

@@ -110,24 +110,17 @@ def test_an_own_loader_with_fewer_batches_than_processes() -> None:
     assert [len(share) for share in shares] == [1, 1, 1]
 
 
-def test_processes_draw_masks_of_their_own(tmp_path: Path) -> None:
-    """(That they go on with them: tests/reliability/test_interruptions.py.)"""
-
-    def noted(now: int, rank: int) -> None:
-        state = hashlib.sha256(torch.get_rng_state().numpy().tobytes() + repr(random.getstate()).encode())
-        (tmp_path / f"state.{rank}.{now}").write_text(state.hexdigest())
-
-    words = [*SMALL, "head.dropout=0.3", "trainer.max_steps=2", "trainer.val_check_interval=2"]
-    assert train_in_processes([*words, "data.num_workers=0"], tmp_path, 2, noted) == [0, 0], said(tmp_path)
-    assert len({path.read_text() for path in tmp_path.glob("state.*")}) == 4
-
-
 def collectives(words: Sequence[str], folder: Path) -> dict[str, int]:
-    """Return how often each collective is called in a step away from logging, of two processes; see `noted`."""
+    """Return how often each collective is called in a step away from logging, of two processes; see `noted`.
+
+    FOLDER/state.RANK.STEP has the state of the random numbers before a step.
+    """
     folder.mkdir()
 
     def noted(now: int, rank: int) -> None:
         signal.alarm(60)
+        state = hashlib.sha256(torch.get_rng_state().numpy().tobytes() + repr(random.getstate()).encode())
+        (folder / f"state.{rank}.{now}").write_text(state.hexdigest())
         if now == 3:
             profiler.__enter__()
         if now == 4 and rank == 0:
@@ -145,8 +138,13 @@ def collectives(words: Sequence[str], folder: Path) -> dict[str, int]:
 
 
 def test_a_step_has_one_all_reduce_beside_those_of_gradients_and_no_barrier(tmp_path: Path) -> None:
-    """Gradients fill two buckets, the first of a megabyte; norms are not synchronised, so that buffers are sent."""
-    found = collectives([], tmp_path / "run")
+    """Gradients fill two buckets, the first of a megabyte; norms are not synchronised, so that buffers are sent.
+
+    Each process draws masks of its own. (That they go on with them: tests/reliability/test_interruptions.py.)
+    """
+    found = collectives(["head.dropout=0.3"], tmp_path / "run")
+    states = list((tmp_path / "run").glob("state.*"))
+    assert len(states) == len({path.read_text() for path in states}) == 2 * 6
     assert found.pop("broadcast_") == 2  # floats and integers
     assert found == {"allreduce_": 2 + 1}
 

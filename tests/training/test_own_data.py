@@ -25,8 +25,7 @@ SHORT += [*SEARCH, "pictures=2", "trainer.val_check_interval=3", "run_dir=run"]
     ("words", "names"),
     [
         (["data=shapes", "data.num_workers=0", "data.batch_size=2"], ["0", "1"]),
-        (["data=module"], ["ground", "square"]),
-        (["data=module", "+data.module.named=true", "+data.module.mask_scale=2"], ["ground", "square"]),
+        (["data=module", "+data.module.mask_scale=2"], ["ground", "square"]),
     ],
 )
 def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: list[str]) -> None:

@@ -19,8 +19,9 @@ from tests.reliability.test_files import score
 WORDS = [*SMALL, "trainer.val_check_interval=1", "data.num_workers=0"]
 
 
-@pytest.mark.parametrize("callbacks", ["default", "[default,ema]"])
-@pytest.mark.parametrize(("chosen", "step"), [("best", 2), ("last", 4)])
+@pytest.mark.parametrize(
+    ("chosen", "step", "callbacks"), [("best", 2, "[default,ema]"), ("last", 4, "default")]
+)
 def test_it_is_the_one_of_the_configuration(
     chosen: str,
     step: int,
@@ -29,9 +30,10 @@ def test_it_is_the_one_of_the_configuration(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """With its averaged weights where there are such; both files are there in any case."""
+    """With its averaged weights where there are such; loggers name it, and both files are there in any case."""
     score(monkeypatch, (0.1, 0.4, 0.3, 0.2))
     words = [*WORDS, "trainer.max_steps=4", f"callbacks={callbacks}", f"score={chosen}", "score_test=true"]
+    words += ["logger=tensorboard"]
     metrics = train(compose_overrides(*words, f"run_dir={tmp_path}"))
     assert (metrics["checkpoint"], metrics["step"]) == (chosen, step)
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
@@ -41,6 +43,10 @@ def test_it_is_the_one_of_the_configuration(
     assert "test/mIoU" in metrics
     for name, at in (("best", 2), ("last", 4)):
         assert loaded(tmp_path / "checkpoints" / f"{name}.ckpt")["global_step"] == at
+    found: dict[str, Any] = curves(tmp_path)
+    assert found[f"{chosen}/mIoU"] == [(4, pytest.approx(metrics["val/mIoU"]))]
+    assert found[f"{chosen}/step"] == [(4, step)]
+    assert not [key for key in found if key.startswith({"best": "last/", "last": "best/"}[chosen])]
     said = capfd.readouterr().err
     assert f"validation, {chosen} checkpoint" in said and f"({chosen} checkpoint, step {step})" in said
 
@@ -79,16 +85,6 @@ def test_without_a_best_one_the_last_is_scored_and_said(
     score(monkeypatch, (float("nan"),))
     metrics = train(compose_overrides(*WORDS, "trainer.max_steps=1", f"run_dir={tmp_path}"))
     assert (metrics["checkpoint"], metrics["step"]) == ("last", 1)
-
-
-@pytest.mark.parametrize("chosen", ["best", "last"])
-def test_loggers_name_it(chosen: str, tmp_path: Path) -> None:
-    words = [*WORDS, "trainer.max_steps=1", "logger=tensorboard", f"score={chosen}"]
-    metrics = train(compose_overrides(*words, f"run_dir={tmp_path}"))
-    found: dict[str, Any] = curves(tmp_path)
-    assert found[f"{chosen}/mIoU"] == [(1, pytest.approx(metrics["val/mIoU"]))]
-    assert found[f"{chosen}/step"] == [(1, 1)]
-    assert not [key for key in found if key.startswith({"best": "last/", "last": "best/"}[chosen])]
 
 
 @pytest.mark.parametrize("protocol", ["openseg", "mmseg"])

@@ -25,14 +25,14 @@ ROOT = Path(__file__).parents[2]
 TINY = ["trainer.max_steps=4", "trainer.val_check_interval=2", "data.batch_size=2", "data.val_length=4"]
 
 
-def run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return forked.run("train.py", *words, cwd=cwd)
+def run(*words: str, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    return forked.run("train.py", *words, cwd=cwd, seconds=300, children=False, **env)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, subprocess.CompletedProcess[str]]:
     work = tmp_path_factory.mktemp("run")
-    result = run(*TINY, f"output_dir={work / 'out'}", cwd=work)
+    result = run(*TINY, f"output_dir={work / 'out'}", cwd=work, **{forked.CURVES: "yes"})
     assert result.returncode == 0, result.stderr
     (folder,) = (work / "out" / "lamps_isa").iterdir()
     return work, folder, result
