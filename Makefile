@@ -11,7 +11,7 @@ UV := $(shell command -v uv 2>/dev/null)
 PIP := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-more train test lint format sweep ablation figures study study-camvid study-gpu peers bench-peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress test-lock docs lock clean clean-all
+.PHONY: help install install-more train test lint format sweep ablation figures study study-camvid study-gpu peers compare notebook notebooks bench bench-gpu test-peers test-browser test-slurm test-stress test-lock docs lock clean clean-all
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -115,8 +115,6 @@ notebooks: $(STAMP) ## run the notebooks, with their outputs, into outputs/noteb
 peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to compare with in tests and benchmarks
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 mmsegmentation==1.2.2 mmengine==0.10.7 mmcv-lite==2.1.0 ftfy regex cityscapesscripts==2.3.0
-
-bench-peers: peers ## the same as peers
 
 test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores, samples, training steps; some twenty minutes
 	$(BIN)/python -m pytest -m peers $(ARGS)

@@ -131,15 +131,6 @@ def test_a_score_of_groups_is_monitored_where_there_are_groups(tmp_path: Path) -
         trainer.build_trainer(compose_overrides("data=camvid", *words), tmp_path, [])
 
 
-def test_the_load_of_a_cpu_needs_psutil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
-    words = [*SMALL, "callbacks=device_stats"]
-    with pytest.raises(ConfigError, match="callbacks.device_stats needs psutil .*; run pip install psutil"):
-        trainer.build_trainer(compose_overrides(*words), tmp_path, [])
-    without = compose_overrides(*words, "callbacks.device_stats.cpu_stats=false")
-    assert trainer.build_trainer(without, tmp_path, [])
-
-
 def test_checkpoints_of_the_users_own_lie_beside_those_of_the_run(tmp_path: Path) -> None:
     words = [*SMALL, "callbacks=[]", "+callbacks.own._target_=lightning.pytorch.callbacks.ModelCheckpoint"]
     words += ["+callbacks.own.monitor=val/loss", "trainer.max_steps=1", f"run_dir={tmp_path}"]

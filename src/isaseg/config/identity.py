@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from isaseg.config.composition import conf_dir
 
 # Callbacks that only watch; any other one may change what a run computes.
-_WATCHING = {
+_PASSIVE_CALLBACKS = {
     "isaseg.training.callbacks.ValidationPictures",
     "isaseg.training.step_profile.Profile",
     "lightning.pytorch.callbacks.RichModelSummary",
@@ -29,7 +29,7 @@ _NOT_IDENTITY = (
     "score_test",
     "checkpoint_every_n_steps",
     "output_dir",
-    "pretrained",  # it stands in backbone
+    "pretrained",  # counted as backbone.pretrained
     "run_dir",
     "logger",
     "pictures",
@@ -40,7 +40,7 @@ _NOT_IDENTITY = (
     "data.timeout",
     "data.cache",
     "data.strict_size",
-    "recipe",  # what is used of it stands in optim and loss
+    "recipe",  # its values are counted under optim and loss
     "test",  # of evaluate.py alone
     "trainer.accelerator",
     "trainer.devices",
@@ -85,7 +85,9 @@ def identity(cfg: DictConfig) -> dict[str, Any]:
     if plain.get("init_sha256") is None:
         plain = {key: value for key, value in plain.items() if key not in ("init_sha256", "init_parts")}
     nodes = plain.pop("callbacks", None) or {}
-    if counted := {name: node for name, node in nodes.items() if node.get("_target_") not in _WATCHING}:
+    if counted := {
+        name: node for name, node in nodes.items() if node.get("_target_") not in _PASSIVE_CALLBACKS
+    }:
         plain["callbacks"] = counted
     return {str(key): value for key, value in plain.items()}
 

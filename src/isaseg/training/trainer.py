@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
     Callback,
-    DeviceStatsMonitor,
     EarlyStopping,
     GradientAccumulationScheduler,
     LearningRateFinder,
@@ -103,10 +101,10 @@ def build_trainer(cfg: DictConfig, folder: Path, loggers: list[Logger]) -> light
 
 
 class SyncedNorms(TorchSyncBatchNorm):
-    """Synchronises batch norms for trainer.sync_batchnorm, and restores the very modules at the end.
+    """Synchronises batch norms for trainer.sync_batchnorm, and puts the original modules back at the end.
 
-    timm's norms hold an activation too, which torch's own conversion would leave out without a word. The factor
-    |weight| + eps, which neither of them knows, is put back after the conversion.
+    timm's norms hold an activation too, which torch's own conversion would silently drop. The factor |weight| + eps,
+    which neither of them knows, is put back after the conversion.
     """
 
     def __init__(self) -> None:
@@ -182,13 +180,6 @@ def _callback(cfg: DictConfig, name: str, checkpoints: Path) -> Callback:
             raise ConfigError(
                 f"expected {key} to leave the run as it is configured, got {type(built).__name__}; use {instead}"
             )
-    if isinstance(built, DeviceStatsMonitor) and find_spec("psutil") is None:
-        on_cpu = cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()
-        wanted = node.get("cpu_stats")
-        if on_cpu if wanted is None else wanted:
-            raise ConfigError(
-                f"{key} needs psutil for the load of a CPU, which is not installed; run pip install psutil"
-            )
     if isinstance(built, ModelCheckpoint):
         built.dirpath = built.dirpath or str(checkpoints)  # Lightning would take it from the first logger
         taken = built.filename in ("best", "last") or built.save_last
@@ -208,7 +199,7 @@ def _scores(cfg: DictConfig) -> list[str]:
 
 
 def _check_monitors(own: list[Callback], scores: list[str]) -> None:
-    """Check what is monitored: a run may begin with a validation, so that it must be of that.
+    """Check what is monitored: a run may begin with a validation, so a callback must monitor what a validation logs.
 
     A callback of another package may log more, but hardly what is almost the name of a score.
     """
