@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from benchmarks.harness import MIB, Measurement
-from isaseg.files import replace_file
+from isaseg.files import save_figure
 
 _PANELS: dict[str, Callable[[Measurement], float]] = {
     "multiply-adds (10⁹)": lambda row: row.counts["mult_adds"] / 1e9,
@@ -34,5 +34,4 @@ def plot_growth(rows: Sequence[Measurement], path: Path) -> None:
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    with replace_file(path) as file:
-        figure.savefig(file, format="png")
+    save_figure(figure, path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from isaseg.console import counted
 from isaseg.errors import ConfigError
-from isaseg.files import replace_file
+from isaseg.files import write_text
 
 OURS, PEER = "isaseg", "mmsegmentation"
 MIB = 2**20
@@ -260,10 +260,8 @@ def in_words(facts: Mapping[str, Any]) -> str:
 
 def write(folder: Path, name: str, text: str, content: Mapping[str, Any]) -> None:
     """Write NAME.json and NAME.md, each as a whole or not at all."""
-    with replace_file(folder / f"{name}.json") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-    with replace_file(folder / f"{name}.md") as file:
-        file.write(text.encode())
+    write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+    write_text(folder / f"{name}.md", text)
 
 
 def _plain(rows: Sequence[Measurement], row: Measurement) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from isaseg.files import replace_file
+from isaseg.files import write_text
 
 _WAIT = "called a synchronizing CUDA operation"  # torch's warning where set_sync_debug_mode asks for it
 KINDS = {True: "a step that logs", False: "a step that does not log"}
@@ -56,8 +56,7 @@ class HostWaits(Callback):
                 torch.cuda.set_sync_debug_mode("default")
             warnings.showwarning = self._show
             found = {k: {"steps": self._steps[k], "waits": self._waits[k]} for k in KINDS.values()}
-            with replace_file(self.path) as file:
-                file.write(json.dumps(found).encode())
+            write_text(self.path, json.dumps(found))
 
     def _note(self, message: Any, *args: Any, **more: Any) -> None:
         if _WAIT in str(message):

@@ -1,7 +1,6 @@
-"""`operators`: the generated parts of docs/operators.md: pictures of what a pixel hears from, costs and names."""
+"""`operators`: the generated parts of docs/operators.md: the picture of what a pixel hears from, and costs."""
 
 from argparse import Namespace
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +12,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from benchmarks.modules import context_module
-from benchmarks.operator_names import OPERATORS
 from isaseg import config
 from isaseg.errors import IsasegError
-from isaseg.files import replace_file
+from isaseg.files import save_figure
 from isaseg.models.attention_block import AttentionBlock
 from isaseg.models.attention_kernels import by_definition
 from isaseg.models.layers import Cost
-from isaseg.report.reach import opened
+from isaseg.report.reach import positive_copy
 
 PICTURE = "operators_patterns.png"
 SIZE, PIXEL = (32, 32), (13, 18)  # the pixel lies in the middle of no window and of no shifted one
@@ -28,12 +26,29 @@ SIDES = (64, 128, 256)
 CHANNELS = 512
 _FEW = 16  # channels of the pictures: CGNL's 8 groups of keys divide half of it
 _GROUP = 8  # the windows and strides of conf/attention, where the pictures have lines
-_WIDTH, _SIDE, _GAP, _LINE = (
-    10.0,
-    1.5,
-    0.1,
-    2.1,
-)  # inches of the picture, of a map, between two, of a line of them
+# inches of the picture, of a map, between two, of a line of them
+_WIDTH, _SIDE, _GAP, _LINE = 10.0, 1.5, 0.1, 2.1
+
+# How many scores each operator takes, in the order of the page: N positions of an H × W map, P of a window, Q of a
+# lattice, G of a grid, k the kernel, M descriptors
+SCORES: dict[str, str] = {
+    "isa": "N (P + Q)",
+    "isa_long": "N Q",
+    "isa_short": "N P",
+    "isa_parallel": "N (P + Q), of each size",
+    "grid_block": "N (P + G)",
+    "shifted_windows": "about 2 N P",
+    "axial": "N (H + W)",
+    "criss_cross_plain": "2 N (H + W)",
+    "criss_cross": "2 N (H + W)",
+    "neighbourhood": "2 N k²",
+    "neighbourhood_dilated": "2 N k²",
+    "pooled_keys": "N (P + Q)",
+    "linear": "none",
+    "double_attention": "2 N M",
+    "cgnl": "none",
+    "dense": "N²",
+}
 
 
 class Heard(NamedTuple):
@@ -44,7 +59,7 @@ class Heard(NamedTuple):
 
 
 def benchmark(options: Namespace) -> None:
-    """Draw the picture, and write the tables between their markers in operators.md of the same folder."""
+    """Draw the picture, and write the table between its markers in operators.md of the same folder."""
     page = options.output / "operators.md"
     page.write_text(current(page.read_text()))
     draw({name: heard(context_module(name, _FEW)) for name in names()}, options.output / PICTURE)
@@ -56,24 +71,22 @@ def names() -> tuple[str, ...]:
     """Return the attention of `conf/attention` that has products of attention, in the order of the page."""
     found = sorted(path.stem for path in (config.conf_dir() / "attention").glob("*.yaml"))
     found = [name for name in found if cost(name, *SIZE).attention_mult_adds]
-    order = list(OPERATORS)
+    order = list(SCORES)
     return tuple(sorted(found, key=lambda name: order.index(name) if name in order else len(order)))
 
 
 def current(text: str) -> str:
-    """Return the page with its tables as they are now.
+    """Return the page with its table of costs as it is now.
 
     Raises:
-        IsasegError: If the markers of a table are missing.
+        IsasegError: If a marker of the table is missing.
     """
-    for name, table in (("costs", cost_table()), ("names", name_table())):
-        begin, end = f"<!-- {name}, generated -->\n", f"<!-- end of {name} -->"
-        head, begins, rest = text.partition(begin)
-        _, ends, tail = rest.partition(end)
-        if not (begins and ends):
-            raise IsasegError(f"expected the lines {begin.strip()} and {end} in operators.md, one is missing")
-        text = f"{head}{begin}\n{table}\n{end}{tail}"
-    return text
+    begin, end = "<!-- costs, generated -->\n", "<!-- end of costs -->"
+    head, begins, rest = text.partition(begin)
+    _, ends, tail = rest.partition(end)
+    if not (begins and ends):
+        raise IsasegError(f"expected the lines {begin.strip()} and {end} in operators.md, one is missing")
+    return f"{head}{begin}\n{cost_table()}\n{end}{tail}"
 
 
 def heard(module: nn.Module, size: tuple[int, int] = SIZE, pixel: tuple[int, int] = PIXEL) -> Heard:
@@ -89,7 +102,7 @@ def heard(module: nn.Module, size: tuple[int, int] = SIZE, pixel: tuple[int, int
     Raises:
         ValueError: If a block does not return the whole map.
     """
-    module = opened(module, torch.float64)
+    module = positive_copy(module, torch.float64)
     maps: list[Tensor] = []
     for part in module.modules():
         if isinstance(part, AttentionBlock):
@@ -127,8 +140,7 @@ def draw(operators: dict[str, Heard], path: Path) -> None:
         bottom = height - (line + 1) * _LINE + _GAP
         place = ((x + _GAP / 2) / _WIDTH, bottom / height, _SIDE / _WIDTH, _SIDE / height)
         _show(figure.add_axes(place), name, title, cells)
-    with replace_file(path) as file:
-        figure.savefig(file, format="png")
+    save_figure(figure, path)
 
 
 def _show(axis: Axes, name: str, title: str, cells: Tensor) -> None:
@@ -148,29 +160,16 @@ def cost_table() -> str:
     rows = []
     for name in names():
         costs = [cost(name, side, side) for side in SIDES]
-        scores = OPERATORS[name].scores if name in OPERATORS else ""
         columns = (
             [one.attention_mult_adds / 1e9 for one in costs],
             [4 * one.score_entries / 2**20 for one in costs],
             [one.mult_adds / 1e9 for one in costs],
         )
-        rows.append([f"`{name}`", scores, *(" / ".join(map(_short, column)) for column in columns)])
+        rows.append(
+            [f"`{name}`", SCORES.get(name, ""), *(" / ".join(map(_short, column)) for column in columns)]
+        )
     head = ["`attention=`", "scores", "attention, G", "scores in fp32, MiB", "whole module, G"]
-    return _table(head, "--: " * 3, rows)
-
-
-def name_table() -> str:
-    """Return who published each operator under which name, as Markdown."""
-    rows = [
-        [f"`{name}`", OPERATORS[name].published, OPERATORS[name].same]
-        for name in names()
-        if name in OPERATORS
-    ]
-    return _table(["`attention=`", "published as", "what is the same, and what is not"], "--- ", rows)
-
-
-def _table(head: Sequence[str], last: str, rows: Sequence[Sequence[str]]) -> str:
-    marks = ["---"] * (len(head) - len(last.split())) + last.split()
+    marks = ["---", "---", "--:", "--:", "--:"]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, marks, *rows))
 
 

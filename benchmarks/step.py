@@ -72,9 +72,8 @@ def _start(task: dict[str, Any]) -> Timer:
     network = build_segmenter(backbone, CLASSES, InterlacedSparseAttention).to(device).train()
     if device != "cpu":  # as training does
         network.channels_last()
-    optimizer = SGD(
-        network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True
-    )  # as optim=sgd_poly
+    # as optim=sgd_poly
+    optimizer = SGD(network.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True)
     images, target = images_and_target(task["batch"], (task["side"], task["side"]), device)
     return Timer(lambda work, kind: training_step(network, CrossEntropy(), optimizer, images, target, kind))
 

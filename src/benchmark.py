@@ -1,4 +1,4 @@
-"""Measure speed and memory: `python src/benchmark.py {attention,step,data,evaluate,modules,gpu} ...`."""
+"""Measure speed and memory: see `--help`."""
 
 import sys
 from pathlib import Path

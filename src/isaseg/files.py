@@ -5,7 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt")  # of files of a network
 
@@ -30,6 +33,18 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             error.filename = str(path)  # the error of a full disk names no file
         raise
     _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all."""
+    with replace_file(path) as file:
+        file.write(text.encode())
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replace_file(path) as file:
+        figure.savefig(file, format="png")
 
 
 def sha256(path: Path) -> str:

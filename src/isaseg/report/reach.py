@@ -68,7 +68,7 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
     x = cues[:, None].expand(-1, 3, -1, -1).double()
     with torch.no_grad():
         for stage in stages:
-            network = opened(stage, torch.float64)
+            network = positive_copy(stage, torch.float64)
             out = network.features(x) if isinstance(network, Backbone) else network(x)  # cues are no pixels
             x = out[-1] if isinstance(out, list | tuple) else out
     return x.sum(1) > 0
@@ -79,7 +79,7 @@ def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
 
     The result is bool (N, N) with N = height * width, row-major; the module has as many channels in as out.
     """
-    positive = opened(module, torch.float32)  # all terms are positive, so nothing cancels
+    positive = positive_copy(module, torch.float32)  # all terms are positive, so nothing cancels
     depth = int(getattr(module, "out_channels", _CHANNELS))
     cells = height * width
     x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
@@ -110,9 +110,8 @@ def group_accuracy_bound(support: Tensor, scenes: Scenes) -> Bound:
     informed = (seen.flatten(2).float() @ depends.T).view(seen.shape)
     objects = (masks > 0) & (masks < LAMP)
     scores = []
-    for cells, own in zip(
-        informed, cue, strict=True
-    ):  # (K, h, w), (H, W): one scene at a time, which is small
+    # (K, h, w), (H, W): one scene at a time, which is small
+    for cells, own in zip(informed, cue, strict=True):
         # a positive weight of any of the neighbouring cells suffices
         up = F.interpolate(cells[None], own.shape, mode="bilinear", align_corners=False)[0]
         scores.append(torch.where(up.gather(0, own[None].long())[0] > 0, 1.0, 1 / GROUPS).double())
@@ -159,7 +158,7 @@ def _positive(shape: tuple[int, ...], generator: torch.Generator, dtype: torch.d
     return torch.rand(shape, generator=generator, dtype=dtype) + 0.5
 
 
-def opened(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+def positive_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy of a module in which a gradient passes wherever one can pass.
 
     Weights are positive and random, norms neutral, biases 0 and gates 1: every ReLU is active and nothing cancels.
