@@ -28,14 +28,14 @@ class LocalLauncher(Launcher):
         """Keep what composes the jobs."""
         self.hydra_context, self.config = hydra_context, config
 
-    def run(self, combinations: Sequence[Sequence[str]], watch: Any = None) -> Any:
+    def run(self, combinations: Sequence[Sequence[str]], should_stop: Any = None) -> Any:
         """Run the jobs of combinations of overrides, see `isaseg.sweep.launch`."""
         from isaseg.sweep.launch import launch
 
-        return launch(self.hydra_context, self.config, combinations, self.make_runner, watch)
+        return launch(self.hydra_context, self.config, combinations, self.make_runner, should_stop)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Refuse what a sweeper of Hydra's starts; ours call `run`."""
+        """Refuse jobs from Hydra's own sweepers; ours call `run`."""
         raise ConfigError("expected hydra/sweeper=grid or optuna, got another one")
 
     def make_runner(self, jobs: Any) -> Any:

@@ -63,21 +63,20 @@ def counted(text: str, total: int, unit: str = "") -> Iterator[Callable[..., Non
 _HARMLESS = (
     ".*isinstance.treespec, LeafSpec.*",  # pytorch-lightning#21326: Lightning's own use of torch
     "Precision .* is not supported by the model summary.*",  # only its estimate of the size
-    "Checkpoint directory .* exists and is not empty.*",  # it does where a run continues
+    "Checkpoint directory .* exists and is not empty.*",  # expected when a run resumes
     "Be aware that when using `ckpt_path`, callbacks used to create.*",  # checkpoint intervals may change
     "It is recommended to use `self.log.*sync_dist=True.*",  # scores are those of all processes already
     "The `srun` command is available.*",  # a run may be started without it
     ".*does not have many workers.*",  # data.num_workers is chosen
-    "Found .* in eval mode at the start of training.*",  # what backbone.freeze and backbone.norm_eval name
+    "Found .* in eval mode at the start of training.*",  # as backbone.freeze and backbone.norm_eval ask
 )
 
 
 def quiet() -> None:
     """Silence the messages of Lightning that no user can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # lists of devices, advertisements
-    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(
-        logging.ERROR
-    )  # that it makes an experiment
+    # it announces each new experiment
+    logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     for message in _HARMLESS:
         warnings.filterwarnings("ignore", message=message)
 

@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says, in one line, or its class if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class IsasegError(Exception):
     """A fault that the user can fix; its message says what is wrong, where, and what to do."""
 

@@ -13,7 +13,7 @@ COMMAND = cli.main
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("checkpoint=", "expected a path as checkpoint, got none"),
+        ("checkpoint=", "expected a value for checkpoint, got none"),
         ("port=0", "expected port to be greater than or equal to 1, got port=0"),
         ("port=99999", "expected port to be less than or equal to 65535"),
         ("longest_side=9", "expected longest_side to be greater than or equal to 32"),

@@ -142,9 +142,9 @@ def test_rows_of_other_code_or_other_files_are_marked(tmp_path: Path) -> None:
     ]
     notes = [note for note in table.notes(comparison) if note[0] in "†‡"]
     assert notes[0].startswith(
-        "† Computed by other code than is installed now (the runs are of 3 codes): none."
+        "† Computed by code other than what is installed now (the runs are of 3 codes): none."
     )
-    assert notes[1] == "‡ Computed from other files than most runs on these data: none."
+    assert notes[1] == "‡ Computed from different files than most runs on these data: none."
     assert "none † ‡" in page(comparison)
 
 

@@ -163,7 +163,7 @@ def test_each_run_has_its_own_history_and_summary(sweep: dict[str, tuple[Path, W
 def test_pictures_classes_and_confusion_are_sent(sweep: dict[str, tuple[Path, WandbFile]]) -> None:
     folder, kept = sweep["isa"]
     sent = {key for row in kept.history for key in row}
-    assert {"val/pictures.filenames", "val/confusion.path", "val/classes.nrows"} <= sent
+    assert {"val/pictures.filenames", "val/confusion.filenames", "val/classes.nrows"} <= sent
     pictures = [row for row in kept.history if "val/pictures.captions" in row]
     assert [row["trainer/global_step"] for row in pictures] == [1, 2]
     assert pictures[0]["val/pictures.captions"] == pictures[1]["val/pictures.captions"], "the same ones"

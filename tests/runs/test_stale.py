@@ -74,9 +74,7 @@ def test_the_same_command_after_an_edit_or_with_other_files(
     assert code == 0 and "is complete" in said, said
     (line,) = [line for line in said.splitlines() if "stale" in line]
     assert "other code of ownlab" in line and "stale=retrain" in line
-    with pytest.raises(
-        ConfigError, match="expected run to be computed by the code and files that are here, got"
-    ):
+    with pytest.raises(ConfigError, match="expected run to match the current code and files, got"):
         asked("refuse")
     assert last.stat().st_mtime_ns == first
     code, said = run("stale=retrain")

@@ -21,7 +21,7 @@ from isaseg.sweep.local import alone
 from isaseg.sweep.search import search
 from isaseg.sweep.space import overrides, parse, samples
 from isaseg.sweep.study import Settings
-from isaseg.sweep.supervise import Outcome, Watch
+from isaseg.sweep.supervise import Outcome, ShouldStop
 from tests import forked
 from tests.conftest import compose_overrides
 from tests.reliability.small import STRESS
@@ -55,14 +55,16 @@ class Bench:
         cfgs = [self.cfg(words) for words in combinations]
         return [Job("", config.run_dir(c), tuple(w), c) for c, w in zip(cfgs, combinations, strict=True)]
 
-    def run(self, combinations: Sequence[Sequence[str]], watch: Watch | None) -> list[tuple[Job, Outcome]]:
+    def run(
+        self, combinations: Sequence[Sequence[str]], should_stop: ShouldStop | None
+    ) -> list[tuple[Job, Outcome]]:
         self.launched += map(list, combinations)
         event = self.at.pop(len(self.launched), None)
         if isinstance(event, KeyboardInterrupt):
             raise event
-        return [(job, self.train(job, event, watch)) for job in self.plan_of(combinations)]
+        return [(job, self.train(job, event, should_stop)) for job in self.plan_of(combinations)]
 
-    def train(self, job: Job, event: Outcome | None, watch: Watch | None) -> Outcome:
+    def train(self, job: Job, event: Outcome | None, should_stop: ShouldStop | None) -> Outcome:
         job.folder.mkdir(parents=True, exist_ok=True)
         if job.cfg.attention.group_size[0] == 0:
             return Outcome("failed", message="no such partition")
@@ -70,7 +72,7 @@ class Bench:
         for step in range(1, len(curve) + 1):
             rows = [f"{i},{v},0.5" for i, v in enumerate(curve[:step], 1)]
             (job.folder / "metrics.csv").write_text("\n".join(["step,val/mIoU,train/loss", *rows]) + "\n")
-            if event is None and watch is not None and watch(job):
+            if event is None and should_stop is not None and should_stop(job):
                 return Outcome("stopped")
         return event or Outcome("finished", {"val/mIoU": curve[-1]})
 

@@ -219,7 +219,7 @@ def test_what_cannot_work_is_told_before_anything_is_submitted(
     with pytest.raises(ConfigError, match="Slurm refused the jobs: .*invalid partition specified: none"):
         refused.start(jobs)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="needs Slurm's sbatch, not found"):
+    with pytest.raises(ConfigError, match="needs Slurm's sbatch, which was not found"):
         Slurm(jobs, options())
     assert submissions(cluster) == 0
 

@@ -153,9 +153,10 @@ def test_the_speed_is_logged_without_the_time_of_validation(
             now += 1000
 
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now)
-    logger, timer = Kept(tmp_path), StepTimer()
+    watch = Watch()
+    logger, timer = Kept(tmp_path), StepTimer(watch)
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4, "log_every_n_steps": 2}
-    fit(Net(), tmp_path, Clock(), Watch(), timer, steps=8, logger=logger, **options)
+    fit(Net(), tmp_path, Clock(), watch, timer, steps=8, logger=logger, **options)
     key = "train/images_per_second"
     rows = [row for row in logger.experiment.metrics if key in row]
     speeds = [(row["step"] + 1, row[key]) for row in rows]

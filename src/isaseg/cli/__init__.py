@@ -1,4 +1,4 @@
-"""The commands: one file each. A Python that lacks what they need is told which one has it, in one sentence."""
+"""The commands: one file each. If this Python lacks their packages, one sentence says which Python has them."""
 
 import os
 import sys

@@ -36,7 +36,6 @@ Examples:
 Keys: conf/data_tool.yaml and conf/data
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,8 @@ from isaseg import config
 from isaseg.cli import command
 from isaseg.config.checks import check_nodes
 from isaseg.errors import ConfigError, DataError
-from isaseg.files import replace_file
+from isaseg.files import save_figure
+from isaseg.runs.run_folder import write_json
 
 if TYPE_CHECKING:
     from isaseg.data.source import FileSource
@@ -109,10 +109,8 @@ def _check(cfg: DictConfig) -> int:
             print(f"warning: {report.warning}", file=sys.stderr)
     Console(width=None if sys.stdout.isatty() else 110).print(tables(sources[0].info.title, reports))
     content = as_json(cfg.data.name, cfg.data.root, reports, faults)
-    with replace_file(folder / "report.json") as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-    with replace_file(folder / "contact_sheet.png") as file:
-        contact_sheet(reports).savefig(file, format="png")
+    write_json(folder / "report.json", content)
+    save_figure(contact_sheet(reports), folder / "contact_sheet.png")
     for fault in faults:
         command.report(fault.text)
     print(f"faults: {len(faults)}; report.json and contact_sheet.png are in '{folder}'")

@@ -79,8 +79,7 @@ def _check(cfg: DictConfig) -> None:
         "max_pixels": PositiveInt,
         "max_megabytes": PositiveInt,
     }
-    if config.require(cfg, "checkpoint") == "":
-        raise ConfigError("expected a path as checkpoint, got none; give it as checkpoint=VALUE")
+    config.require(cfg, "checkpoint")
     for key, annotation in keys.items():
         config.check_value(key, cfg[key], annotation)
     chosen_device(cfg.device)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
 from isaseg.config.targets import check_targets
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,7 @@ def _following(node: Any, data: Mapping[str, Any], root: str | None) -> Any:
 
 
 def _unusable(file: Path, error: Exception) -> ConfigError:
-    text = " ".join(str(error).split()) or type(error).__name__
     return ConfigError(
-        f"expected '{file}' to have data that this version can use, got: {text}; give data=NAME, and data.root=DIR, to "
-        "evaluate without that file"
+        f"expected '{file}' to have data that this version can use, got: {one_line(error)}; give data=NAME, "
+        "and data.root=DIR, to evaluate without that file"
     )

@@ -31,7 +31,6 @@ Keys: conf/train.yaml. Groups (folders of conf) and their options:
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -58,24 +57,22 @@ def _work(words: list[str]) -> int:
     given = trusted()
 
     @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="train")
-    def job(cfg: DictConfig) -> float | None:
+    def job(cfg: DictConfig) -> None:
         if trusted() != given:  # by hydra.job.env_set
             failed.append(
                 ConfigError(f"expected no trust from a file, got {VARIABLE} in hydra.job.env_set; remove it")
             )
-            return None
+            return
         try:
             cfg = config.initialised(cfg, HydraConfig.get().overrides.task)
-            finished = report_if_complete(cfg)
-            if finished is not None:
-                return _score(finished)
+            if report_if_complete(cfg) is not None:
+                return
             with command.fast_imports():
                 from isaseg.training.run import train  # torch: a typo is reported before that
-            return _score(train(cfg))
+            train(cfg)
         except Exception as error:
             record_failure(cfg, error)
             failed.append(error)  # Hydra would print a line of its own about it
-            return None
 
     # Hydra reads them there, and these options before all others
     words = config.with_experiment(words)
@@ -91,11 +88,6 @@ def _work(words: list[str]) -> int:
     if failed:
         raise failed[0]
     return 0
-
-
-def _score(metrics: dict[str, Any]) -> float | None:
-    value = metrics["val/mIoU"]  # None: no pixel had a label that counts
-    return None if value is None else float(value)
 
 
 def _groups() -> str:

@@ -87,7 +87,7 @@ class _Trainer(TypedDict):
     gradient_clip_val: NonNegativeFloat | None
 
 
-# Arguments of Lightning's trainer that would cut a run or a score short without a word, or that the run sets itself
+# Trainer arguments that would silently shorten a run or a score, or that the run sets itself
 _OTHERWISE = dict.fromkeys(("max_epochs", "min_epochs", "min_steps"), "set trainer.max_steps")
 _OTHERWISE |= dict.fromkeys(
     ("limit_val_batches", "limit_test_batches", "limit_predict_batches"), "set data.val_length"
@@ -174,8 +174,7 @@ def _resolved(cfg: DictConfig) -> dict[str, Any]:
             raise ConfigError(
                 f"expected a value for {missing[1]}, got none; give it as {missing[1]}=VALUE"
             ) from None
-        key = re.search(r"full_key: (\S+)", text)
-        where = f"{key[1]} of the configuration" if key else "the configuration"
+        where = f"{error.full_key} of the configuration" if error.full_key else "the configuration"
         raise ConfigError(f"{where} does not resolve: {text.splitlines()[0]}") from error
     assert isinstance(plain, dict)
     refuse_trust(map(str, plain))

@@ -7,12 +7,11 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from isaseg.config.targets import nodes
-from isaseg.config.values import suggest
+from isaseg.config.values import nodes, suggest
 from isaseg.errors import ConfigError
 from isaseg.trust import refuse_trust
 
@@ -73,9 +72,9 @@ def require(cfg: DictConfig, key: str) -> Any:
     """Return the value of `key`.
 
     Raises:
-        ConfigError: If it has none.
+        ConfigError: If it has none, or is an empty text.
     """
-    if OmegaConf.is_missing(cfg, key) or cfg[key] is None:
+    if OmegaConf.is_missing(cfg, key) or cfg[key] in (None, ""):
         raise ConfigError(f"expected a value for {key}, got none; give it as {key}=VALUE")
     return cfg[key]
 
@@ -100,12 +99,10 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
     if isinstance(error, OverrideParseException):
         return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
     text = str(error)
-    group = re.search(r"Could not (?:find|load) '([^']+)'", text)
-    if group:
-        folder, _, option = group.group(1).rpartition("/")
-        options = re.findall(r"^\t([^_\s]\S*)$", text, flags=re.MULTILINE)  # _files are for others to inherit
-        # of an option in a list, Hydra does not list the others
-        options = options or sorted(
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
+        folder, _, option = str(error.missing_cfg_file).rpartition("/")
+        # _files are for others to inherit; of an option in a list, Hydra does not list the others
+        options = [name for name in error.options or () if not name.startswith("_")] or sorted(
             {p.stem for d in (conf_dir(), *user_dirs(words)) for p in (d / folder).glob("[!_]*.yaml")}
         )
         return f"no option '{option}' in the group {folder}; {suggest(option, options)}options: {', '.join(options)}"

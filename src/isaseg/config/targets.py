@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -15,8 +15,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.resolvers import oc
 
-from isaseg.config.values import check_keys, suggest
-from isaseg.errors import ConfigError
+from isaseg.config.values import check_keys, nodes, suggest
+from isaseg.errors import ConfigError, one_line
 from isaseg.trust import KNOWN, import_trusted, is_trusted
 
 # What a `_target_` may name, beside what packages that the user trusts define: public classes that derive from the base
@@ -122,7 +122,7 @@ def _reason(cause: BaseException) -> str:
     if callable(errors := getattr(cause.__cause__, "errors", None)):
         fault = errors()[0]
         return f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']}"
-    return " ".join(str(cause).split()) or type(cause).__name__
+    return one_line(cause)
 
 
 def check_targets(plain: Any, path: str = "") -> None:
@@ -143,17 +143,6 @@ def check_targets(plain: Any, path: str = "") -> None:
         known = {**_OF_HYDRA, **{name: _annotation(p, node.get(name)) for name, p in parameters.items()}}
         known |= _BESIDE.get(where, {})
         check_keys(where, node, known, node["_target_"], is_open)
-
-
-def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every mapping of plain data, with its dotted key."""
-    if isinstance(node, dict):
-        yield path, node
-        for key, value in node.items():
-            yield from nodes(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from nodes(value, f"{path}[{index}]")
 
 
 def _find(path: str, target: Any) -> Callable[..., Any]:
@@ -207,12 +196,12 @@ def _refusal(key: str, name: str) -> ConfigError:
         known = ", ".join(f"{p} ({base.split('.')[-1]})" if base else p for p, base in ways)
         return ConfigError(
             f"expected {key} to begin with {known or package} and to be a public class or function that is defined "
-            f"there, got '{name}'; a configuration is code, run only those you trust"
+            f"there, got '{name}'; a configuration is code: run only one you trust"
         )
     if package.isidentifier() and package not in sys.stdlib_module_names:
         remedy = f"if you trust its code, give +trust=[{package}] or ISASEG_TRUST={package}"
     else:
-        remedy = "a configuration is code, run only those you trust"
+        remedy = "a configuration is code: run only one you trust"
     roots = ", ".join(KNOWN)
     return ConfigError(
         f"expected {key} to begin with one of {roots} or a package that you trust, got '{name}'; {remedy}"

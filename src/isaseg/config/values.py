@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import Parameter
 from types import NoneType
 from typing import Any, get_args
@@ -25,7 +25,9 @@ def check_value(key: str, value: Any, annotation: Any) -> None:
     Raises:
         ConfigError: Naming the key, its value and what was expected.
     """
-    if _has_node(value) or annotation is Parameter.empty or isinstance(annotation, str):
+    if annotation is Parameter.empty or isinstance(annotation, str):
+        return
+    if any("_target_" in node for _, node in nodes(value)):
         return
     # a tenth of a second, which a mistyped key need not wait for
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -88,7 +90,12 @@ def suggest(name: str, candidates: Iterable[str]) -> str:
     return f"did you mean '{near[0]}'? " if near else ""
 
 
-def _has_node(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "_target_" in value or any(map(_has_node, value.values()))
-    return isinstance(value, list) and any(map(_has_node, value))
+def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every mapping of plain data, with its dotted key."""
+    if isinstance(node, dict):
+        yield path, node
+        for key, value in node.items():
+            yield from nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from nodes(value, f"{path}[{index}]")

@@ -169,8 +169,7 @@ def check_prediction(cfg: DictConfig) -> None:
         ConfigError: Naming the key, its value and what was expected.
     """
     for key in ("checkpoint", "output"):
-        if config.require(cfg, key) == "":
-            raise ConfigError(f"expected a path as {key}, got none; give it as {key}=VALUE")
+        config.require(cfg, key)
     for key, annotation in _KEYS.items():
         value = OmegaConf.select(cfg, key)
         config.check_value(key, list(value) if OmegaConf.is_list(value) else value, annotation)

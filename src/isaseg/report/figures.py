@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from isaseg.files import replace_file
+from isaseg.files import save_figure
 from isaseg.report.charts import COLOURS, DASHES, LEGEND, MARKERS, Chart, cost_charts, curve_charts
 from isaseg.report.rows import Comparison
 from isaseg.report.table import with_unit
@@ -28,8 +28,7 @@ def write_figures(comparison: Comparison, output: Path) -> None:
         if not charts:
             (output / name).unlink(missing_ok=True)
             continue
-        with replace_file(output / name) as file:
-            _figure(charts).savefig(file, format="png")
+        save_figure(_figure(charts), output / name)
 
 
 def _apart(chart: Chart) -> list[Chart]:

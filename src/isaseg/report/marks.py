@@ -45,9 +45,13 @@ def stale_notes(comparison: Comparison) -> list[str]:
             json.dumps(code_of(run)) for row in comparison.rows for run in _finished(row) if code_of(run)
         }
         count = "all runs are of the same code" if len(codes) == 1 else f"the runs are of {len(codes)} codes"
-        found.append(f"† Computed by other code than is installed now ({count}): {_labels(rows['code'])}.")
+        found.append(
+            f"† Computed by code other than what is installed now ({count}): {_labels(rows['code'])}."
+        )
     if rows["files"]:
-        found.append(f"‡ Computed from other files than most runs on these data: {_labels(rows['files'])}.")
+        found.append(
+            f"‡ Computed from different files than most runs on these data: {_labels(rows['files'])}."
+        )
     return found
 
 

@@ -8,6 +8,7 @@ from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports import v2 as wr
 
 from isaseg.errors import ConfigError
+from isaseg.runs.guarded_loggers import sentence
 
 _STEP = "trainer/global_step"
 _LABEL = wr.Config("attention_label")
@@ -81,8 +82,9 @@ def save(made: ws.Workspace) -> str:
         made.entity = made.entity or wandb.Api().default_entity or ""
         made.save_as_new_view()
     except Exception as error:  # W&B raises many kinds
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"W&B did not save the workspace ({reason}); fix that, or {instead}") from error
+        raise ConfigError(
+            f"W&B did not save the workspace ({sentence(error)}); fix that, or {instead}"
+        ) from error
     return str(made.url)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from isaseg.files import replace_file
+from isaseg.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,7 @@ class GuardedLogger(NeverFatalLogger):
                 run_id = logger.run_id
             except Exception:  # another job of a sweep may have made the experiment in between
                 run_id = logger.run_id
-            with replace_file(self._id_file) as file:
-                file.write(f"{run_id}\n".encode())
+            write_text(self._id_file, f"{run_id}\n")
         if not goes_on:
             logger.log_hyperparams(self._config)
         return logger

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from isaseg.files import replace_file
+from isaseg.files import replace_file, write_text
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,7 @@ def begin_history(folder: Path, before: Path, last: int) -> None:
     head, *rows = old.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0].splitlines()
     steps = [row.partition(",")[0] for row in rows]
     kept = [row for step, row in zip(steps, rows, strict=True) if step.isdigit() and int(step) <= last]
-    with replace_file(new) as file:
-        file.write("".join(f"{line}\n" for line in (head, *kept)).encode())
+    write_text(new, "".join(f"{line}\n" for line in (head, *kept)))
 
 
 class HistoryWriter:
@@ -102,7 +101,7 @@ class HistoryWriter:
         if self._stale:
             self._write()
         if self._stale:
-            log.warning("rows of %s are lost: there never was room for them", self._path)
+            log.warning("rows of %s are lost: the disk never had room for them", self._path)
 
     def _read(self) -> None:
         """Take over the rows of a run that is resumed, without what a crash left of a line."""

@@ -17,11 +17,12 @@ from typing import Any, Literal
 import wandb as wb
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
 from isaseg.errors import ConfigError
-from isaseg.files import replace_file
+from isaseg.files import write_text
 from isaseg.runs.guarded_loggers import GuardedLogger, NeverFatalLogger, RunLogger, sentence
 from isaseg.runs.history import HistoryWriter
 
@@ -179,6 +180,14 @@ class NeverFatalWandbLogger(NeverFatalLogger):
         axis = {} if step is None else {_STEP_AXIS: step}
         self._do(lambda run: run.log({**payload, **axis}))
 
+    def log_images(self, key: str, images: Mapping[str, NDArray[Any]], step: int | None = None) -> None:
+        """Log RGB images (H, W, 3), each under its name, after `step` finished steps."""
+        self.log_payload({key: [wb.Image(image, caption=name) for name, image in images.items()]}, step)
+
+    def log_table(self, key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a table."""
+        self.log_payload({key: wb.Table(columns=list(columns), data=list(rows))})
+
     def _log(self, values: Mapping[str, float]) -> None:
         self.log_payload(values, self._step or None)
 
@@ -228,6 +237,5 @@ def _run_id(path: Path) -> str:
     if path.is_file() and (kept := path.read_text().strip()):
         return kept
     new = secrets.token_hex(4)
-    with replace_file(path) as file:
-        file.write(f"{new}\n".encode())
+    write_text(path, f"{new}\n")
     return new

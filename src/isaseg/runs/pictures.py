@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from isaseg.data.adopted import Data, LabelInfo
 from isaseg.data.overlay import legend_handles
 from isaseg.data.source import Source
-from isaseg.files import replace_file
+from isaseg.files import save_figure as save_figure
 from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.loggers import NeverFatalWandbLogger
 
@@ -52,7 +52,7 @@ def predict_sample(segmenter: nn.Module, sample: Sample) -> Tensor:
     return labels
 
 
-def save_pictures(segmenter: nn.Module, datamodule: Data, folder: Path, count: int = 6) -> None:
+def save_pictures(segmenter: nn.Module, datamodule: Data, folder: Path, count: int) -> None:
     """Write `count` validation images, each beside ground truth and prediction, as PNGs named by their ids."""
     source = datamodule.source("val")
     for number, sample in enumerate(validation_samples(datamodule, count)):
@@ -155,12 +155,6 @@ def figure_pixels(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with replace_file(path) as file:
-        figure.savefig(file, format="png")
 
 
 def _panels(sample: Sample, prediction: Tensor, source: Source | LabelInfo) -> dict[str, NDArray[np.uint8]]:

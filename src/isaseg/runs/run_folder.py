@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isaseg import config
 from isaseg.console import percent
-from isaseg.errors import ConfigError, DataError
-from isaseg.files import replace_file
+from isaseg.errors import ConfigError, DataError, one_line
+from isaseg.files import write_text
 from isaseg.runs.stale import Staleness, staleness
 
 log = logging.getLogger(__name__)
@@ -68,26 +68,26 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     if found.stale.gone:
         raise DataError(
-            f"expected the files with which {folder} was computed, got fewer: {found.stale.gone}; restore them or give "
-            "data.root, train with those that are left, if they suffice, by stale=retrain, or read its scores in "
+            f"expected the files that {folder} was trained on, got fewer: {found.stale.gone}; restore them, give "
+            "data.root, train on what is left with stale=retrain, or read the old scores in "
             f"{folder}/metrics.json"
         )
     if not found.kept:
         raise ConfigError(
-            f"expected {folder} to be computed by the code and files that are here, got {found.stale.changed}; "
-            "stale=retrain trains it again, stale=warn returns its result"
+            f"expected {folder} to match the current code and files, got {found.stale.changed}; "
+            "stale=retrain trains it again, stale=warn returns its old result"
         )
     score, step = percent(found.metrics["val/mIoU"]), found.metrics["step"]
     log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
     if found.stale.changed:
         log.warning(
-            "this result is stale, for it was computed with %s; stale=retrain trains it again",
+            "this result is stale: it was computed with %s; stale=retrain trains it again",
             found.stale.changed,
         )
     return found.metrics
 
 
-def restarted(cfg: DictConfig, folder: Path) -> DictConfig:
+def with_fresh_start(cfg: DictConfig, folder: Path) -> DictConfig:
     """Return the configuration, with resume=never where stale=retrain has to train a complete run again; logs why."""
     found = finished_run(cfg, folder) if cfg.stale == "retrain" else None
     if found is None or found.kept:
@@ -119,8 +119,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
     """Write strict JSON, whole or not at all."""
-    with replace_file(path) as file:
-        file.write((json.dumps(content, indent=indent, allow_nan=False) + "\n").encode())
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def record_failure(cfg: DictConfig, error: Exception) -> None:
@@ -139,14 +138,11 @@ def write_failure(folder: Path, error: BaseException | str) -> None:
 
     The first error is the cause; those of the other processes only say that they have lost a partner.
     """
-    if isinstance(error, str):
-        text = error
-    else:
-        sentence = " ".join(str(error).split()) or type(error).__name__
-        text = f"{sentence}\n\n{''.join(traceback.format_exception(error))}"
+    if isinstance(error, BaseException):
+        error = f"{one_line(error)}\n\n{''.join(traceback.format_exception(error))}"
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), (folder / "failed.txt").open("x", encoding="utf-8") as file:
-        file.write(text)
+        file.write(error)
 
 
 def failure(folder: Path) -> str | None:

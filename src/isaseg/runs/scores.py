@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import wandb
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
 from isaseg.console import is_share, percent
+from isaseg.files import save_figure
 from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.history import read_history
 from isaseg.runs.loggers import NeverFatalWandbLogger
-from isaseg.runs.pictures import figure_pixels, save_figure
+from isaseg.runs.pictures import figure_pixels
 
 _OF_CLASSES = ("iou", "acc", "boundary_iou")
 
@@ -73,14 +73,10 @@ def log_classes(loggers: Sequence[Logger], classes: Sequence[str], scores: Mappi
     values = zip(classes, *(scores[key] for key in _OF_CLASSES), strict=True)
     rows = [[name, *map(finite_number, shares)] for name, *shares in values]
     # a picture, because W&B's own chart ends at 10000 cells and no terminal viewer shows it
-    figure = confusion_figure(scores["matrix"], classes)
+    pixels = figure_pixels(confusion_figure(scores["matrix"], classes))
     for logger in takers:
-        if isinstance(logger, NeverFatalWandbLogger):
-            table = wandb.Table(columns=columns, data=rows)
-            logger.log_payload({"val/classes": table, "val/confusion": wandb.Image(figure)})
-        else:
-            logger.log_table("val/classes", columns, rows)
-            logger.log_images("val/confusion", {"matrix": figure_pixels(figure)})
+        logger.log_table("val/classes", columns, rows)
+        logger.log_images("val/confusion", {"matrix": pixels})
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:

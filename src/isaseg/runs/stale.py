@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from isaseg import config
-from isaseg.config.targets import nodes
+from isaseg.config.values import nodes
 from isaseg.errors import ConfigError, DataError
 from isaseg.trust import KNOWN, trusted
 
@@ -26,7 +26,7 @@ Find = Callable[[str], Any]
 
 
 class Staleness(NamedTuple):
-    """How the code and the files that are here differ from those of a run, each in words, "" where they do not.
+    """How the current code and files differ from those of a run, in words; "" where they do not.
 
     Attributes:
         changed: What is other than it was.

@@ -12,13 +12,13 @@ from rich.console import Console
 from isaseg import config
 from isaseg.console import say
 from isaseg.errors import ConfigError
-from isaseg.files import replace_file
+from isaseg.files import write_text
 from isaseg.sweep.jobs import Job, plan
-from isaseg.sweep.supervise import Outcome, Runner, Watch, supervise
+from isaseg.sweep.supervise import Outcome, Runner, ShouldStop, supervise
 from isaseg.trust import VARIABLE, refuse_trust
 
 # Runs combinations of overrides, as `launch` does
-Launch = Callable[[Sequence[Sequence[str]], Watch | None], list[tuple[Job, Outcome]]]
+Launch = Callable[[Sequence[Sequence[str]], ShouldStop | None], list[tuple[Job, Outcome]]]
 
 # Options of the sweep, not passed on to its jobs
 _OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweep", "hydra/sweeper", "hydra.mode")
@@ -29,7 +29,7 @@ def launch(
     master: DictConfig,
     combinations: Sequence[Sequence[str]],
     make_runner: Callable[[Sequence[Job]], Runner],
-    watch: Watch | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> list[tuple[Job, Outcome]]:
     """Run the jobs of a sweep; return for each of `combinations` its job and how that ended.
 
@@ -38,13 +38,13 @@ def launch(
         master: Configuration of the sweep, including the node `hydra`.
         combinations: Overrides of each job.
         make_runner: Called with the jobs; returns what starts them.
-        watch: See `supervise`.
+        should_stop: See `supervise`.
     """
     console = Console(stderr=True)
     planned = plan_sweep(hydra_context, master, combinations)
     twice = len(planned) - len(set(planned))
     if twice:
-        say(console, f"{twice} of {len(planned)} combinations describe the same run as another one")
+        say(console, f"{twice} of {len(planned)} combinations repeat another run")
     flags, name = command_flags(master), sweep_name(master)
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     refuse_trust(words)
@@ -56,7 +56,7 @@ def launch(
     }
     runner = make_runner(list(jobs.values()))
     write_members(list(jobs), master)
-    outcomes = supervise(list(jobs.values()), runner, console, watch)
+    outcomes = supervise(list(jobs.values()), runner, console, should_stop)
     return [(job, outcomes[jobs[job]]) for job in planned]
 
 
@@ -104,8 +104,7 @@ def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
     header = f"# {' '.join(master.hydra.overrides.task)}"
     held = path.read_text().splitlines()[1:] if path.is_file() else []
     members = dict.fromkeys([*held, *(os.path.relpath(job.folder, path.parent) for job in jobs)])
-    with replace_file(path) as file:
-        file.write("".join(f"{line}\n" for line in [header, *members]).encode())
+    write_text(path, "".join(f"{line}\n" for line in [header, *members]))
 
 
 def command_flags(master: DictConfig) -> list[str]:

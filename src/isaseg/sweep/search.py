@@ -143,14 +143,14 @@ class _Search:
         """Train trials together, record how each ended, and return why some have not finished."""
         pruned: set[Path] = set()
 
-        def watch(job: Job) -> bool:
+        def should_stop(job: Job) -> bool:
             values = read_history(job.folder).curves.get(_METRIC, {})
             for run in runs:  # several may have drawn the same values
                 if run.job.folder == job.folder and run.report(values):
                     pruned.add(job.folder)
             return job.folder in pruned
 
-        ended = self.launch([run.job.overrides for run in runs], watch)
+        ended = self.launch([run.job.overrides for run in runs], should_stop)
         messages = []
         for run, (_, outcome) in zip(runs, ended, strict=True):
             message = self._record(run, outcome, run.job.folder in pruned)

@@ -20,8 +20,8 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from isaseg import config
 from isaseg.config.values import check_keys
-from isaseg.errors import ConfigError
-from isaseg.files import replace_file
+from isaseg.errors import ConfigError, one_line
+from isaseg.files import write_text
 from isaseg.runs.run_folder import read_metrics, write_failure
 from isaseg.sweep.jobs import Job, command, processes
 from isaseg.sweep.slurm_task import JOB_FILE, Train
@@ -71,13 +71,13 @@ class Slurm:
     """Submits all jobs at once, except those that an earlier sweep submitted and that still run.
 
     Raises:
-        ConfigError: If Slurm is missing, or Slurm cannot know what a job needs.
+        ConfigError: If Slurm is missing, or the configuration does not say how many devices a job needs.
     """
 
     def __init__(self, jobs: Sequence[Job], options: Options) -> None:
         if shutil.which("sbatch") is None:
             raise ConfigError(
-                "hydra/launcher=slurm needs Slurm's sbatch, not found here; run it on a machine of the cluster"
+                "hydra/launcher=slurm needs Slurm's sbatch, which was not found; run it on a machine of the cluster"
             )
         self._options = options
         self._needs = {job: need(job) for job in jobs}
@@ -123,11 +123,11 @@ class Slurm:
         try:
             submitted = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"Slurm refused the jobs: {reason}; correct hydra.launcher.*") from error
+            raise ConfigError(
+                f"Slurm refused the jobs: {one_line(error)}; correct hydra.launcher.*"
+            ) from error
         for job, handle in zip(jobs, submitted, strict=True):
-            with replace_file(job.folder / JOB_FILE) as file:
-                file.write(handle.job_id.encode())
+            write_text(job.folder / JOB_FILE, handle.job_id)
             with (job.folder / "log.txt").open("a") as log:
                 log.write(f"Slurm job {handle.job_id}, further output is in {handle.paths.stderr}\n")
         array, count = submitted[0].job_id.split("_")[0], f"{len(jobs)} run{'s' * (len(jobs) > 1)}"

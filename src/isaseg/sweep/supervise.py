@@ -22,7 +22,7 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        state: "finished" (now or before), "failed", or "stopped" (by `watch` or from outside; it can be continued).
+        state: "finished" (now or before), "failed", or "stopped" (by `should_stop` or from outside; it can be continued).
         metrics: Contents of metrics.json, if finished.
         message: The reason in one sentence, if failed.
     """
@@ -52,11 +52,11 @@ class Runner(Protocol):
         """Deal with the jobs that still run when this process is interrupted."""
 
 
-Watch = Callable[[Job], bool]
+ShouldStop = Callable[[Job], bool]
 
 
 def supervise(
-    jobs: Sequence[Job], runner: Runner, console: Console, watch: Watch | None = None
+    jobs: Sequence[Job], runner: Runner, console: Console, should_stop: ShouldStop | None = None
 ) -> dict[Job, Outcome]:
     """Run the jobs that are not complete yet, and return how each job ended.
 
@@ -66,7 +66,7 @@ def supervise(
         jobs: All jobs, in the order in which they should start.
         runner: Starts them.
         console: Where progress and failures are printed.
-        watch: Called now and then for each running job; True stops the job.
+        should_stop: Called now and then for each running job; True stops the job.
     """
     found = {job: finished_run(job.cfg, job.folder) for job in jobs}
     complete = {job: run for job, run in found.items() if run is not None and run.kept}
@@ -91,7 +91,7 @@ def supervise(
                         del running[job]
                         outcomes[job] = _outcome(job, code, job in unwanted)
                         _report(bar.console, job, outcomes[job])
-                    elif watch is not None and job not in unwanted and watch(job):
+                    elif should_stop is not None and job not in unwanted and should_stop(job):
                         unwanted.add(job)
                         process.terminate()
                 waiting = [job for job in jobs if job not in outcomes and job not in running]

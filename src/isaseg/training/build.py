@@ -17,7 +17,7 @@ from isaseg.inference.label_files import label_format
 from isaseg.models.backbone import Backbone
 from isaseg.models.contract import check_loss, check_parts
 from isaseg.models.segmenter import Segmenter, build_segmenter, check_described
-from isaseg.runs.run_folder import read_json
+from isaseg.runs.run_folder import read_facts
 from isaseg.training.module import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -117,13 +117,13 @@ def begin_from(
         resume: The checkpoint with which the run goes on, beside the facts of how it began; None for one that begins.
 
     Raises:
-        IsasegError: If the file does not load, or is no longer the one that gave the configuration.
+        IsasegError: If the file does not load, or has changed since the configuration was made from it.
     """
     if cfg.init_from is None:
         return {}
     known = {"init_from": cfg.init_from, "init_sha256": cfg.init_sha256}
     if resume is not None:
-        held = read_json(resume.parent.parent / "facts.json") or {}
+        held = read_facts(resume.parent.parent)
         return known | {key: held.get(key) for key in ("init_kept", "init_new")}
     path = config.initial_file(cfg)
     if (found := sha256(path)) != cfg.init_sha256:

@@ -28,13 +28,13 @@ class StepTimer(Callback):
     """Measures the seconds per optimizer step, including the data but not validation.
 
     Logs train/images_per_second (of all devices) and, on a GPU, train/gpu_memory_mib (the peak so far) whenever training
-    logs. A GPU is behind the host until its numbers are read, so that the clock is read then.
+    logs. A GPU runs behind the host until its numbers are read, so the clock is read at that moment.
 
     Args:
-        watch: Reads them; None: the clock is read after every batch.
+        watch: Reads them.
     """
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(self, watch: Watch) -> None:
         self.watch = watch
         self._last: float | None = None
         self._spans: deque[float] = deque(maxlen=1000)  # seconds per batch
@@ -54,7 +54,7 @@ class StepTimer(Callback):
         self._batches += 1
         self._loaded += len(batch["id"]) * trainer.world_size
         self._accumulate = trainer.accumulate_grad_batches
-        if self.watch is None or self.watch.read or pl_module.device.type == "cpu":
+        if self.watch.read or pl_module.device.type == "cpu":
             self._take()
         step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step != self._logged and step % every == 0 and self._seconds:

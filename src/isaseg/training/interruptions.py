@@ -61,9 +61,9 @@ class LastCheckpoint(Checkpoint):
     If a validation ends the run (early stopping), it is written once more. A run that continues from it ends at once;
     Lightning's trainer would forget that it had stopped (lightning#8278).
 
-    SIGTERM and Ctrl-C are answered with last.ckpt and the end of the run, of one process after the step, of several after
-    the same one of the next ten; a second Ctrl-C ends it at once. While a run trains, this replaces Lightning's handlers:
-    those save nothing, and with several processes that of SIGTERM calls a collective wherever in a step it arrives.
+    On SIGTERM or Ctrl-C the run saves last.ckpt and ends: a single process after the current step, several after the same
+    step, at most ten steps later. A second Ctrl-C ends it at once. During training this replaces Lightning's handlers,
+    which save nothing and, with several processes, call a collective wherever in a step SIGTERM arrives.
 
     Args:
         path: The file.
@@ -167,8 +167,8 @@ class RngState(Callback):
     """Lets each training batch draw from the random state that the one before it left, and keeps it in checkpoints.
 
     So a resumed run draws what it would have drawn, and how often a run validates does not change how it trains. NumPy's
-    global generator is not kept because nothing here uses it. All processes are seeded alike, so that all but the first
-    begin with a state of their own: their dropout masks differ.
+    global generator is not kept because nothing here uses it. All processes are seeded alike, so all but the first begin
+    with a state of their own; otherwise their dropout masks would be the same.
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from isaseg.models.contract import takes_align_corners
 from isaseg.models.losses import Average, CrossEntropy, resize_logits
 from isaseg.models.segmenter import Segmenter
 from isaseg.training._compat import unscales_itself
-from isaseg.training.optim import Schedule, reschedule
+from isaseg.training.optim import Optimization, reschedule
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class SegmentationModule(lightning.LightningModule):
         self,
         segmenter: Segmenter,
         loss: Callable[..., Tensor],
-        make_optimizer: Callable[[nn.Module], Schedule],
+        make_optimizer: Callable[[nn.Module], Optimization],
         num_classes: int,
         ignore_index: int = 255,
         aux_weight: float = 0.4,
@@ -87,9 +87,9 @@ class SegmentationModule(lightning.LightningModule):
         return logits
 
     def on_train_start(self) -> None:
-        """Give what an optimizer has resumed the memory layout of the weights: fused kernels go through both in step.
+        """Give optimizer state from a checkpoint the memory layout of its weights, as fused kernels need.
 
-        Checkpoints keep the layout, but those of before the weights were channels last have another.
+        Checkpoints written before the weights were channels-last have another.
         """
         for optimizer in self.trainer.optimizers:
             for weight, state in optimizer.state.items():

@@ -19,7 +19,7 @@ from isaseg.training._compat import unscaled_by_lightning
 
 Mult = Annotated[float, Field(ge=0, le=1000)]
 LayerDecay = Annotated[float, Field(gt=0, le=1)]
-Schedule = tuple[Optimizer, LRScheduler]
+Optimization = tuple[Optimizer, LRScheduler]
 
 
 def make_optimizer(
@@ -32,7 +32,7 @@ def make_optimizer(
     decay_norm_and_bias: bool,
     head_lr_mult: Mult,
     layer_decay: LayerDecay | None,
-) -> Schedule:
+) -> Optimization:
     """Return an optimizer over the groups of `parameter_groups`, and the schedule, which advances every optimizer step.
 
     Args:
@@ -128,9 +128,8 @@ def reschedule(checkpoint: dict[str, Any], optimizer: Optimizer, scheduler: LRSc
     checkpoint["lr_schedulers"] = [scheduler.state_dict()]
     groups = checkpoint["optimizer_states"][0]["param_groups"]
     for held, new in zip(groups, optimizer.state_dict()["param_groups"], strict=True):
-        held.update(
-            {key: new[key] for key in ("lr", "momentum", "betas") if key in new}
-        )  # what schedules change
+        # what schedules change
+        held.update({key: new[key] for key in ("lr", "momentum", "betas") if key in new})
     checkpoint["stopped"] = False  # early
 
 
@@ -145,9 +144,8 @@ def _scheduler(
         )
     if kind is not None and issubclass(kind, LRScheduler):
         made: LRScheduler = _build("schedule", schedule, optimizer)
-        if (
-            isinstance(made, OneCycleLR) and made.total_steps < total_steps
-        ):  # it raises at the step after its last
+        # it raises at the step after its last
+        if isinstance(made, OneCycleLR) and made.total_steps < total_steps:
             raise ConfigError(
                 f"expected OneCycleLR for all {total_steps} steps of the run, got total_steps={made.total_steps}; set "
                 "optim.schedule.total_steps='${trainer.max_steps}'"

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 # Of two at the same step, best.ckpt is the later one: it is written after the validation and knows the best score.
 _NAMES = ("best.ckpt", "last.ckpt")
 
-# These keys change how far a run goes, what it scores in the end and where its files are, not what its steps compute,
-_LONGER = (
+# May differ when a run continues: how long it trains, what it scores at the end, where its files are.
+_MAY_DIFFER = (
     "name",
     "score",
     "trainer.max_steps",
@@ -30,7 +30,7 @@ _LONGER = (
     "data.root",
     "data.source.root",
 )
-# and these change how numbers are rounded.
+# May differ too, but numbers then round differently.
 _ROUNDING = (
     "trainer.precision",
     "trainer.tf32",
@@ -231,7 +231,7 @@ def check_continues(cfg: DictConfig, made_with: Any, path: Path) -> None:
         {key: repr(value) for key, value in config.leaves(plain).items()}
         for plain in (made_with, config.identity(cfg))
     )
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _LONGER]
+    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k) and k not in _MAY_DIFFER]
     said = {k: f"{k}: {old.get(k, 'nothing')[:80]} -> {new.get(k, 'nothing')[:80]}" for k in changed}
     wrong = [said[key] for key in changed if key not in _ROUNDING]
     if wrong:

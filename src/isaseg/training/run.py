@@ -20,7 +20,7 @@ from isaseg.config.checks import check, prepare_devices
 from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
 from isaseg.errors import ConfigError, OutOfMemory
-from isaseg.files import replace_file
+from isaseg.files import write_text
 from isaseg.models.contract import check_one_sample
 from isaseg.models.tensor_files import load_checkpoint
 from isaseg.runs.facts import run_facts
@@ -28,7 +28,7 @@ from isaseg.runs.guarded_loggers import NeverFatalLogger
 from isaseg.runs.history import begin_history
 from isaseg.runs.loggers import build_loggers, finish_loggers
 from isaseg.runs.pictures import save_pictures
-from isaseg.runs.run_folder import read_metrics, report_if_complete, restarted, write_json
+from isaseg.runs.run_folder import read_metrics, report_if_complete, with_fresh_start, write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
 from isaseg.runs.stale import origin
 from isaseg.training import out_of_memory
@@ -61,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if finished is not None:
         return finished
     prepare_devices(cfg.trainer)
-    cfg = restarted(cfg, folder)
+    cfg = with_fresh_start(cfg, folder)
     keep_freed_memory()
     lightning.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = _data(cfg)
@@ -71,9 +71,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     start = find_start(cfg, folder)
     resume, resumed = start.path, start.checkpoint.get("global_step", 0)
     if resume is not None:
-        copy_weights(
-            module, start.checkpoint, resume
-        )  # reports in one sentence that it is of another network
+        # reports in one sentence that it is of another network
+        copy_weights(module, start.checkpoint, resume)
     known = run_facts(cfg, module.segmenter) | origin(cfg, getattr(datamodule, "find", None))
     known |= begin_from(cfg, module.segmenter, datamodule, resume)
     known = continued_facts(cfg, folder, start, known)
@@ -132,8 +131,7 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
         path.unlink(missing_ok=True)
     if extends := known.get("extends"):
         begin_history(folder, folder.parent / extends["run"], extends["step"])
-    with replace_file(folder / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     write_json(folder / "facts.json", known)
 
 

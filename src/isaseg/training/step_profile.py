@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.profiler import profile, schedule
 
 from isaseg.config import PROFILED
-from isaseg.files import replace_file
+from isaseg.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,7 @@ class Profile(Callback):
         self.on_train_end()
 
     def _write(self, done: Any) -> None:
-        with replace_file(self._folder / "profile.txt") as file:
-            file.write(done.key_averages().table(sort_by=self._key, row_limit=40).encode())
+        write_text(self._folder / "profile.txt", done.key_averages().table(sort_by=self._key, row_limit=40))
         partial = self._folder / ".profile.json.gz"  # torch chooses the format by the name
         done.export_chrome_trace(str(partial))
         partial.replace(self._folder / "profile.json.gz")

@@ -26,16 +26,15 @@ class _Step(NamedTuple):
 
 
 class Watch(Callback):
-    """Logs the losses and the learning rate, and stops a run that diverges with the weights of before that step.
+    """Logs the losses and the learning rate, and stops a diverging run with the weights as they were before the bad step.
 
     A GPU is never waited for between two readings. These are made whenever training logs, but at least every ten steps,
     and before a validation and a checkpoint. Until then it is the device that keeps the weights: the fused optimizers
     of torch take no step while their `found_inf` is 1, which is set by the first loss or gradient that is not finite,
     and stays. Other optimizers have no such switch, and a step of theirs waits for the numbers.
 
-    Of several processes all read the same numbers, so that all stop together: one all-reduce a step adds up the losses
-    and the processes that were asked to stop. The norm of the gradients is left in `pl_module.gradient_norm` for their
-    clipping.
+    All processes read the same numbers, so they stop together: one all-reduce per step adds up the losses and the stop
+    flags. The norm of the gradients is left in `pl_module.gradient_norm` for their clipping.
 
     Attributes:
         stop: Set to True where this process is to stop; `stops` becomes True at a reading if any process is.
@@ -133,9 +132,8 @@ class Watch(Callback):
         """
         if self._steps:
             steps, self._steps = self._steps, []
-            rows = torch.stack(
-                [step.numbers for step in steps]
-            ).tolist()  # here the host waits for the device
+            # here the host waits for the device
+            rows = torch.stack([step.numbers for step in steps]).tolist()
             self.read = True
             for step, (*numbers, _) in zip(steps, rows, strict=True):
                 if not all(math.isfinite(number) for number in numbers):
