@@ -22,6 +22,7 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HOME"] = tempfile.mkdtemp(prefix="isaseg-test-home-")  # W&B keeps files there
 
+import hypothesis  # noqa: F401  while the collector sees all: a command freezes it, and hypothesis then warns of trio's state
 import pytest
 import torch
 from hydra import initialize_config_dir

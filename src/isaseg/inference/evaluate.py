@@ -29,13 +29,13 @@ from isaseg.data.adopted import Data, EvalBatches
 from isaseg.data.dataset import Views
 from isaseg.data.loader import EvalLoader
 from isaseg.errors import CheckpointError, ConfigError
-from isaseg.files import replace_file
+from isaseg.files import replace_file, save_figure
 from isaseg.inference.apply import Inference, check_applies, labels_of_views, views
 from isaseg.inference.metrics import MEANS, boundary_scores, count_boundary, count_each, known, scores
 from isaseg.inference.protocol import inference_of
 from isaseg.models.description import other_name
 from isaseg.models.segmenter import Segmenter
-from isaseg.runs.pictures import Sample, save_figure, save_picture, stem
+from isaseg.runs.pictures import Sample, save_picture, stem
 from isaseg.runs.scores import class_table, confusion_figure, finite_number
 
 log = logging.getLogger(__name__)

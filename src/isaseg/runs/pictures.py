@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from isaseg.data.adopted import Data, LabelInfo
 from isaseg.data.overlay import legend_handles
 from isaseg.data.source import Source
-from isaseg.files import save_figure as save_figure
+from isaseg.files import save_figure
 from isaseg.runs.guarded_loggers import GuardedLogger
 from isaseg.runs.loggers import NeverFatalWandbLogger
 
