@@ -1,8 +1,8 @@
 """Measure speed and memory, on one machine and in one run.
 
 Results are printed and written to OUTPUT/benchmark, as JSON and as Markdown. All but `modules` measure beside
-mmsegmentation where `make peers` has installed it. Processes take turns: run nothing else on the machine. `operators`
-measures nothing: it computes the tables and the picture of docs/operators.md.
+mmsegmentation where `make peers` has installed it. Processes take turns: run nothing else on the machine. Two measure no
+time: `operators` computes the tables and the picture of docs/operators.md, `cards` reads what trained networks answer.
 
 Examples:
   isaseg benchmark attention --rounds 3
@@ -14,6 +14,7 @@ Examples:
   isaseg benchmark modules --device cuda --dtype bfloat16 --sizes 128 256
   isaseg benchmark gpu --dry
   isaseg benchmark operators
+  isaseg benchmark cards outputs/cards_isa/operators-*.sweep
 """
 
 import importlib
@@ -67,15 +68,15 @@ def _parser() -> ArgumentParser:
 
     def start(name: str, text: str) -> Callable[..., object]:
         add = commands.add_parser(name, help=text, description=text).add_argument
-        if name not in ("gpu", "operators"):
+        if name not in ("gpu", "operators", "cards"):
             add(
                 "--rounds", type=some, default=7, metavar="N", help="rounds in which processes take turns (7)"
             )
         folder = "docs" if name == "operators" else "outputs"
         add("--output", type=Path, default=folder, metavar="DIR", help=f"folder of results ({folder})")
-        if name not in ("modules", "operators"):
+        if name not in ("modules", "operators", "cards"):
             add("--peer", type=Path, default=_PEER, metavar="PYTHON", help=f"Python with mmseg ({_PEER})")
-        if name not in ("data", "evaluate", "gpu", "operators"):
+        if name not in ("data", "evaluate", "gpu", "operators", "cards"):
             add("--device", choices=("cpu", "cuda"), default="cpu", help="where everything runs (cpu)")
             add("--threads", type=some, default=1, metavar="N", help="threads of the CPU (1)")
         if name in ("attention", "step"):
@@ -117,4 +118,6 @@ def _parser() -> ArgumentParser:
     )
     add("--dry", action="store_true", help="tiny sizes on a CPU, to see that every part runs: no measurement")
     start("operators", "pictures, costs and names of all attention, in operators.md: nothing is measured")
+    add = start("cards", "whether networks look up the card of an object on Cards, or count all cards")
+    add("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, folders above some, .sweep files")
     return parser

@@ -47,7 +47,11 @@ class Cards(lamps.Lamps):
         """
         return self._drawn_with_cues(index)[1]
 
-    def _drawn_with_cues(self, index: int) -> tuple[Loaded, np.ndarray]:
+    def frames(self, index: int) -> dict[int, int]:
+        """Return the frame of each card of scene `index`, a position in FRAMES, by the card's number in `cues`."""
+        return self._drawn_with_cues(index)[2]
+
+    def _drawn_with_cues(self, index: int) -> tuple[Loaded, np.ndarray, dict[int, int]]:
         rng = scene.generator(self.seed, self.split, index)
         canvas = scene.background(rng)
         cue = np.zeros((scene.SIZE, scene.SIZE), np.uint8)
@@ -58,10 +62,12 @@ class Cards(lamps.Lamps):
         objects = scene.things(rng)
         centres = scene.place(rng, [_CLEARANCE] * cards + [thing.radius for thing in objects])
         far = np.zeros((scene.SIZE, scene.SIZE), bool)
+        shown = {}
         for card, (hue, frame, centre) in enumerate(zip(hues, frames, centres[:cards], strict=False)):
             if centre is not None:
                 scene.draw_card(canvas, centre, hue, _frame(FRAMES[frame]), CARD)
                 cue[canvas.instance == canvas.count] = 1 + card
+                shown[1 + card] = frame
         for number, (thing, centre) in enumerate(zip(objects, centres[cards:], strict=True)):
             card = number % used  # every hue in use has an object while there is room
             at = centres[card]
@@ -73,7 +79,7 @@ class Cards(lamps.Lamps):
             cue[drawn] = 1 + card
             far |= drawn & scene.beyond(*at)
         image, mask = scene.finish(canvas, rng)
-        return Loaded(image, mask, far & (mask != scene.IGNORE)), cue
+        return Loaded(image, mask, far & (mask != scene.IGNORE)), cue, shown
 
 
 def _frame(kind: str) -> np.ndarray:
