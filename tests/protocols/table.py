@@ -70,7 +70,7 @@ def _is_one(key: str, held: list[Cells]) -> bool:
 def _table(columns: dict[str, Cells]) -> str:
     keys = list(dict.fromkeys(key for cells in columns.values() for key in cells))
     columns = {column: columns[column] for column in sorted(columns, key=_place)}
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    lines = [f"| key | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     notes: list[str] = []
     for key in keys:
         shown = [", ".join(_cell(cell, notes) for cell in cells.get(key, [])) for cells in columns.values()]
@@ -90,7 +90,7 @@ def _cell(cell: tuple[Any, str, tuple[Any, ...]], notes: list[str]) -> str:
     text = f"[{_text(value)}]({link})"
     if not ours:
         return text
-    note = f"Ours is {_text(ours[0])}: {ours[1]}."
+    note = f"Here {_text(ours[0])}: {ours[1]}."
     if note not in notes:
         notes.append(note)
     return f"{text} <sup>{notes.index(note) + 1}</sup>"
