@@ -9,7 +9,7 @@ Writes metrics.json, confusion.png and the worst images into a folder below <out
   data=cityscapes       the data set; default: that of the run whose folder has the checkpoint, with its root and all its
                         keys, else the one that the checkpoint names
   data.root=DIR         another root
-  protocol=mmseg        how it is tested: mmseg, mmseg_769, openseg or none; default: the one of the checkpoint
+  protocol=mmseg        how it is tested, an option of conf/protocol; default: the one of the checkpoint
   split=val             or test, train
   test.tta=true         several scales and their mirror images, as the published "ms+flip"
   test.mode=slide       in windows: test.crop_size=[769,769] test.stride=[513,513]

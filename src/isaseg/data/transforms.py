@@ -1,6 +1,6 @@
 """The training transform: image, labels and region go through the same geometry, labels by nearest neighbour only.
 
-The window of the source that will fill the crop is chosen first, and only that is read and resized. Scale, place and
+The window of the source that will fill the crop is chosen first, and only that is resized. Scale, place and
 flip are distributed as when the whole picture is resized and cropped, at a fraction of the work. All that follows is a
 list of albumentations transforms. The result is a pure function of the key (seed, step, index): all transforms draw from
 one generator, and no global random state is read or changed.
