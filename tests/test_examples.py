@@ -76,4 +76,6 @@ def test_the_documented_own_module_is_trained(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "out/lamps_isa").iterdir()
     assert run.name.startswith("RowMean_")
+    recorded = shlex.split(json.loads((run / "facts.json").read_text())["command"])
+    assert {f"--config-dir={tmp_path / 'myconf'}", "attention=row_mean", "+trust=[mylab]"} <= set(recorded)
     assert os.listdir(run / "checkpoints")

@@ -91,12 +91,13 @@ class OptunaSweeper(GridSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search."""
         _require("optuna", "hydra/sweeper=optuna")
-        from isaseg.sweep.launch import command_flags, plan_sweep, sweep_name
+        from isaseg import config
+        from isaseg.sweep.launch import plan_sweep, sweep_name
         from isaseg.sweep.search import search
         from isaseg.sweep.study import Settings
 
         plan_of = partial(plan_sweep, self.context, self._master)
-        name, flags = sweep_name(self._master), command_flags(self._master)
+        name, flags = sweep_name(self._master), config.command_flags(self._master.hydra)
         run, slots = self._launcher.run, self._launcher.slots
         return search(run, slots, plan_of, Settings(**self.settings), name, arguments, flags)
 

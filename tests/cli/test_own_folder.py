@@ -9,7 +9,6 @@ from omegaconf import OmegaConf
 from isaseg import config
 from isaseg.errors import ConfigError
 from isaseg.sweep.jobs import command
-from isaseg.sweep.launch import command_flags
 from isaseg.trust import VARIABLE
 from tests import forked
 from tests.sweep.fake import jobs_of
@@ -89,5 +88,5 @@ def test_the_jobs_of_a_sweep_have_both(own: Path, monkeypatch: pytest.MonkeyPatc
         {"provider": "main", "path": "a"},
         {"provider": "command-line", "path": os.path.abspath("own")},
     ]
-    master = {"hydra": {"runtime": {"config_sources": sources}, "job": {"config_name": "train"}}}
-    assert command_flags(OmegaConf.create(master)) == [f"--config-dir={own}/own"]
+    hydra = {"runtime": {"config_sources": sources}, "job": {"config_name": "train"}}
+    assert config.command_flags(OmegaConf.create(hydra)) == [f"--config-dir={own}/own"]

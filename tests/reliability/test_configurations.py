@@ -136,6 +136,7 @@ TYPOS = [
     (["optim.schedule.powr=2"], "did you mean 'optim.schedule.power'"),
     (["+head.channel=3"], "did you mean 'channels'"),
     (["+sede=3"], "did you mean 'seed'"),
+    (["sweep=ordr"], "no option 'ordr' in the group sweep; did you mean 'order'"),
 ]
 
 
@@ -160,6 +161,18 @@ def test_x2_so_does_the_command(words: list[str], said: str, tmp_path: Path) -> 
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+    assert files(tmp_path) == []
+
+
+def test_x2_a_sweep_is_shown_by_one_of_its_runs_and_needs_m(tmp_path: Path) -> None:
+    for words in (["-m", "--cfg", "job"], ["--multirun", "--cfg=job", "seed=0,1"], ["-m", "--info"]):
+        done = forked.run("train.py", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert "got both; leave out -m" in done.stderr and done.stderr.count("\n") == 1
+    done = forked.run("train.py", "sweep=order", "trainer.max_steps=-1", cwd=tmp_path)
+    assert "warning: without -m, sweep=order trains one run\nerror: " in done.stderr
+    done = forked.run("train.py", "trainer.max_steps=-1", cwd=tmp_path)
+    assert done.stderr.startswith("error: ")
     assert files(tmp_path) == []
 
 

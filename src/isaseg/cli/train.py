@@ -65,6 +65,8 @@ def _work(words: list[str]) -> int:
             return
         try:
             cfg = config.initialised(cfg, HydraConfig.get().overrides.task)
+            if "hydra.mode=RUN" not in words and (chosen := HydraConfig.get().runtime.choices.get("sweep")):
+                print(f"warning: without -m, sweep={chosen} trains one run", file=sys.stderr)
             if report_if_complete(cfg) is not None:
                 return
             with command.fast_imports():
@@ -74,6 +76,11 @@ def _work(words: list[str]) -> int:
             record_failure(cfg, error)
             failed.append(error)  # Hydra would print a line of its own about it
 
+    shown = {"--cfg", "-c", "--info", "-i"} & {word.partition("=")[0] for word in words}
+    if shown and {"-m", "--multirun"} & set(words):
+        raise ConfigError(
+            f"expected -m or {shown.pop()}, got both; leave out -m, and give each key the one value of the run to show"
+        )
     # Hydra reads them there, and these options before all others
     words = config.with_experiment(words)
     sys.argv[1:] = sorted(words, key=lambda word: not word.startswith(("--config-dir=", "-m", "--multirun")))

@@ -47,6 +47,13 @@ def user_dirs(words: Sequence[str]) -> list[Path]:
     return found
 
 
+def command_flags(hydra: DictConfig) -> list[str]:
+    """Return the --config-dir and --config-name of the process whose node `hydra` is given."""
+    sources, name = hydra.runtime.config_sources, hydra.job.config_name
+    flags = [f"{_CONFIG_DIR}{source.path}" for source in sources if source.provider == "command-line"]
+    return flags if name == "train" else [*flags, f"--config-name={name}"]
+
+
 def with_experiment(words: Sequence[str], more: Sequence[str] = ()) -> list[str]:
     """Return the words of `train`, with the experiment that belongs to a data set where they name that alone.
 

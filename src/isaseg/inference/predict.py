@@ -40,7 +40,9 @@ DEVICE = Annotated[
 _KEYS: dict[str, Any] = {
     "write": Annotated[
         list[Output],
-        Field(min_length=1, description=f"a list of {', '.join(get_args(Output))}, not empty"),
+        Field(
+            min_length=1, description=f"a list such as [labels] of {', '.join(get_args(Output))}, not empty"
+        ),
     ],
     "exif": Literal["apply", "ignore"],
     "device": DEVICE,

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from isaseg import config
 from isaseg.models.segmenter import Segmenter
+from isaseg.trust import as_words as trust_as_words
 
 _ROOT = Path(__file__).resolve().parents[3]
 
@@ -47,10 +48,13 @@ def run_facts(cfg: DictConfig, segmenter: Segmenter) -> dict[str, Any]:
 
 
 def _command() -> str | None:
-    """Return the command of this process; None for a run that Hydra did not start."""
+    """Return the command of this process, with its own folder and its trust; None for a run that Hydra did not start."""
     if not HydraConfig.initialized():
         return None
-    return shlex.join(["isaseg", "train", *HydraConfig.get().overrides.task])
+    hydra = HydraConfig.get()
+    return shlex.join(
+        ["isaseg", "train", *config.command_flags(hydra), *hydra.overrides.task, *trust_as_words()]
+    )
 
 
 def git_commit(folder: Path) -> str | None:

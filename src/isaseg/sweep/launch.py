@@ -45,7 +45,7 @@ def launch(
     twice = len(planned) - len(set(planned))
     if twice:
         say(console, f"{twice} of {len(planned)} combinations repeat another run")
-    flags, name = command_flags(master), sweep_name(master)
+    flags, name = config.command_flags(master.hydra), sweep_name(master)
     words = [text for text in master.hydra.overrides.hydra if not text.startswith(_OF_THE_SWEEP)]
     refuse_trust(words)
     if VARIABLE in str(OmegaConf.to_container(master.hydra.launcher)):  # its setup, or an option of sbatch
@@ -71,7 +71,7 @@ def plan_sweep(
             del cfg["hydra"]
         return config.initialised(cfg, overrides)
 
-    flags = command_flags(master)
+    flags = config.command_flags(master.hydra)
     return plan([config.with_experiment(words, flags) for words in combinations], compose)
 
 
@@ -105,13 +105,6 @@ def write_members(jobs: Sequence[Job], master: DictConfig) -> None:
     held = path.read_text().splitlines()[1:] if path.is_file() else []
     members = dict.fromkeys([*held, *(os.path.relpath(job.folder, path.parent) for job in jobs)])
     write_text(path, "".join(f"{line}\n" for line in [header, *members]))
-
-
-def command_flags(master: DictConfig) -> list[str]:
-    """Return the --config-dir and --config-name that this process was started with."""
-    sources, name = master.hydra.runtime.config_sources, master.hydra.job.config_name
-    flags = [f"--config-dir={source.path}" for source in sources if source.provider == "command-line"]
-    return flags if name == "train" else [*flags, f"--config-name={name}"]
 
 
 def group_words(job: Job, sweep: str) -> list[str]:
