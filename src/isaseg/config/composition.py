@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -47,7 +48,7 @@ def user_dirs(words: Sequence[str]) -> list[Path]:
     return found
 
 
-def command_flags(hydra: DictConfig) -> list[str]:
+def command_flags(hydra: DictConfig | HydraConf) -> list[str]:
     """Return the --config-dir and --config-name of the process whose node `hydra` is given."""
     sources, name = hydra.runtime.config_sources, hydra.job.config_name
     flags = [f"{_CONFIG_DIR}{source.path}" for source in sources if source.provider == "command-line"]
