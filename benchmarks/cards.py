@@ -87,7 +87,7 @@ def read_scenes(source: Cards) -> list[Scene]:
     """Return the scenes of a split."""
     scenes = []
     for index in range(len(source)):
-        image, mask = np.asarray(source.load(index).image), np.asarray(source.load(index).mask)
+        image, mask = map(np.asarray, source.load(index)[:2])
         objects = (mask >= 1) & (mask < CARD)
         cards = np.bincount(list(source.frames(index).values()), minlength=len(FRAMES))
         scenes.append(Scene(image, objects, frame_of(mask[objects]), cards))
@@ -114,29 +114,29 @@ def answers(network: Segmenter, scenes: Sequence[Scene]) -> Answers:
         batch = scenes[first : first + _BATCH]
         images = torch.from_numpy(np.stack([scene.image for scene in batch])).permute(0, 3, 1, 2)
         for scene, labels in zip(batch, network(images).argmax(1).numpy(), strict=True):
-            told = frame_of(labels[scene.objects])
+            answered = frame_of(labels[scene.objects])
             rare = scene.cards[scene.own] < scene.cards.max()
-            right += (told == scene.own).sum()
-            own += (told == scene.own)[rare].sum()
-            frequent += np.isin(told[rare], np.flatnonzero(scene.cards == scene.cards.max())).sum()
-            pixels += len(told)
+            right += (answered == scene.own).sum()
+            own += (answered == scene.own)[rare].sum()
+            frequent += np.isin(answered[rare], np.flatnonzero(scene.cards == scene.cards.max())).sum()
+            pixels += len(answered)
             asked += rare.sum()
     return Answers(right / pixels, own / asked, frequent / asked)
 
 
 def _publish(found: list[tuple[str, int, Answers]], counted_right: list[float], options: Namespace) -> None:
     lines = [
-        (label, str(seed), *(f"{100 * share:.1f}" for share in (*told, 1 - told.own - told.frequent)))
-        for label, seed, told in found
+        (label, str(seed), *(f"{100 * share:.1f}" for share in (*shares, 1 - shares.own - shares.frequent)))
+        for label, seed, shares in found
     ]
     marks = ("---", *["---:"] * (len(_HEAD) - 1))
     table = "".join(f"| {' | '.join(line)} |\n" for line in (_HEAD, marks, *lines))
-    shares = ", ".join(f"{100 * share:.1f} %" for share in counted_right)
+    share_counted = ", ".join(f"{100 * share:.1f} %" for share in counted_right)
     text = (
         f"# What networks answer on Cards\n\n{table}\n"
         "The last three columns are of the object pixels whose own frame is not among the most frequent of the cards in "
-        f"the scene. Answering the most frequent is right for {shares} of all object pixels.\n"
+        f"the scene. Answering the most frequent is right for {share_counted} of all object pixels.\n"
     )
-    rows = [{"row": label, "seed": seed, **told._asdict()} for label, seed, told in found]
+    rows = [{"row": label, "seed": seed, **shares._asdict()} for label, seed, shares in found]
     write(options.folder, "cards", text, {"rows": rows, "counting": counted_right})
     print(f"{text}\nwritten: {options.folder / 'cards'}.json, cards.md")

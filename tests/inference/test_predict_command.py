@@ -122,15 +122,15 @@ def test_an_interrupt_has_its_own_exit_code(
         ("input=a.png", "expected a checkpoint file, got path='x', which does not exist"),
         (
             "write=[label]",
-            "expected write to be a list such as [labels] of labels, overlays, probabilities, entropy, not empty, got",
+            "expected write to be a list of some of labels, overlays, probabilities, entropy, as [labels], got",
         ),
         (
             "write=labels",
-            "expected write to be a list such as [labels] of labels, overlays, probabilities, entropy, not empty, got",
+            "expected write to be a list of some of labels, overlays, probabilities, entropy, as [labels], got",
         ),
         (
             "write=[]",
-            "expected write to be a list such as [labels] of labels, overlays, probabilities, entropy, not empty, got",
+            "expected write to be a list of some of labels, overlays, probabilities, entropy, as [labels], got",
         ),
         ("precision=16", "expected precision to be 32 or 'bf16', got precision=16"),
         ("max_pixels=0", "expected max_pixels to be greater than 0, got max_pixels=0"),

@@ -40,9 +40,7 @@ DEVICE = Annotated[
 _KEYS: dict[str, Any] = {
     "write": Annotated[
         list[Output],
-        Field(
-            min_length=1, description=f"a list such as [labels] of {', '.join(get_args(Output))}, not empty"
-        ),
+        Field(min_length=1, description=f"a list of some of {', '.join(get_args(Output))}, as [labels]"),
     ],
     "exif": Literal["apply", "ignore"],
     "device": DEVICE,
