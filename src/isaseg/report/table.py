@@ -15,6 +15,7 @@ from isaseg.report.rows import Comparison, Row, scale_of, scored, scores_of
 from isaseg.report.runs import At, Run, number
 
 NOTHING = "–"
+_FEW = 5  # seeds whose scores have room in a table
 _LATEX = str.maketrans(
     {letter: f"\\{letter}" for letter in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"}
@@ -55,6 +56,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("metric", lambda row: metric),
         Column("at", lambda row: at),
         *_score_columns("mean", metric, metric_name(comparison), at),
+        _plain("scores", "each seed", partial(_each_seed, metric), str),
         Column("baseline", lambda row: int(row is baseline)),
         Column("difference", lambda row: row.gap and row.gap.value, difference, partial(_gap, comparison)),
         Column("low", lambda row: row.gap and number(row.gap.low)),
@@ -88,6 +90,12 @@ def _score_columns(key: str, metric: str, title: str, at: At) -> list[Column]:
         Column(key, lambda row: number(held(row).mean), title, lambda row: _score(held(row), metric)),
         Column("sd" if key == "mean" else f"{key} sd", lambda row: number(held(row).sd)),
     ]
+
+
+def _each_seed(metric: str, row: Row) -> str | None:
+    """Return the scores of two to five seeds: a mean and a deviation describe no row whose seeds end far apart."""
+    scores = [f"{scale_of(metric) * score:.{1 if is_share(metric) else 4}f}" for score in row.scores.values()]
+    return " ".join(scores) if 1 < len(scores) <= _FEW else None
 
 
 def _plain(key: str, title: str, value: Callable[[Row], Any], show: Callable[[Any], str]) -> Column:
