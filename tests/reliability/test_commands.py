@@ -30,9 +30,16 @@ if fault := os.environ.pop("FAULT", ""):
                 raise ZeroDivisionError("a bug")
             if fault == "memory":
                 raise MemoryError
-            signal.raise_signal(signal.Signals[fault])
+            if fault in ("SIGINT", "SIGTERM"):
+                signal.raise_signal(signal.Signals[fault])
         return step(self, *args)
     SegmentationModule.training_step = faulty
+    score = SegmentationModule.validation_step
+    def terminated(self, *args):
+        if fault == "SIGTERM while scoring" and self.trainer.state.fn == "validate":
+            signal.raise_signal(signal.SIGTERM)
+        return score(self, *args)
+    SegmentationModule.validation_step = terminated
 """
 
 TRAIN = f"""
@@ -72,6 +79,15 @@ def test_r3_the_exit_codes_are_those_of_the_readme(code: int, tmp_path: Path) ->
         assert read_run_folder(run).exit_code == 1, "W&B's file was closed"
     if code > 100:
         assert loaded(run / "checkpoints" / "last.ckpt")["global_step"] == 2, "due at the last step alone"
+
+
+def test_a_signal_while_the_best_checkpoint_is_scored_has_the_same_code(tmp_path: Path) -> None:
+    (tmp_path / "faulty.py").write_text(FAULTS + TRAIN)
+    words = [*FEW, f"run_dir={tmp_path / 'run'}"]
+    done = forked.run(tmp_path / "faulty.py", *words, cwd=tmp_path, FAULT="SIGTERM while scoring")
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.endswith("error: terminated; the same command continues from the last checkpoint\n")
+    assert not (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_c2_a_disk_without_room_for_a_small_file_is_reported(tmp_path: Path) -> None:
