@@ -60,7 +60,7 @@ def test_the_numbers_are_those_computed_by_hand(written: Path) -> None:
     assert list(held) == ["dense", "isa-4x4", "isa-4x8", "isa-8x8"]
     dense, old, mixed, isa = held.values()
     assert (dense["baseline"], isa["baseline"], dense["difference"]) == ("1", "0", "")
-    assert (dense["seeds"], dense["scores"], dense["steps"]) == ("0 1 2", "90.0 92.0 94.0", "300")
+    assert (dense["seeds"], dense["scores"], dense["steps"]) == ("0 1 2", "90.00 92.00 94.00", "300")
     assert float(dense["mean"]) == pytest.approx(0.92)
     assert float(dense["sd"]) == pytest.approx(0.02)
     # differences by seed: 0.01, 0.03, -0.01; mean 0.01, sd 0.02, t of 2 degrees of freedom at 97.5 %: 4.302653
@@ -84,7 +84,7 @@ def test_markdown_says_what_was_paired_what_failed_and_how_far_the_rest_is(
     written: Path, study: Path
 ) -> None:
     text = (written / "table.md").read_text()
-    assert "| isa-8x8 | 3 | 93.00 ± 2.00 | 91.0 95.0 93.0 | +1.00 [−3.97, +5.97] | 400 k | 664 M | 64 M | 16 MiB |" in text
+    assert "| isa-8x8 | 3 | 93.00 ± 2.00 | 91.00 95.00 93.00 | +1.00 [−3.97, +5.97] | 400 k | 664 M | 64 M | 16 MiB |" in text
     assert "| isa-4x8 | 1 (1 failed, 1 unfinished) | 70.00 | – | −22.00 | 400 k |" in text
     assert "Difference: per seed where both rows have the same seeds (paired t)" in text
     assert "last validation: no checkpoint is picked" in text
@@ -113,7 +113,7 @@ def test_a_fresh_process_needs_no_torch_and_prints_what_was_asked_for(study: Pat
         command, check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "| dense | 3 | 93.00 ± 2.00 | 91.0 93.0 95.0 | baseline |" in done.stdout
+    assert "| dense | 3 | 93.00 ± 2.00 | 91.00 93.00 95.00 | baseline |" in done.stdout
     output = tmp_path / "outputs" / "compare"
     assert (output / "table.md").read_text() == done.stdout
     assert read(output / "table.csv")[0]["at"] == "best"

@@ -94,7 +94,7 @@ def _score_columns(key: str, metric: str, title: str, at: At) -> list[Column]:
 
 def _each_seed(metric: str, row: Row) -> str | None:
     """Return the scores of two to five seeds: a mean and a deviation describe no row whose seeds end far apart."""
-    scores = [f"{scale_of(metric) * score:.{1 if is_share(metric) else 4}f}" for score in row.scores.values()]
+    scores = [f"{scale_of(metric) * score:.{2 if is_share(metric) else 4}f}" for score in row.scores.values()]
     return " ".join(scores) if 1 < len(scores) <= _FEW else None
 
 
