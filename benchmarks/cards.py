@@ -6,6 +6,7 @@ reach the cards from one that reaches them and has not learned the look-up.
 
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from isaseg.report.rows import compare
 from isaseg.report.runs import Run, read_runs
 
 _BATCH = 32
-_HEAD = ("row", "seed", "right %", "own frame %", "most frequent frame %", "another %")
+_HEAD = ("row", "seeds", "right %", "own frame %", "most frequent frame %", "another %")
 
 
 class Scene(NamedTuple):
@@ -125,17 +126,19 @@ def answers(network: Segmenter, scenes: Sequence[Scene]) -> Answers:
 
 
 def _publish(found: list[tuple[str, int, Answers]], counted_right: list[float], options: Namespace) -> None:
-    lines = [
-        (label, str(seed), *(f"{100 * share:.1f}" for share in (*shares, 1 - shares.own - shares.frequent)))
-        for label, seed, shares in found
-    ]
+    lines = []
+    for row, members in groupby(found, key=lambda run: run[0]):
+        runs = [(seed, (*shares, 1 - shares.own - shares.frequent)) for _, seed, shares in members]
+        cells = (" ".join(f"{100 * shares[column]:.1f}" for _, shares in runs) for column in range(4))
+        lines.append((row, " ".join(str(seed) for seed, _ in runs), *cells))
     marks = ("---", *["---:"] * (len(_HEAD) - 1))
     table = "".join(f"| {' | '.join(line)} |\n" for line in (_HEAD, marks, *lines))
     share_counted = ", ".join(f"{100 * share:.1f} %" for share in counted_right)
     text = (
         f"# What networks answer on Cards\n\n{table}\n"
-        "The last three columns are of the object pixels whose own frame is not among the most frequent of the cards in "
-        f"the scene. Answering the most frequent is right for {share_counted} of all object pixels.\n"
+        "A cell has a number for each seed. The last three columns are of the object pixels whose own frame is not among "
+        f"the most frequent of the cards in the scene. Answering the most frequent is right for {share_counted} of all "
+        "object pixels.\n"
     )
     rows = [{"row": label, "seed": seed, **shares._asdict()} for label, seed, shares in found]
     write(options.folder, "cards", text, {"rows": rows, "counting": counted_right})

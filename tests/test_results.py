@@ -13,16 +13,24 @@ ROOT = Path(__file__).parents[1]
 KEPT = {path.name.partition(".")[0]: path for path in sorted((ROOT / "docs" / "runs").glob("*.tar.xz"))}
 # a command in a fence, with the next table below it
 PRINTED = re.compile(r"^python src/compare\.py (outputs/(\w+)/.*)$\n(?s:.*?)\n\n((?:\|.*\n)+)", re.MULTILINE)
-TABLES = [found.groups() for found in PRINTED.finditer((ROOT / "docs" / "results.md").read_text()) if found[2] in KEPT]
+TABLES = [
+    found.groups()
+    for found in PRINTED.finditer((ROOT / "docs" / "results.md").read_text())
+    if found[2] in KEPT
+]
 
 
 def rows_of(table: str) -> dict[str, dict[str, str]]:
     """Return the cells by row, without the mark of a row of earlier code, and title."""
-    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines())
+    head, _, *lines = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table.strip().splitlines()
+    )
     return {line[0].removesuffix(" †"): dict(zip(head[1:], line[1:], strict=True)) for line in lines}
 
 
-@pytest.mark.parametrize(("words", "experiment", "table"), TABLES, ids=[words.split()[0] for words, *_ in TABLES])
+@pytest.mark.parametrize(
+    ("words", "experiment", "table"), TABLES, ids=[words.split()[0] for words, *_ in TABLES]
+)
 def test_a_table_is_made_of_the_runs_that_are_kept(
     words: str, experiment: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -35,7 +43,9 @@ def test_a_table_is_made_of_the_runs_that_are_kept(
     printed = rows_of(table)
     assert set(made) == set(printed)
     for row, cells in printed.items():
-        assert {title: cell for title, cell in cells.items() if "bound" not in title}.items() <= made[row].items(), row
+        assert {title: cell for title, cell in cells.items() if "bound" not in title}.items() <= made[
+            row
+        ].items(), row
 
 
 def test_every_archive_has_a_table_and_holds_records_alone() -> None:
@@ -44,5 +54,10 @@ def test_every_archive_has_a_table_and_holds_records_alone() -> None:
         with tarfile.open(path) as archive:
             names = {Path(name).name for name in archive.getnames() if not name.endswith(".sweep")}
             held = b"".join(archive.extractfile(member).read() for member in archive if member.isfile())  # type: ignore[union-attr]
-        assert {name for name in names if "." in name} <= {"config.yaml", "facts.json", "metrics.csv", "metrics.json"}
+        assert {name for name in names if "." in name} <= {
+            "config.yaml",
+            "facts.json",
+            "metrics.csv",
+            "metrics.json",
+        }
         assert not re.search(rb"[\"' =]/(work|home|root|tmp|Users)/", held), "a path of somebody's machine"

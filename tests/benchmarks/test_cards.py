@@ -75,7 +75,7 @@ def test_counting_is_right_as_often_as_the_frames_say(scenes: list[cards.Scene])
     assert cards.counting([clear, draw]) == pytest.approx((2 + 1 / 3) / 4)
 
 
-def test_the_command_writes_a_line_for_every_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_a_line_for_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (0, 1):
         run = write_run(tmp_path / f"run{seed}", *SMALL, seed=seed)
         make_checkpoint(run / "checkpoints" / "last.ckpt", 8)
@@ -86,7 +86,12 @@ def test_the_command_writes_a_line_for_every_run(tmp_path: Path, capsys: pytest.
     assert content["counting"] == [cards.counting(cards.read_scenes(Cards("val", val_length=40)))]
     text = (tmp_path / "out" / "cards.md").read_text()
     assert text in capsys.readouterr().out
-    assert text.count("\n| isa-8x8 | ") == 2
+    shares = [
+        [row["right"], row["own"], row["frequent"], 1 - row["own"] - row["frequent"]]
+        for row in content["rows"]
+    ]
+    cells = [f"{100 * first:.1f} {100 * second:.1f}" for first, second in zip(*shares, strict=True)]
+    assert f"\n| isa-8x8 | 0 1 | {' | '.join(cells)} |\n" in text
 
 
 def test_runs_on_other_data_are_refused(tmp_path: Path) -> None:

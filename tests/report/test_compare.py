@@ -84,7 +84,10 @@ def test_markdown_says_what_was_paired_what_failed_and_how_far_the_rest_is(
     written: Path, study: Path
 ) -> None:
     text = (written / "table.md").read_text()
-    assert "| isa-8x8 | 3 | 93.00 ± 2.00 | 91.00 95.00 93.00 | +1.00 [−3.97, +5.97] | 400 k | 664 M | 64 M | 16 MiB |" in text
+    assert (
+        "| isa-8x8 | 3 | 93.00 ± 2.00 | 91.00 95.00 93.00 | +1.00 [−3.97, +5.97] | 400 k | 664 M | 64 M | 16 MiB |"
+        in text
+    )
     assert "| isa-4x8 | 1 (1 failed, 1 unfinished) | 70.00 | – | −22.00 | 400 k |" in text
     assert "Difference: per seed where both rows have the same seeds (paired t)" in text
     assert "last validation: no checkpoint is picked" in text

@@ -89,7 +89,7 @@ def _work(words: list[str]) -> int:
     except SystemExit as error:
         if type(error).__name__ == "SIGTERMException":  # Lightning's, raised once the checkpoint is written
             raise command.Terminated from error
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning answers this and `Terminated` with exit code 1
+        if isinstance(error.__context__, KeyboardInterrupt):  # or Terminated: Lightning exits with code 1
             raise type(error.__context__) from error
         raise
     if failed:
