@@ -3,8 +3,8 @@
 `tests/config/test_composed.py` compares them with Hydra's own.
 """
 
-import copy
 import functools
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
@@ -46,7 +46,7 @@ def _composed(name: str, words: Sequence[str]) -> DictConfig | None:
         return None
     options = tuple(word for word, one in zip(words, parsed, strict=True) if _is_option(one))
     try:
-        cfg = copy.deepcopy(_with_options(name, options))
+        cfg = pickle.loads(_with_options(name, options))  # which takes a fifth of deepcopy's time
         for one in parsed:
             if _is_option(one):
                 continue
@@ -77,5 +77,5 @@ def _is_option(one: Override) -> bool:
 
 
 @functools.cache
-def _with_options(name: str, options: tuple[str, ...]) -> DictConfig:
-    return hydra.compose(name, list(options))
+def _with_options(name: str, options: tuple[str, ...]) -> bytes:
+    return pickle.dumps(hydra.compose(name, list(options)))

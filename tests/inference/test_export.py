@@ -88,16 +88,8 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     return model, path
 
 
-def test_onnx_agrees_at_sizes_that_were_not_recorded(tmp_path: Path) -> None:
-    model = make("InterlacedSparseAttention")
-    worst = export.export_onnx(model, tmp_path / "isa.onnx")
-    assert worst <= 1e-5
-    run = session(tmp_path / "isa.onnx")
-    assert {shape: d for shape in SIZES if (d := difference(run, model, shape)) > 1e-5} == {}
-
-
 # to record a graph takes seconds
-@pytest.mark.parametrize("attention", context_modules() if STRESS else ["GridBlock"])
+@pytest.mark.parametrize("attention", context_modules() if STRESS else ["InterlacedSparseAttention"])
 def test_onnx_serves_every_size_with_every_context_module(attention: str, tmp_path: Path) -> None:
     model = make(attention)
     assert export.export_onnx(model, tmp_path / "network.onnx") <= 1e-5
