@@ -36,7 +36,7 @@ SCORES: dict[str, str] = {
     "isa_long": "N Q",
     "isa_short": "N P",
     "isa_parallel": "N (P + Q), of each size",
-    "grid_block": "N (P + G)",
+    "grid_block": "N (P + R)",
     "shifted_windows": "about 2 N P",
     "axial": "N (H + W)",
     "criss_cross_plain": "2 N (H + W)",

@@ -246,7 +246,7 @@ def test_documented_extras_exist() -> None:
 
 
 def test_documented_attention_choices_are_all_there_are() -> None:
-    (named,) = re.findall(r"`attention=` is one of\n(.+?)\.\n", readme(), flags=re.DOTALL)
+    (named,) = re.findall(r"`attention=` is one of\s(.+?)\.\n", readme(), flags=re.DOTALL)
     assert set(re.findall(r"`(\w+)`", named)) == {p.stem for p in (ROOT / "conf/attention").glob("*.yaml")}
 
 

@@ -82,7 +82,7 @@ def test_the_costs_of_the_page_are_of_this_code() -> None:
 
 def test_the_formulas_count_the_scores() -> None:
     height, width = 128, 64
-    sizes = {"N": height * width, "H": height, "W": width, "P": 64, "Q": 128, "G": 64, "k": 7, "M": 128}
+    sizes = {"N": height * width, "H": height, "W": width, "P": 64, "Q": 128, "R": 64, "k": 7, "M": 128}
     found, wanted = {}, {}
     for name in operators.names():
         formula = operators.SCORES[name].replace("none", "0").replace("²", "**2")
