@@ -4,8 +4,10 @@ Hydra imports this file at every start, so anything slow or optional is imported
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from importlib import import_module
+from inspect import Parameter
 from typing import Any
 
 from hydra.core.plugins import Plugins
@@ -26,6 +28,11 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what composes the jobs."""
+        from pydantic import PositiveInt
+
+        from isaseg.config.values import check_value
+
+        check_value("hydra.launcher.slots", self.slots, PositiveInt | None)
         self.hydra_context, self.config = hydra_context, config
 
     def run(self, combinations: Sequence[Sequence[str]], should_stop: Any = None) -> Any:
@@ -57,7 +64,7 @@ class SlurmLauncher(LocalLauncher):
         _require("submitit", "hydra/launcher=slurm")
         from isaseg.sweep.slurm import Options, Slurm
 
-        return Slurm(jobs, Options(**self.options))
+        return Slurm(jobs, _made(Options, "hydra.launcher", self.options))
 
 
 class GridSweeper(Sweeper):
@@ -99,7 +106,21 @@ class OptunaSweeper(GridSweeper):
         plan_of = partial(plan_sweep, self.context, self._master)
         name, flags = sweep_name(self._master), config.command_flags(self._master.hydra)
         run, slots = self._launcher.run, self._launcher.slots
-        return search(run, slots, plan_of, Settings(**self.settings), name, arguments, flags)
+        settings = _made(Settings, "hydra.sweeper", self.settings)
+        return search(run, slots, plan_of, settings, name, arguments, flags)
+
+
+def _made(kind: type, node: str, held: dict[str, Any]) -> Any:
+    """Return a dataclass of the keys of a node, whose names are checked here and whose values it checks."""
+    from isaseg.config.values import check_keys
+
+    names = [field.name for field in fields(kind)]
+    check_keys(node, held, dict.fromkeys(names, Parameter.empty), "")
+    if missing := [name for name in names if name not in held]:
+        raise ConfigError(
+            f"expected {node} to have the key {missing[0]}, got none; leave it as it is, or give it a value"
+        )
+    return kind(**held)
 
 
 def _require(package: str, choice: str) -> None:

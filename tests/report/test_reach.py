@@ -53,7 +53,7 @@ def test_a_network_that_sees_everything_leaves_nothing_unseen() -> None:
 def test_the_measured_module_is_left_as_it_was() -> None:
     module = criss_cross.CrissCrossAttention(8).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    reach.attention_support(module, 3, 4)
+    reach.attention_support(module, 8, 3, 4)
     assert module.training
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -75,7 +75,7 @@ def test_the_measured_module_is_left_as_it_was() -> None:
     ],
 )
 def test_support_is_the_pattern_of_the_module(make, hears) -> None:  # type: ignore[no-untyped-def]
-    assert torch.equal(reach.attention_support(make(4), 6, 8), allowed((6, 8), hears))
+    assert torch.equal(reach.attention_support(make(4), 4, 6, 8), allowed((6, 8), hears))
 
 
 def scene() -> Tensor:
@@ -147,8 +147,16 @@ def test_the_rows_of_every_sweep_can_be_measured() -> None:
         rows = [*swept.get("rows", []), *(f"attention={name}" for name in _modules(swept))]
         for row in rows:
             cfg = compose_overrides(*(word for word in row.split() if word.startswith("attention")))
-            module = config.build(cfg.attention, "attention")(reach._CHANNELS)
-            assert attention_support(module, 4, 4).any(1).sum() in (0, 16), row
+            assert attention_support(*reach._module(cfg), 4, 4).any(1).sum() in (0, 16), row
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["attention=isa_parallel", "attention=isa attention.heads=16", "attention=cgnl attention.groups=16"],
+)
+def test_a_module_that_is_wide_at_either_end_can_be_measured(words: str) -> None:
+    cfg = compose_overrides(*words.split())
+    assert attention_support(*reach._module(cfg), 2, 3).all(), "each hears from all"
 
 
 def _modules(swept: DictConfig) -> list[str]:

@@ -108,6 +108,14 @@ def test_no_difference_is_taken_to_other_data(tmp_path: Path) -> None:
     assert "No difference to a baseline on other data: dense, data=" in table.markdown(comparison)
 
 
+def test_no_difference_is_taken_between_two_folders_of_the_users_own(tmp_path: Path) -> None:
+    for root in ("cats", "dogs"):
+        write_run(
+            tmp_path / root, "data=folder", f"data.root={root}", "data.classes=[a,b]", "pretrained=false"
+        )
+    assert all(row.gap is None for row in compared(tmp_path).rows)
+
+
 def test_a_single_seed_and_no_spread_claim_no_more_than_they_know() -> None:
     assert math.isnan(intervals.spread([]).mean)
     one = intervals.difference({0: 0.5}, {0: 0.4, 1: 0.6})

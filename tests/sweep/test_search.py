@@ -142,6 +142,8 @@ def test_hydras_words_for_what_is_swept(text: str, expected: str) -> None:
 def test_what_cannot_be_searched_is_told(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse({}, [f"optim.lr={text}"])
+    with pytest.raises(ConfigError, match="one file of conf/sweep, got sweep=search,order"):
+        parse({}, ["sweep=search,order"])
 
 
 def test_samples_hold_every_choice_and_both_ends_and_lose_no_digit() -> None:

@@ -17,7 +17,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from hydra_plugins.isaseg_sweeps import OptunaSweeper, SlurmLauncher
+from hydra_plugins.isaseg_sweeps import LocalLauncher, OptunaSweeper, SlurmLauncher
 from isaseg.errors import ConfigError
 from isaseg.report.runs import read_runs
 from isaseg.runs.history import read_history
@@ -88,6 +88,8 @@ def test_every_combination_and_the_command_line_replaces_what_a_file_sweeps() ->
         combinations({}, ["optim.lr=interval(0,1)"])
     with pytest.raises(ConfigError, match=r"got seed=range\(3,0\), which has none"):
         combinations({}, ["seed=range(3,0)"])
+    with pytest.raises(ConfigError, match="one file of conf/sweep, got sweep=order,depth"):
+        combinations({}, ["sweep=order,depth"])
 
 
 def test_a_row_keeps_its_overrides_together_and_the_command_line_replaces_them() -> None:
@@ -294,8 +296,26 @@ def test_a_job_that_cannot_run_here_is_told_before_any_starts(
     jobs = jobs_of(tmp_path, [0], "trainer.accelerator=gpu", "trainer.devices=4")
     with pytest.raises(ConfigError, match="needs 4 GPUs, this machine has 2"):
         Local(jobs)
-    with pytest.raises(ConfigError, match="hydra.launcher.slots to be greater than 0"):
-        Local(jobs, slots=0)
+
+
+@pytest.mark.parametrize("slots", [0, -1, "auto"])
+def test_slots_that_cannot_be_are_told_before_anything_is_drawn(slots: Any) -> None:
+    with pytest.raises(ConfigError, match="hydra.launcher.slots to be"):
+        LocalLauncher(slots).setup(hydra_context=None, task_function=None, config=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"gres": "gpu:1"}, "no configuration key 'hydra.launcher.gres'"),
+        ({"partition": "gpu"}, "hydra.launcher to have the key account, got none"),
+    ],
+)
+def test_an_unknown_or_a_missing_key_of_a_launcher_is_one_sentence(
+    keys: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SlurmLauncher(**keys).make_runner([])
 
 
 def test_several_devices_are_started_by_torchrun(tmp_path: Path, script: Path) -> None:

@@ -31,7 +31,7 @@ def pattern_figure(
     figure = _figure(3.0 * len(_ORDERS), 3.0 * size[0] / size[1] + 0.5)
     for axes, (title, order) in zip(figure.subplots(1, len(_ORDERS)), _ORDERS.items(), strict=True):
         module = InterlacedSparseAttention(2, group_size=group_size, order=order)
-        heard = attention_support(module, *size)[position[0] * size[1] + position[1]].view(size)
+        heard = attention_support(module, 2, *size)[position[0] * size[1] + position[1]].view(size)
         axes.pcolormesh(
             heard.float().numpy(), cmap="Blues", vmin=0, vmax=1.6, edgecolors="white", linewidth=1
         )

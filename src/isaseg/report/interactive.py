@@ -21,7 +21,7 @@ def interactive(charts: Sequence[Chart]) -> go.Figure:
     choices = []
     for chart, traces, layout in zip(charts, data, layouts, strict=True):
         name = chart.y if chart.is_curve else chart.x
-        choices.append((name, {key: [trace[key] for trace in traces] for key in ("x", "y")}, layout))
+        choices.append((name, {key: [trace[key] for trace in traces] for key in ("x", "y", "mode")}, layout))
     figure = go.Figure(data[0]).update_layout(layouts[0])
     scales: list[_Option] = [(kind, {}, {"xaxis.type": kind}) for kind in ("linear", "log")]
     figure.update_layout(updatemenus=[_menu(choices, "left"), _menu(scales, "right")], height=480)

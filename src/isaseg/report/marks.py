@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from isaseg.report.rows import Comparison, Row
+from isaseg.report.rows import Comparison, Row, data_of
 from isaseg.report.runs import Run
 from isaseg.runs.stale import code_digests
 
@@ -21,14 +21,14 @@ def with_stale(comparison: Comparison) -> Comparison:
     names = {name for row in comparison.rows for run in row.runs for name in code_of(run)}
     now = code_digests(sorted(names - {"isaseg"}))
     listed = Counter(
-        (_data(row), _files(run)) for row in comparison.rows for run in _finished(row) if _files(run)
+        (data_of(row), _files(run)) for row in comparison.rows for run in _finished(row) if _files(run)
     )
     usual = {data: files for (data, files), _ in reversed(listed.most_common())}
 
     def marked(row: Row) -> Row:
         runs = _finished(row)
         code = any(now.get(name, held) != held for run in runs for name, held in code_of(run).items())
-        files = any(_files(run) not in ("", usual.get(_data(row))) for run in runs)
+        files = any(_files(run) not in ("", usual.get(data_of(row))) for run in runs)
         return replace(row, stale=tuple(key for key, is_so in (("code", code), ("files", files)) if is_so))
 
     new = {row: marked(row) for row in comparison.rows}
@@ -68,10 +68,6 @@ def code_of(run: Run) -> dict[str, str]:
 
 def _finished(row: Row) -> Sequence[Run]:
     return [run for run in row.runs if run.state == "finished"]
-
-
-def _data(row: Row) -> tuple[str | None, str | None]:
-    return row.values.get("data.name"), row.values.get("data.root")  # the root, for folders of the user's own
 
 
 def _files(run: Run) -> str:

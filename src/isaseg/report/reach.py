@@ -74,15 +74,14 @@ def cells_that_see(stages: Sequence[nn.Module], cues: Tensor) -> Tensor:
     return x.sum(1) > 0
 
 
-def attention_support(module: nn.Module, height: int, width: int) -> Tensor:
+def attention_support(module: nn.Module, channels: int, height: int, width: int) -> Tensor:
     """Return which input cells (columns) each output cell (row) of a context module depends on.
 
-    The result is bool (N, N) with N = height * width, row-major; the module has as many channels in as out.
+    The result is bool (N, N) with N = height * width, row-major; the input of the module has `channels` channels.
     """
     positive = positive_copy(module, torch.float32)  # all terms are positive, so nothing cancels
-    depth = int(getattr(module, "out_channels", _CHANNELS))
     cells = height * width
-    x_1CHW = _positive((1, depth, height, width), torch.Generator().manual_seed(1), torch.float32)
+    x_1CHW = _positive((1, channels, height, width), torch.Generator().manual_seed(1), torch.float32)
     chunk = max(1, min(cells, 2**16 // cells))
     rows = []
     for first in range(0, cells, chunk):
@@ -130,12 +129,19 @@ def with_bounds(comparison: Comparison) -> Comparison:
                 parts = (cfg.backbone, cfg.head, cfg.data.source)
                 key = config.digest([OmegaConf.to_container(part) for part in parts])
                 scenes = known[key] = known.get(key) or _scenes(cfg)
-                module = config.build(cfg.attention, "attention")(_CHANNELS)
-                bounds[row.label] = group_accuracy_bound(
-                    attention_support(module, *scenes.seen.shape[2:]), scenes
-                )
+                support = attention_support(*_module(cfg), *scenes.seen.shape[2:])
+                bounds[row.label] = group_accuracy_bound(support, scenes)
             advance()
     return replace(comparison, bounds=bounds)
+
+
+def _module(cfg: DictConfig) -> tuple[nn.Module, int]:
+    """Return the context module of a configuration, narrow if it can be, and its channels."""
+    make = config.build(cfg.attention, "attention")
+    try:
+        return make(_CHANNELS), _CHANNELS
+    except ValueError:  # of more heads or groups
+        return make(cfg.head.channels), cfg.head.channels
 
 
 def _scenes(cfg: DictConfig) -> Scenes:

@@ -228,6 +228,11 @@ def _one_per_seed(runs: Sequence[Run]) -> list[Run]:
     return [kept[seed] for seed in sorted(kept)]
 
 
+def data_of(row: Row) -> tuple[str | None, str | None]:
+    """Return the name of the data set, and the root of a folder of the user's own."""
+    return row.values.get("data.name"), row.values.get("data.root")
+
+
 def _natural(row: Row) -> list[str | float]:
     """Return the label as text and numbers in turns, so that lr=5e-05 comes before lr=0.01."""
     parts = re.split(r"([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)", row.label)
@@ -249,6 +254,6 @@ def _baseline(rows: Sequence[Row], label: str | None) -> Row | None:
 def _with_gap(row: Row, baseline: Row | None) -> Row:
     if baseline is None or row is baseline or not row.scores or not baseline.scores:
         return row
-    if row.values.get("data.name") != baseline.values.get("data.name"):
+    if data_of(row) != data_of(baseline):
         return row
     return replace(row, gap=difference(row.scores, baseline.scores))

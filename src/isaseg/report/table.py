@@ -226,8 +226,8 @@ def markdown(comparison: Comparison) -> str:
 
 def markdown_table(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a table whose first column is text and whose others are numbers."""
-    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *([_piped(c) for c in line] for line in lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(map(_piped, line))} |" for line in table)
 
 
 def latex(comparison: Comparison) -> str:

@@ -79,6 +79,9 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
         )
     score, step = percent(found.metrics["val/mIoU"]), found.metrics["step"]
     log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
+    if extends := read_facts(folder).get("extends"):
+        message = "it extends %s from step %s, whose learning rates were those of a shorter run"
+        log.warning(message, extends["run"], extends["step"])
     if found.stale.changed:
         log.warning(
             "this result is stale: it was computed with %s; stale=retrain trains it again",

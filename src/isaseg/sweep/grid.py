@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from isaseg.console import as_typed
 from isaseg.errors import ConfigError, SweepError
-from isaseg.sweep.launch import Launch, members_file
+from isaseg.sweep.launch import Launch, check_one_sweep, members_file
 
 
 def combinations(
@@ -31,6 +31,7 @@ def combinations(
     choices: dict[str, list[str]] = {}
     for override in parsed:
         key = override.get_key_element()
+        check_one_sweep(override)
         if not override.is_sweep_override():
             choices[key] = [str(override.input_line)]
         elif override.is_discrete_sweep():

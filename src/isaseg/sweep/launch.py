@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rich.console import Console
@@ -73,6 +74,14 @@ def plan_sweep(
 
     flags = config.command_flags(master.hydra)
     return plan([config.with_experiment(words, flags) for words in combinations], compose)
+
+
+def check_one_sweep(override: Override) -> None:
+    """Check that an override does not sweep over files of conf/sweep, whose values only the sweeper reads, and of one."""
+    if override.get_key_element() == "sweep" and override.is_sweep_override():
+        raise ConfigError(
+            f"expected one file of conf/sweep, got {override.input_line}; run one after the other"
+        )
 
 
 def sweep_name(master: DictConfig) -> str:

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import PositiveInt
 
-from isaseg.config.values import check_value
 from isaseg.errors import ConfigError
 from isaseg.runs.run_folder import finished_run
 from isaseg.sweep.jobs import Job, command, processes
@@ -37,7 +35,6 @@ class Local:
     """
 
     def __init__(self, jobs: Sequence[Job], slots: int | None = None) -> None:
-        check_value("hydra.launcher.slots", slots, PositiveInt | None)
         self._gpus = visible_gpus()
         there = len(self._gpus)
         self._needs = {job: gpus_needed(job.cfg, there) for job in jobs}

@@ -14,6 +14,7 @@ from optuna.distributions import (
 )
 
 from isaseg.errors import ConfigError
+from isaseg.sweep.launch import check_one_sweep
 
 Space = dict[str, BaseDistribution]
 
@@ -36,6 +37,8 @@ def parse(params: Mapping[str, str], arguments: Sequence[str]) -> tuple[Space, l
     parsed = {
         override.get_key_element(): override for override in OverridesParser.create().parse_overrides(texts)
     }
+    for override in parsed.values():
+        check_one_sweep(override)
     space = {key: _distribution(override) for key, override in parsed.items() if override.is_sweep_override()}
     if not space:
         raise ConfigError(

@@ -123,6 +123,7 @@ def _begin(cfg: DictConfig, folder: Path, known: dict[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     old = [folder / name for name in ("confusion.json", "failed.txt")]
+    old += folder.glob("pictures/*.png")
     if cfg.resume == "never":
         old += folder.glob("checkpoints/*.ckpt*")
         old += [folder / name for name in ("metrics.csv", "wandb_id.txt", "mlflow_id.txt")]
@@ -174,14 +175,13 @@ def _score(
 
     `before` is the metrics.json of a run that was complete and is continued: there may be no step left to time.
     """
-    speed: dict[str, float] = {}
-    if trainer.strategy.root_device.type == "cuda":  # Lightning has taken the network off it
-        speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     timer = next(c for c in callbacks if isinstance(c, StepTimer))
-    speed["seconds_per_step"] = timer.seconds_per_step
+    speed = {"seconds_per_step": timer.seconds_per_step}
     if math.isnan(timer.seconds_per_step):
-        speed["seconds_per_step"] = before.get("seconds_per_step") or math.nan
+        speed |= {key: before[key] for key in ("seconds_per_step", "peak_memory_mib") if before.get(key)}
+    elif trainer.strategy.root_device.type == "cuda":  # Lightning has taken the network off it
+        speed["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
     # there is no best one if the run was cut before its first validation, or its score was always NaN
     held = [folder / "checkpoints" / f"{name}.ckpt" for name in (cfg.score, "last", "best")]
     chosen = next((path for path in held if path.exists()), held[0])
