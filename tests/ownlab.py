@@ -136,7 +136,7 @@ class Shapes:
             mask = mask.astype(np.int64)
         if self.fault == "loaded":
             return image
-        return image, mask
+        return image, None if self.fault == "unlabelled" and self.split == "test" else mask
 
 
 def shapes(split, length: int = 4):

@@ -8,6 +8,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of a GPU or of the CPU is exhausted; torch has no class for that of the CPU."""
+    name = type(error).__name__
+    return name in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator" in str(error)
+
+
 class IsasegError(Exception):
     """A fault that the user can fix; its message says what is wrong, where, and what to do."""
 

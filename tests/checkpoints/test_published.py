@@ -352,6 +352,10 @@ def test_other_backbones_of_mmseg_are_named(
             {"isa_head.0.weight": torch.zeros(1).expand(10**12)},
             "expected whole tensors, got isa_head.0.weight",
         ),
+        (
+            {"isa_head.0.weight": torch.empty(2, device="meta")},
+            "expected whole tensors, got isa_head.0.weight",
+        ),
         ({"isa_head.0.weight": torch.eye(2).to_sparse()}, "nothing but tensors.*isa_head.0.weight"),
         ({"isa_head.0.weight": [1.0]}, "nothing but tensors.*got isa_head.0.weight of type list"),
         ({1: torch.zeros(1)}, "state_dict of named tensors"),

@@ -79,6 +79,14 @@ def test_every_command_finds_the_options_of_a_folder(own: Path) -> None:
     assert "got data=ours, which is generated" in done.stderr
 
 
+def test_yaml_that_cannot_be_read_is_one_sentence(own: Path) -> None:
+    (own / "own" / "attention" / "broken.yaml").write_text("_target_: ownlab.Gate\n\tgain: 1\n")
+    with pytest.raises(ConfigError, match=r"expected YAML that can be read: .*broken.yaml\", line 2"):
+        config.compose_from("train", ["attention=broken", "--config-dir=own"])
+    done = forked.run("train.py", "-cd", "own", "attention=broken", cwd=own)
+    assert done.returncode == 2 and "broken.yaml" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_jobs_of_a_sweep_have_both(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As words: Slurm may pass no environment."""
     monkeypatch.setenv(VARIABLE, "ownlab,otherlab")

@@ -9,6 +9,7 @@ import albumentations as A
 import albumentations.pytorch
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from isaseg import config
 from isaseg.data.augment import Draws, check_augment, check_mirrors
@@ -217,6 +218,12 @@ def test_all_that_random_offers_comes_from_the_generator() -> None:
     draws = Draws(np.random.default_rng(0))
     assert {draws.randint(0, 3) for _ in range(99)} == {0, 1, 2, 3}
     assert {draws.getrandbits(2) for _ in range(99)} == {0, 1, 2, 3}
+
+
+def test_a_fault_of_several_values_together_is_one_sentence() -> None:
+    crop = OmegaConf.create({"_target_": "albumentations.Crop", "x_min": 10, "x_max": 5})
+    with pytest.raises(ConfigError, match="^crop cannot be built: .*x_max"):
+        config.build(crop, "crop")
 
 
 def test_a_transform_in_the_middle_of_the_list_through_the_command_line(tmp_path: Path) -> None:

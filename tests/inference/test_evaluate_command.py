@@ -35,6 +35,7 @@ def described(kind: str, data: str | None, protocol: str | None, align_corners: 
         (described("isaseg", "camvid", None), {}, ("camvid", "none")),
         (described("mmseg", "cityscapes", "mmseg"), {}, ("cityscapes", "mmseg")),
         (described("mmseg", "cityscapes", "mmseg", True), {}, ("cityscapes", "mmseg_769")),
+        (described("isaseg", "cityscapes", "mmseg", True), {}, ("cityscapes", "mmseg_769")),  # exported
         (described("mmseg", "ade20k", "mmseg", True), {}, ("ade20k", "mmseg")),
         (described("mmseg", None, "mmseg"), {"data": "pascal_voc"}, ("pascal_voc", "mmseg")),
         (described("mmseg", "cityscapes", "mmseg"), {"data": "camvid"}, ("camvid", "none")),
@@ -182,7 +183,8 @@ def test_the_words_of_the_help_are_understood(
 
 
 @pytest.mark.parametrize(
-    ("classes", "expected"), [(["a b", "c,d"], '["a b", "c,d"]'), (["${oc.env:HOME}", "b"], None)]
+    ("classes", "expected"),
+    [(["a b", "c,d", "straße"], '["a b", "c,d", "straße"]'), (["${oc.env:HOME}", "b"], None)],
 )
 def test_the_classes_of_a_users_folder_follow_from_the_checkpoint(
     classes: list[str], expected: str | None

@@ -139,7 +139,7 @@ def test_a_graph_that_differs_is_not_written(tmp_path: Path) -> None:
     model = make(align_corners=False, input_multiple=8, bgr=True)  # the same weights
     target = tmp_path / "a.onnx"
     target.write_bytes(b"an older one")
-    with pytest.raises(ConfigError, match="expected PyTorch's logits within .*nothing is written"):
+    with pytest.raises(ConfigError, match="expected PyTorch's logits within .*no model.onnx is written"):
         export.export_onnx(model, target)
     assert target.read_bytes() == b"an older one"
     assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
@@ -240,9 +240,14 @@ def test_an_output_that_cannot_be_used_is_reported(refused: Callable[..., str]) 
     for key, other in (("checkpoint", "output"), ("output", "checkpoint")):
         assert f"expected a value for {key}, got none" in refused(f"{other}=a")
     save_safetensors(make().segmenter, make().description, Path("net.safetensors"))
+    words = ("checkpoint=net.safetensors", "formats=[safetensors]")
+    Path("shared").mkdir()
+    Path("shared/model.onnx").touch()
+    assert cli.main([*words, "output=shared"]) == 0
+    assert not Path("shared/model.onnx").exists(), "it would be of other weights"
     assert "expected another folder" in refused("checkpoint=net.safetensors", "output=.")
     Path("out").write_bytes(b"")
-    line = refused("checkpoint=net.safetensors", "formats=[safetensors]", "output=out")
+    line = refused(*words, "output=out")
     assert "got 'out': File exists" in line
 
 

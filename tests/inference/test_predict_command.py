@@ -21,7 +21,11 @@ from tests.inference.tiny import files, save_picture
 COMMAND = cli.main
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: not enough")]
+)
 def test_too_little_memory_is_reported_and_the_others_are_done(
+    error: Exception,
     own_network: Path,
     tool: Callable[..., int],
     monkeypatch: pytest.MonkeyPatch,
@@ -32,7 +36,7 @@ def test_too_little_memory_is_reported_and_the_others_are_done(
 
     def small_only(segmenter: Any, image: Tensor, how: Inference) -> Tensor:
         if image.shape[2] > 50:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return predict_labels(segmenter, image, how)
 
     monkeypatch.setattr(predict, "predict_labels", small_only)
@@ -40,6 +44,13 @@ def test_too_little_memory_is_reported_and_the_others_are_done(
     err = capsys.readouterr().err
     assert "'in/large.png' in the memory of the device, got too little; give test.mode" in err
     assert files(Path("out")) == {"labels/small.png"}
+
+
+def test_results_are_not_predicted_from_in_turn(own_network: Path, refused: Callable[..., str]) -> None:
+    save_picture(Path("photos/a.png"), 8, 8)
+    line = refused(f"checkpoint={own_network}", "input=photos", "output=./photos/")
+    assert "expected output to be another folder than input, got 'photos' for both" in line
+    assert files(Path("photos")) == {"a.png"}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,7 @@ def test_an_interrupt_has_its_own_exit_code(
         ("max_pixels=0", "expected max_pixels to be greater than 0, got max_pixels=0"),
         ("whole_pixels=-1", "expected whole_pixels to be greater than or equal to 0"),
         ("device=gpu", "expected device to be auto, cpu, cuda or cuda:NUMBER, got device=gpu"),
+        ("device=cuda:300", "expected device to be auto, cpu, cuda or cuda:NUMBER, got device=cuda:300"),
         ("device=cuda:99", "expected a device that is there, got device=cuda:99 and"),
         ("test.mode=slides", "expected test.mode to be 'auto', 'whole' or 'slide', got"),
         ("test.crop_size=null", "expected test.crop_size to be [height, width]"),

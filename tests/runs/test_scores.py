@@ -17,7 +17,7 @@ from isaseg.runs.run_folder import write_json
 from isaseg.runs.scores import class_table, log_classes, plot_curves, run_metrics
 
 NAN = float("nan")
-CLASSES = ("sky", "road", "lamp")
+CLASSES = ("sky", "road", "lamp [/lit]")  # Rich would read the last as markup
 SCORES = {
     "mIoU": torch.tensor(0.5),
     "mAcc": torch.tensor(0.625),
@@ -36,6 +36,7 @@ def test_the_table_shows_absent_classes_as_absent() -> None:
     lines = console.export_text().splitlines()
     (road,) = [line for line in lines if "road" in line]
     assert road.count("absent") == 3
+    assert any("lamp [/lit]" in line for line in lines)
     (footer,) = [line for line in lines if "│ mean" in line]
     assert re.findall(r"[\d.]+", footer) == ["50.00", "62.50", "37.50"]
     assert any("(aAcc) 87.50 %" in line for line in lines)
@@ -50,8 +51,8 @@ def test_metrics_are_strict_json_with_null_for_nan(tmp_path: Path) -> None:
         "val/mIoU": 0.5,
         "step": 7,
         "seconds_per_step": None,
-        "val/IoU": {"sky": 0.25, "road": None, "lamp": 0.75},
-        "test/IoU": {"sky": 0.25, "road": None, "lamp": 0.75},
+        "val/IoU": {"sky": 0.25, "road": None, "lamp [/lit]": 0.75},
+        "test/IoU": {"sky": 0.25, "road": None, "lamp [/lit]": 0.75},
     }
     assert os.listdir(tmp_path) == ["metrics.json"]
 
@@ -81,7 +82,7 @@ def test_classes_go_to_wandb_and_not_to_metrics_csv(tmp_path: Path, monkeypatch:
     assert sent[0]["val/classes"].data == [
         ["sky", 0.25, 0.5, 0.125],
         ["road", None, None, None],
-        ["lamp", 0.75, 0.75, 0.625],
+        ["lamp [/lit]", 0.75, 0.75, 0.625],
     ]
     assert sent[1]["val/confusion"][0].image.width > 300
     assert not (tmp_path / "metrics.csv").exists()

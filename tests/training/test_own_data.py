@@ -48,6 +48,14 @@ def test_own_data_are_trained_with_resumed_and_scored(words: list[str], names: l
 
 
 @pytest.mark.usefixtures("ownlab")
+def test_a_test_split_without_labels_is_not_scored() -> None:
+    source = "data=shapes data.source._target_=ownlab.Shapes +data.source.fault=unlabelled"
+    words = [*source.split(), *SHORT, "data.num_workers=0", "trainer.max_steps=1", "score_test=true"]
+    scores = train(compose_overrides(*words))
+    assert scores["val/mIoU"] > 0 and "test/mIoU" not in scores
+
+
+@pytest.mark.usefixtures("ownlab")
 @pytest.mark.parametrize(
     ("words", "match"),
     [

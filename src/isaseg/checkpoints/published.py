@@ -86,7 +86,7 @@ def _mmseg(meta: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Published:
     pools = "backbone.layer1.0.downsample.2.weight" in weights  # in its shortcuts: ResNetV1d
     depth = _depth(weights, "ResNetV1c", is_deep and not pools)
     text = _mmseg_text(meta)
-    factor = _search(text, r"down_factor=[\(\[](\d+,\d+)")
+    factor = _search(text, r"down_factor=[\(\[](\d{1,4},\d{1,4})\b")
     corners = _search(text.partition("decode_head=dict(")[2], r"align_corners=(\w+)")
     key = partial(renamed, names=MMSEG_NAMES)
     description = _describe(

@@ -11,12 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from isaseg import config
 from isaseg.console import as_typed
-from isaseg.errors import IsasegError
+from isaseg.errors import IsasegError, is_out_of_memory
 from isaseg.trust import take_trust
 
 
@@ -74,7 +71,7 @@ def run(work: Callable[[], int], interrupted: str, words: Sequence[str] = ()) ->
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return work()
-    except (HydraException, OmegaConfBaseException) as error:
+    except config.UNREADABLE as error:
         return report(config.explain(error, words=words))
     except IsasegError as error:
         return report(error, error.exit_code)
@@ -85,9 +82,7 @@ def run(work: Callable[[], int], interrupted: str, words: Sequence[str] = ()) ->
     except OSError as error:
         return report(_of_file(error))
     except (MemoryError, RuntimeError) as error:
-        from isaseg.training.out_of_memory import is_exhausted  # imports torch
-
-        if not is_exhausted(error):
+        if not is_out_of_memory(error):
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return report(

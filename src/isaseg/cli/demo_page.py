@@ -9,12 +9,11 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from isaseg.analysis.demo import Look, attention_png, examples, look
 from isaseg.checkpoints.loading import Model, load_model
-from isaseg.errors import DataError
+from isaseg.errors import DataError, is_out_of_memory
 from isaseg.inference.label_files import LabelFormat, label_format
 from isaseg.inference.photographs import Picture, pixels_at_most, read_picture
 from isaseg.inference.predict import chosen_device
@@ -96,7 +95,9 @@ def _shown(
     """Return what the page shows of a picture, as its outputs stand; no file, so that another can be dropped."""
     try:
         found = look(segmenter, form, image(), longest)
-    except (DataError, torch.OutOfMemoryError) as error:
+    except (DataError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, DataError) and not is_out_of_memory(error):
+            raise
         return [None, None, _error(error), None, None, None, "", ""]
     panels = [found.labels, found.confidence, found.shown]
     return [None, (found.picture, found.zoom), _said(found), *panels, _legend(found, form), _HINT]
@@ -112,7 +113,9 @@ def _attended(
     pixel = place[1] // zoom, place[0] // zoom
     try:
         drawn = base64.b64encode(attention_png(segmenter, picture, pixel, name)).decode()
-    except (ValueError, torch.OutOfMemoryError) as error:
+    except (ValueError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ValueError) and not is_out_of_memory(error):
+            raise
         return _error(error)
     said = f"What row {pixel[0]}, column {pixel[1]} attends to: the brighter, the more"
     return f'{said}<img src="data:image/png;base64,{drawn}" alt="{said}">'
@@ -183,5 +186,5 @@ def _legend(found: Look, form: LabelFormat) -> str:
 
 
 def _error(error: Exception | str) -> str:
-    text = _NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else str(error)
+    text = _NO_MEMORY if isinstance(error, Exception) and is_out_of_memory(error) else str(error)
     return f'<span class="error">{escape(text)}</span>'

@@ -95,7 +95,7 @@ def _implied(
     if data is None:
         raise ConfigError(f"expected data=NAME, since '{path}' does not say which data set it was trained on")
     protocols = [description.get("protocol", "none")]
-    if model.kind == "mmseg" and description["head"]["align_corners"]:
+    if protocols == ["mmseg"] and description["head"]["align_corners"]:
         protocols.insert(0, "mmseg_769")  # the only ISANets of mmsegmentation that align corners
     folders = (config.conf_dir(), *own)
     is_option = any((folder / "data" / f"{data}.yaml").is_file() for folder in folders)
@@ -111,5 +111,7 @@ def _implied(
     classes = description.get("classes")
     # OmegaConf would interpolate a name with $
     if data == "folder" and not has_data and classes and not any("$" in name for name in classes):
-        implied["data.classes"] = json.dumps(list(classes))
+        implied["data.classes"] = json.dumps(
+            list(classes), ensure_ascii=False
+        )  # the parser of Hydra knows no escapes
     return implied

@@ -2,6 +2,7 @@
 
 # checks.py is imported where it is used: it needs pydantic, and a mistyped key is reported before that
 from isaseg.config.composition import PROFILED as PROFILED
+from isaseg.config.composition import UNREADABLE as UNREADABLE
 from isaseg.config.composition import command_flags as command_flags
 from isaseg.config.composition import compose_from as compose_from
 from isaseg.config.composition import conf_dir as conf_dir

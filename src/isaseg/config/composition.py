@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isaseg.config.values import nodes, suggest
-from isaseg.errors import ConfigError
+from isaseg.errors import ConfigError, one_line
 from isaseg.trust import refuse_trust
 
 # A list's length: the number of classes of a user's own folder follows from their names (conf/data/folder.yaml).
@@ -25,6 +26,7 @@ OmegaConf.register_new_resolver(
 )
 
 _CONFIG_DIR = "--config-dir="  # the option of Hydra's own commands
+UNREADABLE = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what composing raises, see `explain`
 PROFILED = 8  # steps of a run that is profiled
 
 
@@ -106,6 +108,8 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
     """
     if isinstance(error, OverrideParseException):
         return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
+    if isinstance(error, yaml.YAMLError):
+        return f"expected YAML that can be read: {one_line(error)}"
     text = str(error)
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         folder, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -164,7 +168,7 @@ def _all_keys(config_name: str, words: Sequence[str]) -> list[str]:
     try:
         more = _all_keys(config_name, []) if chosen else []
         cfg = _composed(config_name, chosen, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException):
+    except UNREADABLE:
         return more
     keys = [group for group in cfg.hydra.runtime.choices if not group.startswith("hydra/")]
     del cfg.hydra
@@ -197,7 +201,7 @@ def compose_from(config_name: str, words: Sequence[str]) -> DictConfig:
         raise ConfigError(f"expected KEY=VALUE, got {strange[0]!r}; see --help")
     try:
         cfg = _composed(config_name, words)
-    except (HydraException, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         raise ConfigError(explain(error, config_name, words)) from error
     refuse_trust(cfg)
     return cfg

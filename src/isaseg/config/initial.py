@@ -53,7 +53,7 @@ def initialised(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
     path = initial_file(cfg)
     status = path.stat()
     file = _read(path, status.st_size, status.st_mtime_ns)  # torch: a missing file is reported before that
-    if cfg.init_sha256 not in (None, file.sha256):
+    if cfg.init_sha256 is not None and str(cfg.init_sha256).lower() != file.sha256:
         raise ConfigError(
             f"expected init_from='{path}' to have init_sha256={cfg.init_sha256}, got {file.sha256}; give the file that "
             "was meant, or leave init_sha256 out"

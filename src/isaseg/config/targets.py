@@ -121,7 +121,8 @@ def _reason(cause: BaseException) -> str:
     """Return what a constructor said, in one line; of a report by pydantic, as albumentations gives, the first fault."""
     if callable(errors := getattr(cause.__cause__, "errors", None)):
         fault = errors()[0]
-        return f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']}"
+        where = f"{fault['loc'][0]}: " if fault["loc"] else ""  # a fault of several values has no place
+        return f"{where}{fault['msg']}, got {fault['input']}"
     return one_line(cause)
 
 

@@ -19,7 +19,7 @@ from isaseg.data.dataset import SegmentationDataset, Views
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
 from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
-from isaseg.data.source import FileSource, Source, complete
+from isaseg.data.source import FileSource, Loaded, Source, complete
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, IsasegError
 
@@ -111,7 +111,9 @@ class SegmentationDataModule(lightning.LightningDataModule):
     def is_labelled(self, split: str) -> bool:
         """Return whether a split exists and its labels are public."""
         source = self.find(split)
-        return source is not None and (not isinstance(source, FileSource) or source.labelled)
+        if source is None or isinstance(source, FileSource):
+            return source is not None and source.labelled
+        return split != "test" or Loaded(*source.load(0)).mask is not None
 
     def find(self, split: str) -> Source | None:
         """Return a split, None if the data set has no such split.

@@ -18,6 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import NonNegativeInt
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 from torch.distributed import all_gather_object, get_world_size, is_initialized
 
@@ -255,7 +256,8 @@ def _report(cfg: DictConfig, model: Model, modules: Sequence[Evaluation], folder
     console.print(
         f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} %, boundary mIoU {boundary} %, "
         f"mean mIoU of an image {each} % on "
-        f"{metrics['images']} images, {module.images_per_second:.2f} images/s. Everything is in [bold]{folder}[/]"
+        f"{metrics['images']} images, {module.images_per_second:.2f} images/s. "
+        f"Everything is in [bold]{escape(str(folder))}[/]"
         if metrics["mIoU"] is not None
         else "no pixel of the split has a label that counts"
     )
@@ -276,9 +278,10 @@ def _compare(cfg: DictConfig, module: Evaluation, other: Evaluation, folder: Pat
         _draw(module, names[: cfg.worst], folder / kind, other.segmenter)
         shown = [{"id": n, "mIoU": now[n], "against": before[n]} for n in names[: cfg.worst]]
         found[kind] = {"images": len(names), "most": shown}
+    name = escape(str(cfg.against))
     console.print(
-        f"against '{cfg.against}' (mIoU {percent(found['mIoU'])} %): better on {found['better']['images']} images, "
-        f"worse on {found['worse']['images']}; those that changed most are in [bold]{folder}[/]"
+        f"against '{name}' (mIoU {percent(found['mIoU'])} %): better on {found['better']['images']} images, "
+        f"worse on {found['worse']['images']}; those that changed most are in [bold]{escape(str(folder))}[/]"
     )
     return found
 

@@ -82,6 +82,7 @@ def export_checkpoint(cfg: DictConfig) -> None:
     if "safetensors" in cfg.formats:
         model.segmenter.save_pretrained(folder, model_card_kwargs={"run": _run_of(path)})
         names += [WEIGHTS, DESCRIPTION, CARD]
+        (folder / _ONNX).unlink(missing_ok=True)  # one of before is of other weights
     if "onnx" in cfg.formats:
         worst = export_onnx(model, folder / _ONNX)
         log.info("largest relative difference from PyTorch %.1e", worst)
@@ -94,9 +95,10 @@ def export_checkpoint(cfg: DictConfig) -> None:
 
 def _run_of(checkpoint: Path) -> dict[str, Any]:
     """Return what the folder of a run says of the network in one of its checkpoints, as `model_card` takes it."""
+    checkpoint = checkpoint.absolute()
     if checkpoint.parent.name != "checkpoints":
         return {}
-    run = checkpoint.absolute().parents[1]
+    run = checkpoint.parents[1]
     metrics = read_metrics(run) or {}
     is_scored = metrics.get("checkpoint") == checkpoint.stem  # else the scores are those of the other one
     return {"facts": {**read_facts(run), "isaseg": __version__}, "metrics": metrics if is_scored else {}}
@@ -237,7 +239,7 @@ def _difference(answer: Callable[[Tensor], Tensor], segmenter: Segmenter) -> flo
         if not difference <= allowed:
             raise ConfigError(
                 f"expected PyTorch's logits within {allowed:.1e} of their largest, got {difference:.1e} for images of "
-                f"{shape}; nothing is written. Set formats=[safetensors], and please report it"
+                f"{shape}; no {_ONNX} is written. Set formats=[safetensors], and please report it"
             )
         worst = max(worst, difference)
     return worst

@@ -36,6 +36,10 @@ def find_pictures(inputs: Sequence[str], output: Path) -> list[Picture]:
     for word in inputs:
         path = Path(os.path.expanduser(word))
         if word and os.path.isdir(path):
+            if os.path.realpath(path) == os.path.realpath(output):
+                raise DataError(
+                    f"expected output to be another folder than input, got {word!r} for both; give another"
+                )
             inside = sorted(_walk(path, os.path.realpath(output)))
             if not inside:
                 raise DataError(

@@ -19,7 +19,7 @@ from isaseg import config
 from isaseg.checkpoints.loading import load_model
 from isaseg.console import counted
 from isaseg.data.resize import base_size
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import ConfigError, DataError, is_out_of_memory
 from isaseg.files import replace_file
 from isaseg.inference.apply import Inference, check_applies, predict_labels
 from isaseg.inference.label_files import LabelFormat, label_format
@@ -35,7 +35,7 @@ Writer = Callable[[Picture, np.ndarray, np.ndarray, np.ndarray | None], None]
 Output = Literal["labels", "overlays", "probabilities", "entropy"]
 
 DEVICE = Annotated[
-    str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:NUMBER")
+    str, Field(pattern=r"^(auto|cpu|cuda(:(0|[1-9]\d?))?)$", description="auto, cpu, cuda or cuda:NUMBER")
 ]
 _KEYS: dict[str, Any] = {
     "write": Annotated[
@@ -124,7 +124,9 @@ def _label_all(pictures: Sequence[Picture], read: Reader, labeller: Labeller, wr
             try:
                 image = reading.result()
                 labels, entropy = labeller(picture, image)
-            except (DataError, torch.OutOfMemoryError) as error:
+            except (DataError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, DataError) and not is_out_of_memory(error):
+                    raise
                 faults += 1
                 what = error if isinstance(error, DataError) else _out_of_memory(picture)
                 print(f"error: {what}", file=sys.stderr)

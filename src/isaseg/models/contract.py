@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from isaseg.errors import ConfigError, IsasegError
+from isaseg.errors import ConfigError, IsasegError, is_out_of_memory
 from isaseg.models.segmenter import Segmenter
 
 
@@ -126,10 +126,7 @@ def _output(part: nn.Module, key: str, x: Tensor) -> Any:
     try:
         return part(x)
     except Exception as error:
-        exhausted = isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(
-            error
-        )
-        if exhausted or is_ours(part) or isinstance(error, IsasegError):
+        if is_out_of_memory(error) or is_ours(part) or isinstance(error, IsasegError):
             raise
         raise ConfigError(
             f"expected the {key} {type(part).__name__} to take {_shown(x)}, got {type(error).__name__}: {error}; correct "

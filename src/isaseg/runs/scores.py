@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -52,13 +53,13 @@ def class_table(classes: Sequence[str], scores: Mapping[str, Tensor], title: str
         scores: What `SplitScores.compute` returns.
         title: Shown above the table.
     """
-    table = Table(title=title, show_footer=True)
+    table = Table(title=escape(title), show_footer=True)
     table.add_column("class", footer="mean")
     table.add_column("IoU %", footer=percent(scores["mIoU"]), justify="right")
     table.add_column("acc %", footer=percent(scores["mAcc"]), justify="right")
     table.add_column("boundary IoU %", footer=percent(scores["boundary_mIoU"]), justify="right")
     for name, *shares in zip(classes, *(scores[key] for key in _OF_CLASSES), strict=True):
-        table.add_row(name, *map(percent, shares), style="dim" if torch.isnan(shares[0]) else None)
+        table.add_row(escape(name), *map(percent, shares), style="dim" if torch.isnan(shares[0]) else None)
     pixels, images = percent(scores["aAcc"]), percent(scores["image_mIoU"])
     table.caption = f"pixel accuracy (aAcc) {pixels} %\nmean mIoU of an image {images} %"
     return table

@@ -1,14 +1,8 @@
 """What to change if a training step does not fit into memory, computed from its configuration."""
 
-import torch
 from omegaconf import DictConfig
 
 from isaseg import config
-
-
-def is_exhausted(error: BaseException) -> bool:
-    """Return whether the memory of a GPU or of the CPU is exhausted; torch has no class of error for the CPU."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def advice(cfg: DictConfig, world_size: int) -> str:

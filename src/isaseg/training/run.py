@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor
 
 from isaseg import config
@@ -19,7 +20,7 @@ from isaseg.checkpoints.loading import copy_weights
 from isaseg.config.checks import check, prepare_devices
 from isaseg.console import percent, quiet
 from isaseg.data.adopted import Data
-from isaseg.errors import ConfigError, OutOfMemory
+from isaseg.errors import ConfigError, OutOfMemory, is_out_of_memory
 from isaseg.files import write_text
 from isaseg.models.contract import check_one_sample
 from isaseg.models.tensor_files import load_checkpoint
@@ -152,7 +153,7 @@ def _fit(
                 f"expected operations that repeat exactly because trainer.deterministic=true, got: {first}. "
                 "Replace the part that uses it, or set trainer.deterministic=warn, which warns and goes on"
             ) from error
-        if not out_of_memory.is_exhausted(error):
+        if not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise OutOfMemory(
@@ -230,5 +231,5 @@ def _write_results(
     on_test = f", {percent(metrics['test/mIoU'])} % on test" if metrics.get("test/mIoU") is not None else ""
     console.print(
         f"mIoU [bold]{percent(scores['mIoU'])}[/] % on validation{on_test} ({scored} checkpoint, step {step}). "
-        f"Everything is in [bold]{folder}[/]"
+        f"Everything is in [bold]{escape(str(folder))}[/]"
     )

@@ -78,7 +78,7 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
         folder("val", root, ["a", "a"])
     with pytest.raises(ConfigError, match=r"as different names, got sky; write \[sky,ground\]"):
         folder("val", root, "sky")
-    for palette in ([[1, 2, 3]], [[1, 2, 300]] * 3):
+    for palette in ([[1, 2, 3]], [[1, 2, 300]] * 3, [[1, 2], [1, 2, 3], [1, 2, 3]]):
         with pytest.raises(ConfigError, match="one RGB triple of 0 to 255 for each of 3"):
             folder("val", root, CLASSES, palette=palette)
     with pytest.raises(ConfigError, match=r"got \[1\] in data.source.ignore"):

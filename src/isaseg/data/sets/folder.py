@@ -85,7 +85,7 @@ def folder_info(
     if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
         raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
     classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
-    triples = palette is None or np.shape(palette) == (len(classes), 3)
+    triples = palette is None or [len(colour) for colour in palette] == [3] * len(classes)
     if not triples or not all(0 <= value <= 255 for colour in palette or () for value in colour):
         raise ConfigError(
             f"expected one RGB triple of 0 to 255 for each of {len(classes)} classes, got {palette=}"
