@@ -254,10 +254,8 @@ def _report(cfg: DictConfig, model: Model, modules: Sequence[Evaluation], folder
     console.print(class_table(classes, scores, f"{cfg.data.name} {cfg.split}"))
     miou, macc, aacc, boundary, each = (percent(metrics[key]) for key in MEANS)
     console.print(
-        f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} %, boundary mIoU {boundary} %, "
-        f"mean mIoU of an image {each} % on "
-        f"{metrics['images']} images, {module.images_per_second:.2f} images/s. "
-        f"Everything is in [bold]{escape(str(folder))}[/]"
+        f"mIoU [bold]{miou}[/] %, mAcc {macc} %, aAcc {aacc} %, boundary mIoU {boundary} %, image mIoU {each} % on "
+        f"{metrics['images']} images, {module.images_per_second:.2f} images/s. All is in [bold]{escape(str(folder))}[/]"
         if metrics["mIoU"] is not None
         else "no pixel of the split has a label that counts"
     )
@@ -278,10 +276,10 @@ def _compare(cfg: DictConfig, module: Evaluation, other: Evaluation, folder: Pat
         _draw(module, names[: cfg.worst], folder / kind, other.segmenter)
         shown = [{"id": n, "mIoU": now[n], "against": before[n]} for n in names[: cfg.worst]]
         found[kind] = {"images": len(names), "most": shown}
-    name = escape(str(cfg.against))
+    better, worse = (found[kind]["images"] for kind in kinds)
     console.print(
-        f"against '{name}' (mIoU {percent(found['mIoU'])} %): better on {found['better']['images']} images, "
-        f"worse on {found['worse']['images']}; those that changed most are in [bold]{escape(str(folder))}[/]"
+        f"against '{escape(str(cfg.against))}' (mIoU {percent(found['mIoU'])} %): better on {better} images, worse on "
+        f"{worse}; those that changed most are in [bold]{escape(str(folder))}[/]"
     )
     return found
 
