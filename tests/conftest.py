@@ -92,7 +92,7 @@ def _read_once(self: ConfigSource, config_path: str) -> ConfigResult:
     key = self.provider, config_path
     if key not in _files:
         _files[key] = pickle.dumps(_read(self, config_path))  # whose copies take a seventh of deepcopy's time
-    return pickle.loads(_files[key])  # type: ignore[no-any-return]
+    return pickle.loads(_files[key])
 
 
 _Files.load_config = _read_once

@@ -118,7 +118,7 @@ def _made(kind: type, node: str, held: dict[str, Any]) -> Any:
     check_keys(node, held, dict.fromkeys(names, Parameter.empty), "")
     if missing := [name for name in names if name not in held]:
         raise ConfigError(
-            f"expected {node} to have the key {missing[0]}, got none; leave it as it is, or give it a value"
+            f"expected a value for {node}.{missing[0]}, got none; leave out ~{node}.{missing[0]}, or give it a value"
         )
     return kind(**held)
 

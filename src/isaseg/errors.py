@@ -9,7 +9,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the memory of a GPU or of the CPU is exhausted; torch has no class for that of the CPU."""
+    """Return whether the memory of a GPU or of the CPU is exhausted; for the CPU, torch raises RuntimeError."""
     name = type(error).__name__
     return name in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator" in str(error)
 

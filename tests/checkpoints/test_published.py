@@ -330,6 +330,12 @@ def test_other_networks_are_named(names: list[str], match: str) -> None:
         recognise({}, {name: torch.zeros(1) for name in names})
 
 
+def test_a_group_size_of_endless_digits_is_none(shapes: dict[str, Weights]) -> None:
+    text = f"decode_head=dict(down_factor=({'9' * 5000}, 8))"
+    found = recognise({"meta": {"config": text}}, shapes["mmseg"])
+    assert found.description == recognise({}, shapes["mmseg"]).description
+
+
 @pytest.mark.parametrize(
     "change, match",
     [

@@ -1,5 +1,6 @@
 """`init_from`: what a configuration becomes with a file, what a command may change of it, and how runs are named."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -119,6 +120,8 @@ def test_a_run_is_named_by_the_content_of_the_file(
     name = config.run_name(begun(file))
     moved = shutil.copy(file, tmp_path / "moved.safetensors")
     assert config.run_name(begun(moved)) == config.run_name(begun(tmp_path)) == name
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert config.run_name(begun(file, f"init_sha256={content.upper()}")) == name, "as some systems print it"
     assert config.run_name(begun(file, "init_parts=[backbone]")) != name
     saved(tmp_path / "moved.safetensors", seed=1)
     assert config.run_name(begun(moved)) != name

@@ -251,6 +251,15 @@ def test_an_output_that_cannot_be_used_is_reported(refused: Callable[..., str]) 
     assert "got 'out': File exists" in line
 
 
+def test_the_run_of_a_checkpoint_is_found_from_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/facts.json").write_text('{"seed": 3}')
+    monkeypatch.chdir(tmp_path / "run/checkpoints")
+    assert export._run_of(Path("best.ckpt"))["facts"]["seed"] == 3
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_onnx_without_its_packages_is_reported_at_once(
     package: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch

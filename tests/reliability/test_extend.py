@@ -15,6 +15,7 @@ from isaseg import config
 from isaseg.data.sampler import BatchPlan
 from isaseg.errors import CheckpointError, ConfigError
 from isaseg.runs.history import read_history
+from isaseg.runs.run_folder import report_if_complete
 from isaseg.training.optim import reschedule
 from isaseg.training.resume import find_start
 from isaseg.training.schedules import one_cycle
@@ -30,7 +31,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_finished_run_goes_on_by_the_new_schedule_and_after_a_kill_bit_for_bit(tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_by_the_new_schedule_and_after_a_kill_bit_for_bit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     base, whole, cut = (tmp_path / name for name in ("base", "whole", "cut"))
     assert train_in_processes([*WORDS, "trainer.max_steps=4"], base) == [0], said(base)
     before = files(base)
@@ -56,6 +59,8 @@ def test_a_finished_run_goes_on_by_the_new_schedule_and_after_a_kill_bit_for_bit
     for folder in (whole, cut):
         facts = json.loads((folder / "facts.json").read_text())
         assert facts["extends"] == {"run": "base", "step": 4, "max_steps": 4}
+    assert report_if_complete(compose_overrides(*MORE, f"run_dir={whole}"))
+    assert "it extends base: up to step 4, its learning rates" in caplog.text
 
 
 def test_the_longest_of_those_that_are_the_same_or_one_sentence(tmp_path: Path) -> None:

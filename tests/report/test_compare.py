@@ -249,6 +249,17 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     assert len(drawn.x) == 300 and drawn.x == drawn.y and drawn.x[0] == 0 and drawn.x[-1] == 1000
 
 
+def test_a_menu_changes_points_to_lines_too() -> None:
+    point, line = (charts.Line(0, "dense", True, steps, steps) for steps in ([1], [1, 2]))
+    both = [charts.Chart("step", name, True, [one]) for name, one in (("val/mIoU %", point), ("loss", line))]
+    menu, _ = interactive.interactive(both).layout.updatemenus
+    assert [button.args[0]["mode"] for button in menu.buttons] == [["markers"], ["lines"]]
+
+
+def test_a_title_with_a_bar_is_one_cell() -> None:
+    assert table.markdown_table(["row", "a|b"], [["c|d", "1"]]).count(r"\|") == 2
+
+
 def test_a_curve_of_one_validation_is_a_point(tmp_path: Path) -> None:
     write_run(tmp_path / "run", curve={100: 0.9})
     comparison = compared(tmp_path)

@@ -301,14 +301,14 @@ def test_a_job_that_cannot_run_here_is_told_before_any_starts(
 @pytest.mark.parametrize("slots", [0, -1, "auto"])
 def test_slots_that_cannot_be_are_told_before_anything_is_drawn(slots: Any) -> None:
     with pytest.raises(ConfigError, match="hydra.launcher.slots to be"):
-        LocalLauncher(slots).setup(hydra_context=None, task_function=None, config=None)  # type: ignore[arg-type]
+        LocalLauncher(slots).setup(hydra_context=None, task_function=None, config=None)
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"gres": "gpu:1"}, "no configuration key 'hydra.launcher.gres'"),
-        ({"partition": "gpu"}, "hydra.launcher to have the key account, got none"),
+        ({"partition": "gpu"}, "expected a value for hydra.launcher.account, got none"),
     ],
 )
 def test_an_unknown_or_a_missing_key_of_a_launcher_is_one_sentence(

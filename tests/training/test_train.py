@@ -88,7 +88,10 @@ def test_a_folder_with_another_run_gives_neither_its_score_nor_its_weights(
     with pytest.raises(CheckpointError, match=r"expected the configuration with which '.*\.ckpt'"):
         train(compose(*common, "attention=none"))
     assert train(compose(*common, "score_test=true"))["test/mIoU"] >= 0, "the split that was left out"
+    (tmp_path / "pictures").mkdir(exist_ok=True)
+    (tmp_path / "pictures" / "00_of_the_first.png").touch()
     other = train(compose(*common, "attention=none", "resume=never", "trainer.max_steps=2"))
+    assert not list((tmp_path / "pictures").iterdir())
     assert other["step"] == 2
     assert not (tmp_path / "wandb_id.txt").exists()
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

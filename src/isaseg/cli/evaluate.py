@@ -109,9 +109,7 @@ def _implied(
     known = (p for p in protocols if any((f / "recipe" / f"{data}_{p}.yaml").is_file() for f in folders))
     implied = {"data": data, "protocol": next(known, "none")}
     classes = description.get("classes")
-    # OmegaConf would interpolate a name with $
+    # OmegaConf would interpolate a name with $, and Hydra reads no escapes of letters
     if data == "folder" and not has_data and classes and not any("$" in name for name in classes):
-        implied["data.classes"] = json.dumps(
-            list(classes), ensure_ascii=False
-        )  # the parser of Hydra knows no escapes
+        implied["data.classes"] = json.dumps(list(classes), ensure_ascii=False)
     return implied

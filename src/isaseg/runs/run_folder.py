@@ -80,7 +80,7 @@ def report_if_complete(cfg: DictConfig) -> dict[str, Any] | None:
     score, step = percent(found.metrics["val/mIoU"]), found.metrics["step"]
     log.info("%s is complete (mIoU %s %% at step %s); resume=never trains it again", folder, score, step)
     if extends := read_facts(folder).get("extends"):
-        message = "it extends %s from step %s, whose learning rates were those of a shorter run"
+        message = "it extends %s: up to step %s, its learning rates were those of that shorter run"
         log.warning(message, extends["run"], extends["step"])
     if found.stale.changed:
         log.warning(

@@ -77,7 +77,11 @@ def plan_sweep(
 
 
 def check_one_sweep(override: Override) -> None:
-    """Check that an override does not sweep over files of conf/sweep, whose values only the sweeper reads, and of one."""
+    """Check that an override does not name several files of conf/sweep, of which Hydra would read none.
+
+    Raises:
+        ConfigError: If it does.
+    """
     if override.get_key_element() == "sweep" and override.is_sweep_override():
         raise ConfigError(
             f"expected one file of conf/sweep, got {override.input_line}; run one after the other"
