@@ -13,8 +13,10 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from isaseg import config
 from isaseg.cli import data as commands
 from tests import fakes, forked
+from tests.conftest import compose_overrides
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "src" / "data.py"
@@ -194,7 +196,10 @@ def test_a_split_that_is_incomplete_does_not_hide_the_others(
 
 
 def test_the_cache_is_made_where_training_looks_for_it(
-    tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tool: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = fakes.make_fake_camvid(tmp_path / "data")
     arguments = ("cache", "data=camvid", f"data.root={data}", "workers=2")
@@ -222,6 +227,13 @@ def test_the_cache_is_made_where_training_looks_for_it(
     elsewhere = tmp_path / "a quick disk"
     assert tool("cache", "data=camvid", f"data.root={data}", "splits=[val]", f"data.cache='{elsewhere}'") == 0
     assert {name.split("/")[0] for name in files(elsewhere)} == {"val"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    capsys.readouterr()
+    words = [f"data.root={data}", "data.cache='~/a quick disk'"]
+    assert tool("cache", "data=camvid", "splits=[val]", *words) == 0
+    assert "0 files written now" in capsys.readouterr().out
+    datamodule = config.build(compose_overrides("data=camvid", *words).data, "data")
+    assert datamodule.source("val").cache == elsewhere
 
 
 @pytest.mark.parametrize("command", ["check", "cache"])

@@ -144,6 +144,16 @@ def test_data_sets_of_lightning_are_a_module_whose_classes_may_be_a_number() -> 
     assert not adopted(module).is_labelled("test")
 
 
+def test_a_test_split_without_masks_has_no_labels() -> None:
+    class Tested(Mine):
+        def test_dataloader(self) -> Any:
+            return self.val_dataloader()
+
+    bare = [{key: value for key, value in sample(index).items() if key != "mask"} for index in range(3)]
+    assert adopted(Tested(bare)).is_labelled("val") and not adopted(Tested(bare)).is_labelled("test")
+    assert adopted(Tested([sample(0)])).is_labelled("test")
+
+
 def test_looking_at_the_first_batch_draws_no_random_number() -> None:
     class Drawing(Mine):
         def setup(self, stage: str) -> None:
@@ -187,7 +197,7 @@ def test_a_batch_that_cannot_be_used_is_shown(batch: Any, match: str) -> None:
     [
         ({"module": 5}, "a LightningDataModule, got int"),
         ({"module": LightningDataModule()}, "to have train_dataloader, got LightningDataModule"),
-        ({"palette": [[0, 0, 0]]}, "data.palette as one RGB triple for each of 3 classes"),
+        ({"palette": [[0, 0, 0]]}, "data.palette as one RGB triple of 0 to 255 for each of 3 classes"),
     ],
 )
 def test_what_is_no_module_is_refused(changes: dict[str, Any], match: str) -> None:

@@ -126,6 +126,7 @@ def test_an_interrupt_has_its_own_exit_code(
         ("a.png", "expected KEY=VALUE, got 'a.png'; see --help"),
         ("--fast", "expected KEY=VALUE, got '--fast'"),
         ("output=a=b", "expected KEY=VALUE, got 'output=a=b'; quotes may be missing, see --help"),
+        ("output=~/a", "expected KEY=VALUE, got 'output=~/a'; write $HOME for ~, see --help"),
         ("checkpoint=", "expected a value for checkpoint, got none"),
         ("output=", "expected a value for output, got none"),
         ("", "got none; give input=FOLDER_OR_FILES, or files"),

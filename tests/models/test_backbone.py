@@ -360,11 +360,13 @@ def test_an_unknown_model_is_answered_with_near_names(name: str, near: str) -> N
         make(name)
 
 
-def test_d11_weights_are_those_that_were_meant(tmp_path: Path) -> None:
+def test_d11_weights_are_those_that_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     make(weights=str(path), weights_sha256=right.upper())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(weights="~/weights.safetensors", weights_sha256=right)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

@@ -123,7 +123,7 @@ def _cache(cfg: DictConfig) -> int:
 
     sources, faults = _find(cfg)
     errors = [fault.text for fault in faults]
-    folder = Path(cfg.data.cache or Path(cfg.output_dir, "cache", config.data_dir(cfg).name))
+    folder = Path(cfg.data.cache or Path(cfg.output_dir, "cache", config.data_dir(cfg).name)).expanduser()
     for source in sources:
         source.cache = folder
         report = build_cache(source, cfg.workers, cfg.verify)

@@ -107,7 +107,8 @@ def explain(error: Exception, config_name: str = "train", words: Sequence[str] =
         words: Of the command line, which may choose options with other keys.
     """
     if isinstance(error, OverrideParseException):
-        return f"expected KEY=VALUE, got {error.override!r}; quotes may be missing, see --help"
+        advice = "write $HOME for ~" if "=~" in str(error.override) else "quotes may be missing"
+        return f"expected KEY=VALUE, got {error.override!r}; {advice}, see --help"
     if isinstance(error, yaml.YAMLError):
         return f"expected YAML that can be read: {one_line(error)}"
     text = str(error)

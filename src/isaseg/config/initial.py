@@ -93,7 +93,7 @@ def initial_file(cfg: DictConfig) -> Path:
         ConfigError: If there is none, or several.
         CheckpointError: If the hub does not give it.
     """
-    path = Path(str(cfg.init_from))
+    path = Path(str(cfg.init_from)).expanduser()
     if not path.exists() and path.suffix not in SUFFIXES and len(path.parts) > 1:
         from isaseg.models.hub import located  # torch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler, SequentialSampler
 
 from isaseg.data.dataset import Views
-from isaseg.data.info import default_palette
+from isaseg.data.info import as_palette, default_palette
 from isaseg.data.loader import Batch
 from isaseg.data.module import SegmentationDataModule, place_of
 from isaseg.errors import ConfigError, DataError
@@ -83,15 +83,13 @@ class AdoptedData(lightning.LightningDataModule):
                 raise ConfigError(
                     f"expected data.module to have {split}_dataloader, got {type(module).__name__}"
                 )
-        if palette is not None and np.shape(palette) != (num_classes, 3):
-            raise ConfigError(
-                f"expected data.palette as one RGB triple for each of {num_classes} classes, got {palette}"
-            )
         self.module, self.num_classes, self.ignore_index = module, num_classes, ignore_index
         self.name, self.crop_size = name, tuple(crop_size)
-        self.names, self.colours = classes, palette
+        self.names = classes
+        self.colours = None if palette is None else as_palette(palette, num_classes, "data.palette")
         self.prepare_data_per_node = module.prepare_data_per_node
         self._ready: set[str] = set()
+        self._test_labelled: bool | None = None  # not looked at yet
 
     # ------------------------------------------------------------ as Lightning calls it
 
@@ -153,8 +151,15 @@ class AdoptedData(lightning.LightningDataModule):
         return self.source("val").classes
 
     def is_labelled(self, split: str) -> bool:
-        """Return whether the module has a loader of a split for evaluation."""
-        return split in ("val", "test") and _has(self.module, split)
+        """Return whether the module has a loader of a split for evaluation; that of test has to give masks."""
+        if split not in ("val", "test") or not _has(self.module, split):
+            return False
+        if split == "test" and self._test_labelled is None:
+            with isolate_rng(include_cuda=False):
+                self._set_up(split)
+                first = next(iter(self.module.test_dataloader()), None)
+            self._test_labelled = not isinstance(first, dict) or first.get("mask") is not None
+        return split == "val" or bool(self._test_labelled)
 
     def source(self, split: str) -> LabelInfo:
         """Return what is known about the labels of a split.
@@ -162,7 +167,7 @@ class AdoptedData(lightning.LightningDataModule):
         Raises:
             ConfigError: If the split is not one for evaluation, or the names are not those of K classes.
         """
-        if not self.is_labelled(split):
+        if split not in ("val", "test") or not _has(self.module, split):
             raise ConfigError(f"expected split=val, or test if data.module has test_dataloader, got {split=}")
         known = getattr(self.module, "classes", None)
         is_named = isinstance(known, list | tuple) and all(isinstance(name, str) for name in known)
@@ -172,7 +177,7 @@ class AdoptedData(lightning.LightningDataModule):
                 f"expected data.num_classes={len(names)}, the number of class names, got {self.num_classes}"
             )
         classes = tuple(str(name) for name in names)
-        palette = default_palette(classes) if self.colours is None else np.array(self.colours, np.uint8)
+        palette = default_palette(classes) if self.colours is None else self.colours
         return LabelInfo(classes, palette, self.ignore_index)
 
     def check(self) -> None:

@@ -37,14 +37,12 @@ def check_files(source: FileSource, strict_size: bool = False) -> None:
 
 
 def check_first(source: Source, split: str) -> None:
-    """Check the first sample of a source, and its colours.
+    """Check the first sample of a source.
 
     Raises:
         DataError: If it is not what `Source` describes.
     """
     where, count = f"from data.source for the split {split}", len(source.classes)
-    if np.shape(source.palette) != (count, 3):
-        raise DataError(f"expected a palette uint8 ({count}, 3) {where}, got {shown(source.palette)}")
     if len(source) == 0:
         raise DataError(
             f"expected at least one sample {where}, got none; return None if there is no such split"

@@ -8,8 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
+
+from isaseg.errors import ConfigError
 
 # Names by which people call what belongs to no class, LabelMe's among them
 _BACKGROUND = ("background", "_background_", "bg", "unlabelled", "unlabeled")
@@ -96,3 +99,24 @@ def default_palette(classes: Sequence[str]) -> np.ndarray:
     palette = np.array([[round(255 * c) for c in colorsys.hsv_to_rgb(*colour)] for colour in hsv], np.uint8)
     palette[backgrounds(classes)] = 0
     return palette
+
+
+def as_palette(colours: Any, num_classes: int, key: str) -> np.ndarray:
+    """Return colours, in any form, as uint8 (K, 3).
+
+    Raises:
+        ConfigError: If they are not K triples of integers from 0 to 255; the message begins with `key`.
+    """
+    try:
+        palette = np.asarray(colours)
+    except ValueError:  # rows of different lengths
+        palette = np.empty(0)
+    if palette.shape != (num_classes, 3) or palette.dtype.kind not in "iu" or not _in_byte(palette):
+        raise ConfigError(
+            f"expected {key} as one RGB triple of 0 to 255 for each of {num_classes} classes, got {colours}"
+        )
+    return palette.astype(np.uint8)
+
+
+def _in_byte(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 255)).all())

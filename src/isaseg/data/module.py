@@ -92,7 +92,7 @@ class SegmentationDataModule(lightning.LightningDataModule):
         self.seed, self.transform = seed, transform
         self.max_steps, self.accumulate = max_steps, accumulate
         self.name, self.val_length, self.val_resize = name, val_length, val_resize
-        self.cache, self.timeout = None if cache is None else Path(cache), timeout
+        self.cache, self.timeout = None if cache is None else Path(cache).expanduser(), timeout
         self.strict_size = strict_size
         self._sources: dict[str, Source | None] = {}
         self._check_batch(1)
@@ -143,16 +143,6 @@ class SegmentationDataModule(lightning.LightningDataModule):
                 ) from error
             if source is not None:
                 complete(source, split, self.num_classes, self.ignore_index)
-            if source is not None and len(source.classes) != self.num_classes:
-                raise ConfigError(
-                    f"expected data.num_classes={len(source.classes)}, the number of class names, "
-                    f"got data.num_classes={self.num_classes}"
-                )
-            if source is not None and source.ignore_index != self.ignore_index:
-                raise ConfigError(
-                    f"expected data.ignore_index={source.ignore_index}, got data.ignore_index={self.ignore_index}"
-                )
-            if source is not None:
                 check_mirrors(self.transform.augment, source.flip_pairs)
             if isinstance(source, FileSource) and self.cache is not None and self.cache.is_dir():
                 source.cache = self.cache

@@ -16,9 +16,9 @@ from isaseg.console import as_typed
 from isaseg.data.cache import LazyArray, cached_picture, file_state
 from isaseg.data.decode import DecodeError, NoIndicesError, read_image, read_labels
 from isaseg.data.index import Pair
-from isaseg.data.info import DatasetInfo, default_palette
+from isaseg.data.info import DatasetInfo, as_palette, default_palette
 from isaseg.data.upright import orientation, turns, upright
-from isaseg.errors import ConfigError, DataError
+from isaseg.errors import ConfigError, DataError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -61,25 +61,47 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
     """Set what a source does not define: names, colours, ignored label, no groups, no pairs.
 
     Raises:
-        ConfigError: If it has no length or loads nothing.
+        ConfigError: If it loads nothing, lets nothing be set, or does not agree with the configuration.
     """
     if not (hasattr(source, "load") and hasattr(source, "__len__")):
         raise ConfigError(
             f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
             f"split {split}; see docs/your-own-module.md"
         )
-    numbers = tuple(str(number) for number in range(num_classes))
-    defaults = {
-        "classes": numbers,
-        "palette": default_palette(getattr(source, "classes", numbers)),
-        "ignore_index": ignore_index,
-        "groups": None,
-        "flip_pairs": (),
-        "name": partial(_numbered, split),
+    classes = tuple(str(name) for name in getattr(source, "classes", range(num_classes)))
+    palette = getattr(source, "palette", default_palette(classes))
+    found = {
+        "classes": classes,
+        "ignore_index": getattr(source, "ignore_index", ignore_index),
+        "groups": getattr(source, "groups", None),
+        "flip_pairs": getattr(source, "flip_pairs", ()),
+        "name": getattr(source, "name", partial(_numbered, split)),
     }
-    for name, value in defaults.items():
-        if not hasattr(source, name):
-            setattr(source, name, value)
+    if len(classes) != num_classes:
+        raise ConfigError(
+            f"expected data.num_classes={len(classes)}, the number of class names, got data.num_classes={num_classes}"
+        )
+    if found["ignore_index"] != ignore_index:
+        raise ConfigError(
+            f"expected data.ignore_index={found['ignore_index']}, got data.ignore_index={ignore_index}"
+        )
+    found["palette"] = as_palette(palette, num_classes, "the palette of data.source")
+    for name, value in found.items():
+        _set(source, name, value)
+
+
+def _set(source: Any, name: str, value: Any) -> None:
+    """Set an attribute, unless the source has it so already: it may be a property."""
+    old = getattr(source, name, None)
+    if hasattr(source, name) and type(old) is type(value) and np.array_equal(old, value):
+        return
+    try:
+        setattr(source, name, value)
+    except AttributeError as error:
+        raise ConfigError(
+            f"expected data.source to return an object that has {name}, or lets it be set, got {type(source).__name__}: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def _numbered(split: str, index: int) -> str:

@@ -54,7 +54,7 @@ def create(
     Raises:
         ConfigError: If timm has no such model, an argument does not fit it, or the weights cannot be loaded.
     """
-    tensors = None if weights is None else _tensors(name, Path(weights), weights_sha256)
+    tensors = None if weights is None else _tensors(name, Path(weights).expanduser(), weights_sha256)
     if tensors is not None:
         if _is_csail(tensors):
             if not is_bgr:

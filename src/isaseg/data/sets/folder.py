@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from isaseg.data.index import JPEG, SplitFiles
-from isaseg.data.info import DatasetInfo, Remedies, default_palette
+from isaseg.data.info import DatasetInfo, Remedies, as_palette, default_palette
 from isaseg.data.source import FileSource
 from isaseg.errors import ConfigError, DataError
 
@@ -85,15 +83,14 @@ def folder_info(
     if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
         raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
     classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
-    triples = palette is None or [len(colour) for colour in palette] == [3] * len(classes)
-    if not triples or not all(0 <= value <= 255 for colour in palette or () for value in colour):
-        raise ConfigError(
-            f"expected one RGB triple of 0 to 255 for each of {len(classes)} classes, got {palette=}"
-        )
     clash = sorted(set(ignore) & set(range(len(classes))))
     if clash:
         raise ConfigError(f"expected ignored labels outside the classes, got {clash} in data.source.ignore")
-    colours = default_palette(classes) if palette is None else np.array(palette, np.uint8)
+    colours = (
+        default_palette(classes)
+        if palette is None
+        else as_palette(palette, len(classes), "data.source.palette")
+    )
     ids = {**{i: i for i in range(len(classes))}, **dict.fromkeys(ignore, ignore_index)}
     return DatasetInfo(
         "own images", tuple(classes), colours, ids, ignore_index, layout=LAYOUT, remedies=_REMEDIES
