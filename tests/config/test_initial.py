@@ -223,6 +223,7 @@ def test_the_command_refuses_before_anything_is_made(
             ["init_parts=null", "head.dropout=0"],
             "expected init_parts to be a list of backbone, attention",
         ),
+        ("'~/nowhere.ckpt'", [], f"got '{Path.home()}/nowhere.ckpt', which does not exist"),
         ("nowhere.ckpt", [], "expected a file as init_from, got 'nowhere.ckpt', which does not exist"),
     ):
         assert attempted(f"init_from={path}", *words, "output_dir=out") == 2

@@ -123,6 +123,8 @@ def test_another_network_is_scored_too_and_what_changed_most_is_drawn(
         assert (most["id"], most["mIoU"] - most["against"]) == (name, pytest.approx(gain))
         assert found["against"][kind]["images"] == sum((g > 0) == (gain > 0) for g, _ in gains if g)
         assert len(list((tmp_path / "out" / "changed" / kind).iterdir())) == 1
+    evaluate_model(compose_from(*words, f"output={tmp_path}/out"), load_model(network))
+    assert not list(tmp_path.glob("out/changed/*/*")), "of another network, which is compared no more"
 
 
 def test_what_is_drawn_of_the_worst_is_what_was_scored(
@@ -316,6 +318,7 @@ def test_folders_are_distinguished_by_what_was_done(
         ["data.val_length=2"],
         ["split=train"],
         ["trainer.precision=bf16-mixed"],
+        ["data.root=elsewhere"],
     )
     paths = [str(evaluation._folder(compose_from(*own, *words))) for words in changes]
     assert len(set(paths)) == len(changes)
