@@ -119,17 +119,17 @@ def _trusting(work: Callable[[list[str]], int], words: Sequence[str], rest: Sequ
 
 
 def _one_word(words: Sequence[str]) -> list[str]:
-    """Return the words with `--config-dir DIR` as `--config-dir=DIR`, and GROUP=null as what Hydra takes for none."""
+    """Return the words with `--config-dir DIR` as `--config-dir=DIR`, and options as Hydra takes them, see `_option`."""
     text = re.sub(r"(^|\0)(?:--config-dir|-cd)\0", r"\1--config-dir=", "\0".join(words))
-    return [
-        word.replace("=null", "=[]") if word.endswith("=null") and _is_group(word[:-5]) else word
-        for word in text.split("\0")
-        if text
-    ]
+    return [re.sub(r"^([a-z_/]+)=([\w.]+)$", _option, word) for word in text.split("\0") if text]
 
 
-def _is_group(name: str) -> bool:
-    return (config.conf_dir() / name).is_dir()
+def _option(word: re.Match[str]) -> str:
+    """Return GROUP=null as what Hydra takes for none, and a number as the name of an option, which no number is."""
+    group, value = word.groups()
+    if not (config.conf_dir() / group).is_dir() or not re.fullmatch(r"null|true|false|[\d.]+", value):
+        return word[0]
+    return f"{group}=[]" if value == "null" else f"{group}='{value}'"
 
 
 def _of_file(error: OSError) -> str:
