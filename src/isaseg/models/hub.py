@@ -1,6 +1,7 @@
 """Networks to share: their folder, here or on the Hugging Face hub, and the model card in it."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -170,9 +171,14 @@ def _training(description: Mapping[str, Any], facts: Mapping[str, Any], metrics:
     return table + (f"Unknown: {', '.join(unknown)}.\n" if unknown else "")
 
 
-def _public(command: str | None) -> str | None:
+def _public(command: str | None) -> str:
     """Return a command without the folders that it names on the machine of the training."""
-    return command and re.sub(r"(?<=[=,\[\"'])(?:/|~|[A-Za-z]:\\)[^\s,\]\"']*", "...", command)
+    try:
+        words = shlex.split(command or "")
+    except ValueError:  # no command of a shell, so not from this project
+        words = []
+    place = r"(?<=[=,\[\"':])(\s*)(?:/(?!/)|~|\.\.[/\\]|[A-Za-z]:\\)[^,\]}\"']*"
+    return shlex.join(re.sub(place, r"\1...", word) for word in words)
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:

@@ -81,7 +81,9 @@ def test_names_colours_and_ignored_labels_must_agree(tmp_path: Path) -> None:
     for palette in ([[1, 2, 3]], [[1, 2, 300]] * 3, [[1, 2], [1, 2, 3], [1, 2, 3]]):
         with pytest.raises(ConfigError, match="one RGB triple of 0 to 255 for each of 3"):
             folder("val", root, CLASSES, palette=palette)
-    with pytest.raises(ConfigError, match=r"from 3, the .* to 65535 in data.source.ignore, got \[-1, 1, 70000\]"):
+    with pytest.raises(
+        ConfigError, match=r"from 3, the .* to 65535 in data.source.ignore, got \[-1, 1, 70000\]"
+    ):
         folder("val", root, CLASSES, ignore=[255, 70000, 1, -1])
 
 

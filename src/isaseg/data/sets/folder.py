@@ -86,7 +86,8 @@ def folder_info(
     strange = sorted(set(ignore) - set(range(len(classes), 2**16)))
     if strange:
         raise ConfigError(
-            f"expected labels from {len(classes)}, the first that is no class, to 65535 in data.source.ignore, got {strange}"
+            f"expected labels from {len(classes)}, the first that is no class, to 65535 in data.source.ignore, got "
+            f"{strange}"
         )
     colours = (
         default_palette(classes)
