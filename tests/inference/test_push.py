@@ -20,7 +20,7 @@ FACTS: dict[str, Any] = {
     "seed": 3,
     "git_commit": "0123abcd",
     "torch": "9.9",
-    "command": "isaseg train 'data.root=/home/me/a secret' 'data.dirs=[../a, /c d,c]' '+a={b: /e}' init_from=me/net seed=3",
+    "command": "isaseg train 'data.root=/home/a secret' 'data.dirs=[../a, /c d,c]' '+a={b: /e}' init_from=me/net seed=3",
     "files": {"train": {"count": 367, "bytes": 1}, "val": {"count": 101}, "backbone.weights": {"count": 1}},
 }
 METRICS: dict[str, Any] = {
