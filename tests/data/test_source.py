@@ -35,7 +35,7 @@ class Whole(Frozen):
 
     palette: Any = field(default_factory=lambda: default_palette(("a", "b")))
     ignore_index: int = 255
-    groups: None = None
+    groups: tuple[tuple[int, ...], ...] = ((0,), (0, 1))
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def name(self, index: int) -> str:

@@ -92,8 +92,9 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
 
 def _set(source: Any, name: str, value: Any) -> None:
     """Set an attribute, unless the source has it so already: it may be a property."""
-    old = getattr(source, name, None)
-    if hasattr(source, name) and type(old) is type(value) and np.array_equal(old, value):
+    old: Any = getattr(source, name, None)
+    is_same = old is value or (type(old) is type(value) and np.array_equal(old, value))
+    if is_same and hasattr(source, name):
         return
     try:
         setattr(source, name, value)
