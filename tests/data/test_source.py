@@ -33,6 +33,7 @@ class Frozen(Bare):
 class Whole(Frozen):
     """A source that needs nothing set."""
 
+    classes: Any = field(default_factory=lambda: ["a", "b"])
     palette: Any = field(default_factory=lambda: default_palette(("a", "b")))
     ignore_index: int = 255
     groups: tuple[tuple[int, ...], ...] = ((0,), (0, 1))

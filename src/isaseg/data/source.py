@@ -68,11 +68,12 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
             f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
             f"split {split}; see docs/your-own-module.md"
         )
-    classes = tuple(str(name) for name in getattr(source, "classes", range(num_classes)))
+    names: Any = getattr(source, "classes", range(num_classes))
+    classes: Sequence[str] = names if all(isinstance(name, str) for name in names) else tuple(map(str, names))
     palette = getattr(source, "palette", default_palette(classes))
     found = {
         "classes": classes,
-        "ignore_index": getattr(source, "ignore_index", ignore_index),
+        "ignore_index": (ignored := getattr(source, "ignore_index", ignore_index)),
         "groups": getattr(source, "groups", None),
         "flip_pairs": getattr(source, "flip_pairs", ()),
         "name": getattr(source, "name", partial(_numbered, split)),
@@ -81,10 +82,8 @@ def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> No
         raise ConfigError(
             f"expected data.num_classes={len(classes)}, the number of class names, got data.num_classes={num_classes}"
         )
-    if found["ignore_index"] != ignore_index:
-        raise ConfigError(
-            f"expected data.ignore_index={found['ignore_index']}, got data.ignore_index={ignore_index}"
-        )
+    if ignored != ignore_index:
+        raise ConfigError(f"expected data.ignore_index={ignored}, got data.ignore_index={ignore_index}")
     found["palette"] = as_palette(palette, num_classes, "the palette of data.source")
     for name, value in found.items():
         _set(source, name, value)
