@@ -23,6 +23,7 @@ SMALL = ["head.channels=8", "head.aux_channels=null", "data.num_workers=0", "tra
 MISTAKES = [
     (["attention=null"], "expected a value for attention, got none"),
     (["data=3"], "no option '3' in the group data; options: ade20k, "),
+    (["data=-1e5"], "no option '-1e5' in the group data; options: ade20k, "),
     (["logger=false"], "no option 'false' in the group logger; options: "),
     (["+trainer.fast_dev_run=true"], "no trainer.fast_dev_run, got one; trainer.max_steps=2 "),
     (["trainer=gpu"], "a GPU for trainer.accelerator=gpu, .* got none .*; set trainer=default, which"),

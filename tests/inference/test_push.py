@@ -20,7 +20,8 @@ FACTS: dict[str, Any] = {
     "seed": 3,
     "git_commit": "0123abcd",
     "torch": "9.9",
-    "command": "isaseg train 'data.root=/home/a secret' 'data.dirs=[../a, /c d,c]' '+a={b: /e}' init_from=me/net seed=3",
+    "command": "isaseg train 'data.root=/home/a secret' 'data.dirs=[../a, /c d,c]' '+a={b: /e}' init_from=me/net "
+    """'x="/f, g"' y=./../h z=file:///i at=https://j seed=3""",
     "files": {"train": {"count": 367, "bytes": 1}, "val": {"count": 101}, "backbone.weights": {"count": 1}},
 }
 METRICS: dict[str, Any] = {
@@ -61,7 +62,8 @@ def test_an_exported_folder_is_the_network_with_the_scores_of_its_run(
         "| images | `train 367, val 101` |",
         "| steps | `40` |",
         "| seed | `3` |",
-        "| command | `isaseg train data.root=... 'data.dirs=[..., ...,c]' '+a={b: ...}' init_from=me/net seed=3` |",
+        "| command | `isaseg train data.root=... 'data.dirs=[..., ...,c]' '+a={b: ...}' init_from=me/net "
+        """'x="..."' y=... z=... at=https://j seed=3` |""",
         "| commit of isaseg | `0123abcd` |",
         "Unknown: protocol, started.",
         "of the checkpoint `best`, which the validation split chose, at step 40:",

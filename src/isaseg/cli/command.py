@@ -16,6 +16,9 @@ from isaseg.console import as_typed
 from isaseg.errors import IsasegError, is_out_of_memory
 from isaseg.trust import take_trust
 
+# what Hydra reads as another type than text
+_NO_TEXT = re.compile(r"null|true|false|inf|nan|[-+]?[\d._]+(e[-+]?\d+)?", re.IGNORECASE)
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which ends a command as Ctrl-C does: its temporary files and its processes go with it."""
@@ -121,15 +124,15 @@ def _trusting(work: Callable[[list[str]], int], words: Sequence[str], rest: Sequ
 def _one_word(words: Sequence[str]) -> list[str]:
     """Return the words with `--config-dir DIR` as `--config-dir=DIR`, and options as Hydra takes them, see `_option`."""
     text = re.sub(r"(^|\0)(?:--config-dir|-cd)\0", r"\1--config-dir=", "\0".join(words))
-    return [re.sub(r"^([a-z_/]+)=([\w.]+)$", _option, word) for word in text.split("\0") if text]
+    return [re.sub(r"^([+]{0,2}[a-z_/]+)=([\w.+-]+)$", _option, word) for word in text.split("\0") if text]
 
 
 def _option(word: re.Match[str]) -> str:
     """Return GROUP=null as what Hydra takes for none, and a number as the name of an option, which no number is."""
     group, value = word.groups()
-    if not (config.conf_dir() / group).is_dir() or not re.fullmatch(r"null|true|false|[\d.]+", value):
+    if not (config.conf_dir() / group.lstrip("+")).is_dir() or not _NO_TEXT.fullmatch(value):
         return word[0]
-    return f"{group}=[]" if value == "null" else f"{group}='{value}'"
+    return f"{group}=[]" if value.lower() == "null" else f"{group}='{value}'"
 
 
 def _of_file(error: OSError) -> str:

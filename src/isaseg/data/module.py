@@ -17,9 +17,10 @@ from isaseg.data.augment import check_mirrors
 from isaseg.data.check import check_files, check_first
 from isaseg.data.dataset import SegmentationDataset, Views
 from isaseg.data.loader import EvalLoader, TrainLoader, collate, collate_by_size
+from isaseg.data.own_source import complete
 from isaseg.data.resize import Resize, check_resize
 from isaseg.data.sampler import BatchPlan
-from isaseg.data.source import FileSource, Loaded, Source, complete
+from isaseg.data.source import FileSource, Loaded, Source
 from isaseg.data.transforms import TrainTransform
 from isaseg.errors import ConfigError, IsasegError
 

@@ -5,7 +5,6 @@ Labels are raw indices: they are never converted, never interpolated, and every 
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,9 +15,9 @@ from isaseg.console import as_typed
 from isaseg.data.cache import LazyArray, cached_picture, file_state
 from isaseg.data.decode import DecodeError, NoIndicesError, read_image, read_labels
 from isaseg.data.index import Pair
-from isaseg.data.info import DatasetInfo, as_palette, default_palette
+from isaseg.data.info import DatasetInfo
 from isaseg.data.upright import orientation, turns, upright
-from isaseg.errors import ConfigError, DataError, one_line
+from isaseg.errors import DataError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Loaded(NamedTuple):
 
 
 class Source(Protocol):
-    """One split of a data set. A source of the user's own needs `__len__` and `load`; `complete` adds the rest."""
+    """One split of a data set. A source of the user's own needs `__len__` and `load`; `own_source` adds the rest."""
 
     classes: tuple[str, ...]
     palette: np.ndarray  # uint8 (K, 3)
@@ -55,57 +54,6 @@ class Source(Protocol):
 
     def load(self, index: int) -> Loaded:
         """Return a sample; a tuple of image and mask will do."""
-
-
-def complete(source: Any, split: str, num_classes: int, ignore_index: int) -> None:
-    """Set what a source does not define: names, colours, ignored label, no groups, no pairs.
-
-    Raises:
-        ConfigError: If it loads nothing, lets nothing be set, or does not agree with the configuration.
-    """
-    if not (hasattr(source, "load") and hasattr(source, "__len__")):
-        raise ConfigError(
-            f"expected data.source to return an object with __len__ and load(index), got {type(source).__name__} for the "
-            f"split {split}; see docs/your-own-module.md"
-        )
-    names: Any = getattr(source, "classes", range(num_classes))
-    classes: Sequence[str] = names if all(isinstance(name, str) for name in names) else tuple(map(str, names))
-    palette = getattr(source, "palette", default_palette(classes))
-    found = {
-        "classes": classes,
-        "ignore_index": (ignored := getattr(source, "ignore_index", ignore_index)),
-        "groups": getattr(source, "groups", None),
-        "flip_pairs": getattr(source, "flip_pairs", ()),
-        "name": getattr(source, "name", partial(_numbered, split)),
-    }
-    if len(classes) != num_classes:
-        raise ConfigError(
-            f"expected data.num_classes={len(classes)}, the number of class names, got data.num_classes={num_classes}"
-        )
-    if ignored != ignore_index:
-        raise ConfigError(f"expected data.ignore_index={ignored}, got data.ignore_index={ignore_index}")
-    found["palette"] = as_palette(palette, num_classes, "the palette of data.source")
-    for name, value in found.items():
-        _set(source, name, value)
-
-
-def _set(source: Any, name: str, value: Any) -> None:
-    """Set an attribute, unless the source has it so already: it may be a property."""
-    old: Any = getattr(source, name, None)
-    is_same = old is value or (type(old) is type(value) and np.array_equal(old, value))
-    if is_same and hasattr(source, name):
-        return
-    try:
-        setattr(source, name, value)
-    except AttributeError as error:
-        raise ConfigError(
-            f"expected data.source to return an object that has {name}, or lets it be set, got {type(source).__name__}: "
-            f"{one_line(error)}"
-        ) from error
-
-
-def _numbered(split: str, index: int) -> str:
-    return f"{split}_{index:05d}"
 
 
 class FileSource:

@@ -41,6 +41,7 @@ from isaseg.runs.scores import class_table, confusion_figure, finite_number
 
 log = logging.getLogger(__name__)
 console = Console(stderr=True)
+_DRAWN = ("worst", "changed/better", "changed/worse")
 
 
 class Evaluation(lightning.LightningModule):
@@ -54,7 +55,7 @@ class Evaluation(lightning.LightningModule):
     Attributes:
         scores: At the end, on every process: what `metrics.SplitScores` computes of the whole split.
         pictures: At the end: mIoU and name of each picture, the worst first, and last those where no label counts (NaN).
-        images_per_second: Of all processes, NaN before the first.
+        images_per_second: Of all processes.
     """
 
     scores: Mapping[str, Tensor]
@@ -216,9 +217,9 @@ def _folder(cfg: DictConfig) -> Path:
     checkpoint = Path(str(cfg.checkpoint)).resolve()
     parents = [checkpoint.parent.parent.name] if checkpoint.parent.name == "checkpoints" else []
     test = OmegaConf.to_container(cfg.test, resolve=True)
-    data = [cfg.data.get(key) for key in ("root", "val_length")]
-    what = config.digest([str(checkpoint), *data, str(cfg.trainer.precision), test])
-    name = "_".join([*parents, checkpoint.stem, what])
+    root = cfg.data.get("root") and str(Path(str(cfg.data.root)).expanduser().resolve())
+    what = [str(checkpoint), root, cfg.data.get("val_length"), str(cfg.trainer.precision), test]
+    name = "_".join([*parents, checkpoint.stem, config.digest(what)])
     return Path(cfg.output_dir) / "evaluate" / f"{cfg.data.name}_{cfg.split}" / config.safe_name(name)
 
 
@@ -226,7 +227,7 @@ def _report(cfg: DictConfig, model: Model, modules: Sequence[Evaluation], folder
     module, *others = modules
     scores, classes = module.scores, module.data.source(cfg.split).classes
     matrix = scores["matrix"].long()
-    for stale in (*folder.glob("worst/*.png"), *folder.glob("changed/*/*.png")):
+    for stale in (path for part in _DRAWN for path in (folder / part).glob("*.png")):
         stale.unlink()
     save_figure(confusion_figure(matrix, classes), folder / "confusion.png")
     worst = [pair for pair in module.pictures[: cfg.worst] if not math.isnan(pair[0])]
@@ -287,10 +288,7 @@ def _compare(cfg: DictConfig, module: Evaluation, other: Evaluation, folder: Pat
 
 
 def _draw(module: Evaluation, names: Sequence[str], folder: Path, other: Segmenter | None = None) -> None:
-    """Draw images of the split beside truth and prediction.
-
-    With `other`, its prediction stands there too, and which pixels changed from wrong to right or the other way.
-    """
+    """Draw images beside truth and prediction, and that of `other` with what changed from wrong to right or back."""
     source = module.data.source(module.split)
     for rank, sample in enumerate(module.data.samples(module.split, names)):
         networks = [module.segmenter] if other is None else [module.segmenter, other]

@@ -177,8 +177,9 @@ def _public(command: str | None) -> str:
         words = shlex.split(command or "")
     except ValueError:  # no command of a shell, so not from this project
         words = []
-    place = r"(?<=[=,\[\"':])(\s*)(?:/(?!/)|~|\.\.[/\\]|[A-Za-z]:\\)[^,\]}\"']*"
-    return shlex.join(re.sub(place, r"\1...", word) for word in words)
+    start = r"(?:file:/|/(?!/)|~|(?:\./)*\.\.[/\\]|[A-Za-z]:\\)"
+    quoted, bare = rf"""(["'])\s*{start}(?:(?!\1).)*\1""", rf"(?<=[=,\[:])(\s*){start}[^,\]}}]*"
+    return shlex.join(re.sub(bare, r"\1...", re.sub(quoted, r"\1...\1", word)) for word in words)
 
 
 def _scores(metrics: Mapping[str, Any]) -> str:

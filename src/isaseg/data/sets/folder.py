@@ -83,7 +83,7 @@ def folder_info(
     if not isinstance(classes, list | tuple) or len({str(c) for c in classes}) != max(len(classes), 1):
         raise ConfigError(f"expected data.classes as different names, got {classes}; write [sky,ground]")
     classes = [str(c) for c in classes]  # YAML reads [0,1] as numbers
-    strange = sorted(set(ignore) - set(range(len(classes), 2**16)))
+    strange = sorted(set(ignore) - set(range(len(classes), 2**16)), key=str)
     if strange:
         raise ConfigError(
             f"expected labels from {len(classes)}, the first that is no class, to 65535 in data.source.ignore, got "

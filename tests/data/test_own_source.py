@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isaseg.data.info import default_palette
-from isaseg.data.source import complete
+from isaseg.data.own_source import complete
 from isaseg.errors import ConfigError
 
 
@@ -65,12 +65,18 @@ def test_names_and_colours_of_other_types_are_turned_into_ours() -> None:
     assert source.palette.dtype == np.uint8 and source.palette.tolist() == [[0, 0, 0], [1, 2, 255]]
 
 
+def test_names_and_colours_of_numpy_are_plain_ones_that_a_checkpoint_holds() -> None:
+    source = having(classes=np.array(["a", "b"]), palette=np.array([[0, 0, 0], [1, 2, 3]]))
+    complete(source, "val", 2, 255)
+    assert [type(name) for name in source.classes] == [str, str] and source.palette.dtype == np.uint8
+
+
 def test_a_source_that_cannot_be_changed_may_define_everything() -> None:
     source = Whole()
     complete(source, "val", 2, 255)
     assert source.name(0) == "own 0"
     with pytest.raises(
-        ConfigError, match="object that has ignore_index, or lets it be set, got Frozen: cannot assign"
+        ConfigError, match="object that has palette, or lets it be set, got Frozen: cannot assign"
     ):
         complete(Frozen(), "val", 2, 255)
 
@@ -83,6 +89,7 @@ def test_a_source_that_cannot_be_changed_may_define_everything() -> None:
             having(classes="abc"),
             "expected data.num_classes=3, the number of class names, got data.num_classes=2",
         ),
+        (having(classes=None), "expected a list of names as classes of data.source, got None"),
         (having(ignore_index=0), "expected data.ignore_index=0, got data.ignore_index=255"),
         (
             having(palette=[[0, 0, 0]]),
