@@ -19,7 +19,7 @@ class Bare:
         return 2
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        raise NotImplementedError
+        return np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8)
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,12 @@ def as_palette(colours: Any, num_classes: int, key: str) -> np.ndarray:
         palette = np.asarray(colours)
     except ValueError:  # rows of different lengths
         palette = np.empty(0)
-    if palette.shape != (num_classes, 3) or palette.dtype.kind not in "iu" or not _in_byte(palette):
+    if (
+        palette.shape != (num_classes, 3)
+        or palette.dtype.kind not in "iu"
+        or ((palette < 0) | (palette > 255)).any()
+    ):
         raise ConfigError(
             f"expected {key} as one RGB triple of 0 to 255 for each of {num_classes} classes, got {colours}"
         )
     return palette.astype(np.uint8)
-
-
-def _in_byte(values: np.ndarray) -> bool:
-    return bool(((values >= 0) & (values <= 255)).all())
