@@ -119,7 +119,7 @@ peers: ## install mmsegmentation and cityscapesScripts into .venv-peers, to comp
 test-peers: $(STAMP) ## compare with what `make peers` has installed: logits, protocols, scores, samples, training steps; some twenty minutes
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
-test-browser: $(STAMP) ## click through the pages of compare and demo in headless Chromium; installs Debian's where there is none
+test-browser: $(VENV)/.more ## click through the pages of compare and demo in headless Chromium; installs Debian's where there is none
 	@command -v chromedriver >/dev/null || apt-get install -y chromium chromium-driver
 	$(BIN)/python -m pytest -m browser $(ARGS)
 

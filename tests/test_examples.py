@@ -5,7 +5,9 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -58,8 +60,10 @@ def test_the_example_trains_and_is_evaluated_and_predicted_from(lab: Path) -> No
     assert done.returncode == 2 and "+trust=[mylab]" in done.stderr
 
 
-def test_the_documented_own_module_is_trained(tmp_path: Path) -> None:
-    """Its files, written as it shows them, and its command."""
+def test_the_documented_own_module_is_tested_and_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files, written as it shows them, its test and its command."""
     text = (ROOT / "docs/your-own-module.md").read_text()
     files = re.findall(r"```\w+\n# (my\S+)[^\n]*\n(.*?)```", text, flags=re.DOTALL)
     assert [name for name, _ in files] == ["mylab.py", "myconf/attention/row_mean.yaml"]
@@ -68,6 +72,12 @@ def test_the_documented_own_module_is_trained(tmp_path: Path) -> None:
     for name, content in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
+    (test,) = re.findall(r"```python\n# test_mylab\.py[^\n]*\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.syspath_prepend(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(test, "test_mylab.py", "exec"), found)
+    monkeypatch.delitem(sys.modules, "mylab")
+    found["test_each_position_is_the_mean_of_its_row"]()
     command = re.search(r"^python src/(train\.py) (.*\+trust=\[mylab\].*)$", text, flags=re.MULTILINE)
     assert command is not None
     few = ["trainer.max_steps=2", "data.val_length=4", "head.channels=16", "logger=csv", "pictures=0"]

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,19 @@ def test_a_name_of_the_hub_gives_the_network_that_was_pushed(
     assert not [asked for asked in hub.asked if "README" in asked]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert same(Segmenter.from_pretrained("me/net"), second)
+
+
+def test_the_documented_lines_run(hub: Hub) -> None:
+    """Those of docs/checkpoints.md, with a shared folder in the place of a published file."""
+    make().save_pretrained("published")
+    make().push_to_hub("USER/NAME")
+    hub.repos["USER/NAME"]["v1.0"] = hub.repos["USER/NAME"]["main"]
+    text = (Path(__file__).parents[2] / "docs/checkpoints.md").read_text()
+    found: dict[str, Any] = {"image": IMAGE}
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        exec(compile(block.replace("isanet.pth", "published"), "checkpoints.md", "exec"), found)
+    torch.testing.assert_close(found["fast"](IMAGE), found["segmenter"](IMAGE), rtol=1e-3, atol=1e-4)
+    assert Path("shared/model.safetensors").is_file()
 
 
 def test_a_folder_gives_the_same_network_and_wins_over_the_hub(hub: Hub) -> None:

@@ -100,7 +100,7 @@ def test_a_data_set_can_be_named(tool: Callable[..., int], tmp_path: Path) -> No
     image, path = save_picture(tmp_path / "a.jpg"), make_checkpoint(tmp_path / "m.safetensors", 150)
     assert tool(f"checkpoint={path}", f"input={image}", "output=out", "data=ade20k", "write=[labels]") == 0
     assert np.array_equal(read(Path("out/labels/a.png")), expected(path, image) + 1)
-    assert files(Path("out")) == {"labels/a.png"}
+    assert files(Path("out")) == {"labels/a.png", "contact_sheet.jpg"}
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_files_of_any_name_follow_two_dashes(
     save_picture(tmp_path / "up" / "above.png", 8, 8)
     words = (f"checkpoint={own_network}", "write=[labels]")
     assert tool(*words, "output=o", "--", *ODD, "../up/above.png") == 0
-    assert files(Path("o")) == {f"labels/{name}" for name in (*ODD, "above.png")}
+    assert files(Path("o")) == {f"labels/{name}" for name in (*ODD, "above.png")} | {"contact_sheet.jpg"}
     line = refused(*words, "output=o", "input=x", "--", "a.png")
     assert "expected pictures either as input=... or after --, got input=x and 'a.png'" in line
     line = refused(*words, "output='q, (u)'", f"input=['{ODD[0][:3]}',\"{ODD[3]}\"]")
     assert "got input='a, ', which is neither" in line
     assert tool(*words, "output='q, (u)'", f"input=[\"{ODD[3]}\",'../up']") == 0
-    assert files(Path("q, (u)")) == {"labels/[1].png", "labels/above.png"}
+    assert files(Path("q, (u)")) == {"labels/[1].png", "labels/above.png", "contact_sheet.jpg"}
 
 
 def test_what_an_earlier_call_wrote_is_replaced_and_not_taken_for_input(

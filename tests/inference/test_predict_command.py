@@ -43,7 +43,7 @@ def test_too_little_memory_is_reported_and_the_others_are_done(
     assert tool(f"checkpoint={own_network}", "input=in", "output=out", "write=[labels]") == 2
     err = capsys.readouterr().err
     assert "'in/large.png' in the memory of the device, got too little; give test.mode" in err
-    assert files(Path("out")) == {"labels/small.png"}
+    assert files(Path("out")) == {"labels/small.png", "contact_sheet.jpg"}
 
 
 def test_results_are_not_predicted_from_in_turn(own_network: Path, refused: Callable[..., str]) -> None:

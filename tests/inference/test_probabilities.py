@@ -69,7 +69,7 @@ def test_probabilities_are_those_after_averaging_and_agree_with_the_labels(
         )
         == 0
     )
-    assert files(Path("o")) == {"labels/a.png", "probabilities/a.npy"}
+    assert files(Path("o")) == {"labels/a.png", "probabilities/a.npy", "contact_sheet.jpg"}
     found, labels = np.load("o/probabilities/a.npy"), read(Path("o/labels/a.png"))
     assert found.dtype == np.float16 and found.shape == (70, 90, 7)
     result = predict_logits(
@@ -129,7 +129,7 @@ def test_too_small_a_disk_is_reported_before_the_work(
     assert tool(f"checkpoint={own_network}", "input=in", "output=out", "write=[probabilities]") == 2
     err = capsys.readouterr().err
     assert "'in/large.png', 60 x 60 pixels x 7 classes in float16: 5.04e-05 GB, got 1e-05 GB free" in err
-    assert files(Path("out")) == {"probabilities/small.npy"}
+    assert files(Path("out")) == {"probabilities/small.npy", "contact_sheet.jpg"}
 
 
 def test_too_little_memory_leaves_no_half_of_a_file(
@@ -166,8 +166,9 @@ def test_entropy_is_shown_over_the_picture(tool: Callable[..., int], tmp_path: P
         assert np.median(np.abs(shown - expected)) < 6
 
 
+@pytest.mark.parametrize(("kinds", "width"), [("overlays,entropy", 900), ("probabilities", 600)])
 def test_a_folder_has_one_sheet_of_a_bounded_number_of_pictures(
-    own_network: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch
+    kinds: str, width: int, own_network: Path, tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(60):
         save_picture(Path(f"in/{number:02}.png"), 8, 12)
@@ -180,12 +181,12 @@ def test_a_folder_has_one_sheet_of_a_bounded_number_of_pictures(
         return draw(tiles, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(prediction_files, "draw_tiles", note)
-    words = ("output=o", "write=[overlays,entropy]")
+    words = ("output=o", f"write=[{kinds}]")
     assert tool(f"checkpoint={own_network}", "input=in", *words) == 2
     assert [name for _, name in drawn] == [f"{number:02}" for number in range(3, 60, 3)], (
         "not what cannot be read"
     )
-    assert {tile.shape for tile, _ in drawn} == {(200, 900, 3)}, "picture, overlay, entropy"
+    assert {tile.shape for tile, _ in drawn} == {(200, width, 3)}, "picture, labels, and entropy if asked for"
     assert np.array_equal(
         drawn[0][0][:, :300], np.kron(read(Path("in/03.png")), np.ones((25, 25, 1), np.uint8))
     )

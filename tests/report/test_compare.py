@@ -298,3 +298,16 @@ def test_a_broken_picture_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureF
     (folder / "pictures" / "00_val.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     assert page.page(compared(tmp_path)).count("data:image/jpeg") == 1
     assert "00_val.png is left out" in caplog.text
+
+
+@pytest.mark.parametrize(("split", "other"), [("val", "test"), ("test", "val")])
+def test_scores_near_contours_and_of_images_are_of_the_split_that_is_compared(
+    split: str, other: str, tmp_path: Path
+) -> None:
+    run, scores = write_run(tmp_path / "run"), ("mIoU", "boundary_mIoU", "image_mIoU")
+    values = {f"{name}/{score}": 0.5 for name in ("val", "test") for score in scores}
+    (run / "metrics.json").write_text(json.dumps(values))
+    words = (str(run), "--metric", f"{split}/mIoU", "--at", "best", "--output", str(tmp_path / "out"))
+    assert script.main(words) == 0
+    head = (tmp_path / "out/table.md").read_text().splitlines()[0]
+    assert all(f"| {split}/{score} %" in head for score in scores) and f"{other}/" not in head

@@ -35,7 +35,12 @@ def _compare(args: argparse.Namespace) -> int:
     from isaseg.report.write import write  # imports matplotlib: a second that --help need not wait for
 
     runs = read_runs(args.runs)
-    also = [metric for metric in args.also if metric != args.metric]
+    split = args.metric.partition("/")[0]
+    also = [
+        metric
+        for metric in args.also or (f"{split}/boundary_mIoU", f"{split}/image_mIoU")
+        if metric != args.metric
+    ]
     comparison = with_stale(compare(runs, args.metric, args.at, args.baseline, also))
     if args.bounds:
         from isaseg.report.reach import with_bounds  # imports torch
@@ -54,9 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     output = Path("outputs", "compare")
     add("--output", type=Path, default=output, metavar="DIR", help="default: outputs/compare")
     add("--metric", default="val/mIoU", help="what is compared (default: val/mIoU)")
-    also = ["val/boundary_mIoU", "val/image_mIoU"]
-    help_also = f"further metrics, a column each where a run has them (default: {' '.join(also)})"
-    add("--also", nargs="+", default=also, metavar="METRIC", help=help_also)
+    help_also = "further metrics, a column each where a run has them (default: boundary_mIoU and image_mIoU of its split)"
+    add("--also", nargs="+", metavar="METRIC", help=help_also)
     add(
         "--bounds",
         action="store_true",

@@ -6,7 +6,7 @@ Drop a picture on the page: it shows the labels over it, the classes with their 
 is of each, and, when you click on a pixel, what that attends to in each stage of the context module. A network of Lamps
 or Cards has scenes to try. Needs `pip install 'isaseg[demo]'`.
 
-  checkpoint=FILE       from training or export, mmsegmentation or openseg
+  checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub
   port=7861             default: 7860
   host=0.0.0.0          let other machines in, all of them and without a password; default: 127.0.0.1, this machine alone
   device=cpu            cpu, cuda or cuda:NUMBER; default: a GPU if there is one

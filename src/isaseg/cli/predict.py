@@ -6,7 +6,7 @@ Writes into the folder `output`, under the names that the images have in the fol
   labels/NAME.png       the class of every pixel, in the data set's own ids: Cityscapes 0 to 33 (labelIds), ADE20K 1 to
                         150, PASCAL VOC 0 to 20 with its palette, ...; an index PNG of the image's size, upright
   overlays/NAME.jpg     the classes' colours over the image, at most 2048 pixels a side; and legend.png
-  contact_sheet.jpg     up to 24 of the images beside their overlays
+  contact_sheet.jpg     up to 24 of the images beside their labels in colour
 These replace files of an earlier run. An image that cannot be read is reported and skipped.
 
   checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub

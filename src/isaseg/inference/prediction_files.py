@@ -46,21 +46,20 @@ class PredictionFiles:
             entropy: Normalised, times 255, uint8 (H, W); None if there is none.
         """
         clear, colours = backgrounds(self.form.classes), self.form.colours
-        small = tile(image, cv2.INTER_AREA)
-        row = [small]
         if "labels" in self.kinds:
             write_label_file(self.folder / "labels" / f"{picture.name}.png", labels, self.form)
         if "overlays" in self.kinds:
             path = self.folder / "overlays" / f"{picture.name}.jpg"
             write_jpeg(path, overlay(image, labels, colours, clear))
-            few = tile(labels, cv2.INTER_NEAREST_EXACT)
-            row.append(overlay(small, few, colours, clear))
         if "entropy" in self.kinds and entropy is not None:
             write_jpeg(self.folder / "entropy" / f"{picture.name}.jpg", heat(image, entropy))
-            row.append(heat(small, tile(entropy, cv2.INTER_AREA)))
-        if picture.name in self.shown and len(row) > 1:
+        if picture.name in self.shown:
+            small = tile(image, cv2.INTER_AREA)
+            row = [small, overlay(small, tile(labels, cv2.INTER_NEAREST_EXACT), colours, clear)]
+            if "entropy" in self.kinds and entropy is not None:
+                row.append(heat(small, tile(entropy, cv2.INTER_AREA)))
             self.tiles.append((np.hstack(row), picture.name))
-            self.seen.update(np.unique(labels).tolist() if "overlays" in self.kinds else ())
+            self.seen.update(np.unique(labels).tolist())
 
     def finish(self) -> str:
         """Write what shows all pictures; return what the folder holds, for people."""
@@ -74,9 +73,7 @@ class PredictionFiles:
             holds.append("entropy/*.jpg go from violet (certain) to yellow (all classes alike)")
         if self.tiles:
             legend = [(self.form.classes[i], self.form.colours[i]) for i in sorted(self.seen)]
-            title = (
-                "picture" + ", labels" * ("overlays" in self.kinds) + ", entropy" * ("entropy" in self.kinds)
-            )
+            title = "picture, labels" + ", entropy" * ("entropy" in self.kinds)
             with replace_file(self.folder / "contact_sheet.jpg") as file:
                 draw_tiles(self.tiles, title, legend, columns=2).savefig(file, format="jpeg")
             holds.append(

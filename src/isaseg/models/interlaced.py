@@ -65,9 +65,9 @@ class InterlacedSparseAttention(nn.Module):
         depth: How many times the stages are repeated, each time with weights of their own; 1 as published. The
             first are named `long_range` and `short_range`, the second `long_range_2`, and so on.
         recompute: Keep less for the backward pass and compute each block a second time in it; the same results.
-        heads: How many slices of the channels attend each on its own, with scores of their own; 1 as published.
-        position_bias: R, if a learnt number is to be added to the scores for each offset inside the group, up to R rows
-            and columns either way; offsets beyond take that of the nearest. HRFormer has it in windows of 7x7, where R
+        heads: Number of attention heads, slices of the channels with scores of their own; 1 as published.
+        position_bias: R, to add a learned bias to the scores for each offset inside the group, up to R rows and
+            columns either way; offsets beyond share the bias of the nearest. HRFormer has it in windows of 7x7, where R
             is 6 (arXiv 2110.09408). None, as published, adds nothing.
         residual: Whether each stage adds its result to its input; False as published.
 

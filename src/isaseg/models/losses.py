@@ -70,8 +70,8 @@ class CrossEntropy(nn.Module):
 class OhemCrossEntropy(nn.Module):
     """Cross-entropy over the hard pixels only, as openseg defines it.
 
-    A pixel is kept if the probability of its true class is below max(`thresh`, p). With p, the (n + 1)-th smallest such
-    probability of the batch, at least n pixels stay, ties aside. The loss is their plain mean.
+    A pixel is kept if the probability of its true class is below max(`thresh`, p). As p is the (n + 1)-th smallest such
+    probability of the batch, at least n pixels are kept, ties aside. The loss is their plain mean.
 
     Args:
         ignore_index: The label to leave out.

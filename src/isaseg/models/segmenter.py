@@ -32,7 +32,7 @@ class Segmenter(nn.Module, ModelHubMixin):
         align_corners: How logits are resized; False by default in mmsegmentation, True in openseg.
 
     Attributes:
-        description: What `build_described` built it from; None of another network, and of a fused one.
+        description: What `build_described` built it from; None for any other network, and for a fused one.
     """
 
     description: dict[str, Any] | None = None
