@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     output = Path("outputs", "compare")
     add("--output", type=Path, default=output, metavar="DIR", help="default: outputs/compare")
     add("--metric", default="val/mIoU", help="what is compared (default: val/mIoU)")
-    help_also = "further metrics, a column each where a run has them (default: boundary_mIoU and image_mIoU of its split)"
+    help_also = "further metrics, a column each (default: boundary_mIoU and image_mIoU of the metric's split)"
     add("--also", nargs="+", metavar="METRIC", help=help_also)
     add(
         "--bounds",

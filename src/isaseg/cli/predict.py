@@ -12,9 +12,9 @@ These replace files of an earlier run. An image that cannot be read is reported 
   checkpoint=FILE       from training, mmsegmentation or openseg; or a folder of export, or USER/NAME on the hub
   input=FOLDER          or a file, or several as input=[a.png,b.jpg]
   data=cityscapes       whose ids and colours are written; default: the data set of the checkpoint
-  write=[labels]        labels only; of [labels,overlays,probabilities,entropy], probabilities/NAME.npy has those of every
-                        class, float16 (height, width, classes), after windows, scales and mirror images are averaged;
-                        entropy/NAME.jpg shows their entropy, violet (certain) to yellow (all classes alike)
+  write=[labels]        labels and the sheet alone; of [labels,overlays,probabilities,entropy]: probabilities/NAME.npy has
+                        those of every class, float16 (height, width, classes), after windows, scales and mirror images
+                        are averaged; entropy/NAME.jpg shows their entropy, violet (certain) to yellow (all alike)
   exif=ignore           do not turn images upright by their EXIF flag; labels are then those of the stored pixels
   --config-dir DIR      a folder of your own with more data sets
   +trust=[mylab]        where the network has parts of your own package

@@ -22,7 +22,7 @@ class PredictionFiles:
     Args:
         folder: Of the output.
         form: Ids and colours.
-        kinds: What is written of labels, overlays and entropy.
+        kinds: What is written of labels, overlays and entropy; the sheet always is.
         pictures: All that there will be; evenly spaced ones, 24 at most, are on the sheet.
     """
 
